@@ -1,0 +1,17 @@
+"""The errors that sdjax raises on purpose. Each message is one line: what is wrong, and what to do about it."""
+
+
+class SdjaxError(ValueError):
+    """Anything that a user can put right. The command line prints its message and exits with 1."""
+
+
+class InputError(SdjaxError):
+    """An argument that cannot work: a size that does not divide, an empty prompt list, an unknown sampler."""
+
+
+class ConfigError(SdjaxError):
+    """A checkpoint's configuration asks for something that sdjax does not implement."""
+
+
+class CheckpointError(SdjaxError):
+    """Files of a model that are missing, damaged, or do not fit each other."""

@@ -1,0 +1,120 @@
+"""The one loop that runs every plan: a state machine of three pure functions, and a scan over it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax.errors import InputError
+from sdjax.schedulers.plan import Plan
+from sdjax.schedulers.solvers import REGISTERS
+
+Model = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class State(NamedTuple):
+    """A run that can be cut anywhere and gone on with.
+
+    registers: [registers, batch, height, width, channels] float32; the first is the sample.
+    row: [batch] int32, the row of its plan that each image comes to next.
+    """
+
+    registers: jax.Array
+    row: jax.Array
+
+
+class PlanRow(NamedTuple):
+    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False behind a plan's end."""
+
+    weights: jax.Array  # [batch, registers, registers + 2]
+    estimate: jax.Array  # [batch, 2]
+    timesteps: jax.Array  # [batch]
+    live: jax.Array  # [batch]
+
+
+def init_state(plan: Plan, x: jax.Array) -> State:
+    """The state before the first row, from the first sample `x` (see `Plan.start`)."""
+    registers = jnp.zeros((REGISTERS, *x.shape), jnp.float32).at[0].set(x)
+    return State(registers, jnp.zeros(x.shape[0], jnp.int32))
+
+
+def step(row: PlanRow, state: State, model: Model, noise: jax.Array) -> State:
+    """Ask the network once and move every register. Images behind their plan's end stay as they are."""
+    x = state.registers[0]
+    output = model(x, row.timesteps).astype(jnp.float32)
+    estimate = _along(row.estimate, x)
+    denoised = estimate[0] * x + estimate[1] * output
+    inputs = jnp.concatenate([state.registers, denoised[None], noise[None]])
+    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(*row.weights.shape[1:]))
+    # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
+    registers = jnp.sum(_along(weights, x) * inputs, axis=1)
+    return State(registers, state.row + row.live)
+
+
+def result(plan: Plan, state: State) -> jax.Array:
+    """The final sample, in the scale of images or of VAE latents."""
+    scale = jnp.asarray(plan.result_scale, jnp.float32)
+    return state.registers[0] * scale.reshape(scale.shape + (1,) * (state.registers.ndim - 1 - scale.ndim))
+
+
+def advance(plan: Plan, state: State, model: Model, noise: Callable[[jax.Array], jax.Array], stop: jax.Array) -> State:
+    """Run every image's plan up to its row `stop` ([batch] or a number) or its end: one scan over the plan's length.
+
+    noise: maps rows [batch] to fresh noise of the sample's shape.
+    """
+    batch = state.row.shape[0]
+    table = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (plan.weights, plan.estimate, plan.timesteps))
+    if jnp.ndim(plan.nfe) == 0:  # one plan for all images
+        table = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), table)
+    stop = jnp.minimum(stop, jnp.asarray(plan.nfe))
+
+    def body(state: State, _: None) -> tuple[State, None]:
+        live = jnp.broadcast_to(state.row < stop, (batch,))
+
+        def run(state: State) -> State:
+            row = jax.tree.map(lambda leaf: leaf[jnp.arange(batch), state.row], table)
+            return step(PlanRow(*row, live), state, model, noise(state.row))
+
+        return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
+
+    return jax.lax.scan(body, state, None, length=plan.weights.shape[-3])[0]
+
+
+def denoise(plan: Plan, model: Model, x: jax.Array, key: jax.Array | None = None, step_noise=None) -> jax.Array:
+    """Run a plan from its first sample to its result, inside or outside of compiled code.
+
+    plan: one for all images, or stacked with a leading batch axis (`stack`).
+    model: maps (x_in [batch, height, width, channels] as the network expects it, timesteps [batch]) to the network's
+        raw prediction, of the shape of x_in.
+    x: [batch, height, width, channels], from `plan.start`.
+    key: one key, split over the images, or [batch] keys; the noise of image i in row k is drawn from
+        `fold_in(key[i], k)`, whatever else is in the batch.
+    step_noise: [nfe, *x.shape] standard normal, to be used instead.
+    Returns the final sample in the scale of images or of VAE latents. Raises InputError for a stochastic plan without
+    a key or step_noise.
+    """
+    if key is None and step_noise is None and isinstance(plan.weights, np.ndarray) and plan.draws_noise:
+        raise InputError("this sampler draws noise at every step: pass a key (or step_noise) to denoise")
+    plan = plan.padded()
+    state = advance(plan, init_state(plan, x), model, noise_source(x.shape, key, step_noise), plan.weights.shape[-3])
+    return result(plan, state)
+
+
+def noise_source(shape: tuple[int, ...], key: jax.Array | None, step_noise=None) -> Callable[[jax.Array], jax.Array]:
+    """A function from rows [batch] to noise of `shape` [batch, ...]: given, drawn from keys, or none at all."""
+    if step_noise is not None:
+        given = jnp.asarray(step_noise, jnp.float32)
+        return lambda rows: given[jnp.minimum(rows, len(given) - 1), jnp.arange(shape[0])]
+    if key is None:
+        return lambda rows: jnp.zeros(shape, jnp.float32)
+    keys = jax.random.split(key, shape[0]) if jnp.ndim(key) == 0 else key
+    draw = jax.vmap(lambda key, row: jax.random.normal(jax.random.fold_in(key, row), shape[1:], jnp.float32))
+    return lambda rows: draw(keys, rows)
+
+
+def _along(coefficients: jax.Array, x: jax.Array) -> jax.Array:
+    """[batch, ...] coefficients as [..., batch, 1, 1, 1], to be multiplied with samples."""
+    moved = jnp.moveaxis(coefficients, 0, -1)
+    return moved.reshape(moved.shape + (1,) * (x.ndim - 1))

@@ -1,0 +1,131 @@
+"""A plan: a scheduler written out as a table, one row for each evaluation of the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from sdjax.errors import InputError
+from sdjax.schedulers.solvers import REGISTERS, SAVED, Row, X
+from sdjax.schedulers.spacings import Grid
+
+# Rows beyond a plan's own are skipped at run time; see `Plan.padded`.
+SMALLEST_BUCKET = 128
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a sampler does, as arrays: a pytree, so that it can be stacked over a batch and passed to compiled code.
+
+    The registers hold samples scaled to unit variance, `x / sqrt(1 + sigma**2)`: what a network sees.
+
+    weights: [rows, registers, registers + 2]  new registers from [registers, denoised, noise]
+    estimate: [rows, 2]  denoised = estimate[0] * x + estimate[1] * output
+    timesteps: [rows]  what the network is told
+    sigmas: [rows]  the noise level at which it is asked
+    is_step: [rows]  False where a row ends inside a step
+    nfe: []  evaluations of the network: the rows that count; those behind them are padding
+    start_scale: []  factor of standard-normal noise that makes the first sample
+    result_scale: []  factor of the last sample that makes the result
+    """
+
+    weights: np.ndarray
+    estimate: np.ndarray
+    timesteps: np.ndarray
+    sigmas: np.ndarray
+    is_step: np.ndarray
+    nfe: np.ndarray
+    start_scale: np.ndarray
+    result_scale: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row], grid: Grid, start_scale: float, result_scale: float) -> "Plan":
+        """Write rows, given in `x = x0 + sigma * noise`, out for registers of unit variance."""
+        denoised = grid.noise.denoised
+        weights, saved_scale = [], 1.0
+        for row in rows:
+            inputs, outputs = _scales(row, saved_scale)
+            weights.append(_matrix(row) * inputs / outputs[:, None])
+            saved_scale = outputs[SAVED.argmax()]
+        sigmas = np.array([row.sigma for row in rows])
+        network_sees_x = np.sqrt(1 + sigmas**2)
+        return cls(
+            weights=np.array(weights),
+            estimate=np.stack(
+                [denoised(network_sees_x, 0 * sigmas, sigmas), denoised(0 * sigmas, 1 + 0 * sigmas, sigmas)], axis=-1
+            ),
+            timesteps=np.array([grid.timestep(row.sigma) for row in rows]),
+            sigmas=sigmas,
+            is_step=np.array([row.is_step for row in rows]),
+            nfe=np.int32(len(rows)),
+            start_scale=np.float64(start_scale),
+            result_scale=np.float64(result_scale),
+        )
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether any row uses fresh noise. For a plan on the host, not inside compiled code."""
+        return bool(np.any(self.weights[..., -1] != 0))
+
+    def padded(self) -> "Plan":
+        """This plan with rows that do nothing up to a bucket's length, so that plans share one executable.
+
+        The buckets are 128, 256, 512, ... rows. Rows that do nothing are skipped, and that is cheap: the loop of a
+        plan of 20 rows costs the same in a bucket of 128 as in one of 32 (`python -m benchmarks loop`).
+        """
+        length = max(SMALLEST_BUCKET, 1 << (int(self.weights.shape[-3]) - 1).bit_length())
+
+        def pad(rows: np.ndarray, axis: int) -> np.ndarray:
+            widths = [(0, 0)] * rows.ndim
+            widths[axis] = (0, length - rows.shape[axis])
+            return np.pad(rows, widths)
+
+        return replace(
+            self,
+            weights=pad(self.weights, -3),
+            estimate=pad(self.estimate, -2),
+            timesteps=pad(self.timesteps, -1),
+            sigmas=pad(self.sigmas, -1),
+            is_step=pad(self.is_step, -1),
+        )
+
+    def start(self, noise, latents=None):
+        """The first sample, as the network sees it.
+
+        noise: standard normal, [batch, height, width, channels].
+        latents: what to start from instead of nothing (image to image), of the same shape.
+        """
+        if latents is None:
+            return noise * np.float32(self.start_scale)
+        sigma = self.sigmas[0]
+        return (latents + np.float32(sigma) * noise) * np.float32(1 / np.sqrt(1 + sigma**2))
+
+
+def stack(plans: Sequence[Plan]) -> Plan:
+    """Plans of one bucket, one per image, as one plan with a leading batch axis."""
+    padded = [plan.padded() for plan in plans]
+    if len({plan.weights.shape for plan in padded}) != 1:
+        longest = max(int(plan.nfe) for plan in plans)
+        raise InputError(f"plans of one batch must fit one bucket of rows; the longest has {longest}")
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def _matrix(row: Row) -> np.ndarray:
+    """The row's combinations as a matrix, identity where a register keeps its value."""
+    matrix = np.eye(REGISTERS, REGISTERS + 2)
+    for k, value in enumerate([row.x, row.saved, row.d1, row.d2, row.d3, row.noise1]):
+        if value is not None:
+            matrix[k] = value
+    return matrix
+
+
+def _scales(row: Row, saved_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """How much larger than its register each input and output of a row is: samples are stored at unit variance."""
+    inputs, outputs = np.ones(REGISTERS + 2), np.ones(REGISTERS)
+    x, saved = X.argmax(), SAVED.argmax()
+    inputs[x], outputs[x] = np.sqrt(1 + row.sigma**2), np.sqrt(1 + row.target**2)
+    inputs[saved] = saved_scale
+    outputs[saved] = saved_scale if row.saved is None else inputs[x]
+    return inputs, outputs

@@ -1,0 +1,96 @@
+"""Which noise levels a sampler visits.
+
+A spacing gives timesteps; Karras' gives sigmas. The classes of diffusers agree on the spacings' names but not on
+their details, so the details are data: every solver is registered with the `Convention` of its diffusers class.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdjax.schedulers.noise import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a family of schedulers reads the same settings."""
+
+    integer: bool  # timesteps are rounded to the trained ones
+    extra_point: bool  # the grid is laid for one point more, and the last is left out
+    stride: bool  # a step goes to `timestep - trained // steps`, on the grid or not; otherwise to the next point
+    full_range: bool  # Karras' levels span the whole noise schedule; otherwise the ends of the spacing's grid
+    unit_variance: bool  # samples start and end variance preserving; otherwise as x0 + sigma * noise
+
+
+DDIM_FAMILY = Convention(integer=True, extra_point=False, stride=True, full_range=True, unit_variance=True)
+K_DIFFUSION_FAMILY = Convention(integer=False, extra_point=False, stride=False, full_range=False, unit_variance=False)
+DPM_SOLVER_FAMILY = Convention(integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The noise levels of one plan, falling; all float64 [steps].
+
+    sigmas: where the network is asked. timesteps: what it is told. targets: where each step goes. `targets` is
+    `sigmas` moved by one with the final level at the end, except where a convention strides past its own grid.
+    stride: how many timesteps each step goes there, None otherwise.
+    """
+
+    noise: NoiseSchedule
+    sigmas: np.ndarray
+    timesteps: np.ndarray
+    targets: np.ndarray
+    stride: int | None = None
+
+    def __iter__(self):
+        """(level, target) of each step."""
+        return zip(self.sigmas, self.targets)
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    def timestep(self, sigma: float) -> float:
+        """What the network is told at a level: the grid's own timestep, or between the trained ones off the grid."""
+        on_grid = np.flatnonzero(self.sigmas == sigma)
+        return float(self.timesteps[on_grid[0]] if len(on_grid) else self.noise.timestep(sigma))
+
+    def tail(self, start: int) -> "Grid":
+        """The grid without its first `start` steps."""
+        return Grid(self.noise, self.sigmas[start:], self.timesteps[start:], self.targets[start:], self.stride)
+
+
+def leading(trained: int, points: int) -> np.ndarray:
+    """Multiples of `trained // points`: ends at timestep 0, does not reach the last one."""
+    return np.arange(points, dtype=np.float64)[::-1] * (trained // points)
+
+
+def trailing(trained: int, points: int) -> np.ndarray:
+    """Evenly back from the last timestep, as Lin et al. (2023), arXiv:2305.08891, ask for."""
+    return np.round(trained - np.arange(points) * (trained / points)) - 1
+
+
+def linspace(trained: int, points: int) -> np.ndarray:
+    """Evenly between both ends."""
+    return np.linspace(0, trained - 1, points)[::-1]
+
+
+def karras(low: float, high: float, steps: int, rho: float = 7.0) -> np.ndarray:
+    """Karras et al. (2022), arXiv:2206.00364, equation 5: even in sigma ** (1 / rho)."""
+    ramp = np.linspace(0, 1, steps)
+    return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+
+
+TIMESTEP_SPACINGS = {"leading": leading, "trailing": trailing, "linspace": linspace}
+SIGMA_SPACINGS = {"karras": karras}
+SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
+
+
+def spaced_timesteps(spacing: str, trained: int, steps: int, offset: int, convention: Convention) -> np.ndarray:
+    """The timesteps of a spacing as a family of schedulers lays them, falling, float64 [steps]."""
+    extra = convention.extra_point and spacing != "trailing"
+    timesteps = TIMESTEP_SPACINGS[spacing](trained, steps + extra)[:steps]
+    if spacing == "leading":
+        timesteps = timesteps + offset
+    # An offset may reach past the last trained timestep; nothing was trained there.
+    timesteps = np.minimum(timesteps, trained - 1)
+    return np.round(timesteps) if convention.integer else timesteps
