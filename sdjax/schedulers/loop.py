@@ -17,7 +17,7 @@ Model = Callable[[jax.Array, jax.Array], jax.Array]
 class State(NamedTuple):
     """A run that can be cut anywhere and gone on with.
 
-    registers: [registers, batch, height, width, channels] float32; the first is the sample.
+    registers: [batch, registers, height, width, channels] float32; the first is the sample.
     row: [batch] int32, the row of its plan that each image comes to next.
     """
 
@@ -36,27 +36,27 @@ class PlanRow(NamedTuple):
 
 def init_state(plan: Plan, x: jax.Array) -> State:
     """The state before the first row, from the first sample `x` (see `Plan.start`)."""
-    registers = jnp.zeros((REGISTERS, *x.shape), jnp.float32).at[0].set(x)
+    registers = jnp.zeros((x.shape[0], REGISTERS, *x.shape[1:]), jnp.float32).at[:, 0].set(x)
     return State(registers, jnp.zeros(x.shape[0], jnp.int32))
 
 
 def step(row: PlanRow, state: State, model: Model, noise: jax.Array) -> State:
     """Ask the network once and move every register. Images behind their plan's end stay as they are."""
-    x = state.registers[0]
+    x = state.registers[:, 0]
     output = model(x, row.timesteps).astype(jnp.float32)
-    estimate = _along(row.estimate, x)
-    denoised = estimate[0] * x + estimate[1] * output
-    inputs = jnp.concatenate([state.registers, denoised[None], noise[None]])
+    estimate = _over_samples(row.estimate, x)
+    denoised = estimate[:, 0] * x + estimate[:, 1] * output
+    inputs = jnp.concatenate([state.registers, denoised[:, None], noise[:, None]], axis=1)
     weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(*row.weights.shape[1:]))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
-    registers = jnp.sum(_along(weights, x) * inputs, axis=1)
+    registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
     return State(registers, state.row + row.live)
 
 
 def result(plan: Plan, state: State) -> jax.Array:
     """The final sample, in the scale of images or of VAE latents."""
-    scale = jnp.asarray(plan.result_scale, jnp.float32)
-    return state.registers[0] * scale.reshape(scale.shape + (1,) * (state.registers.ndim - 1 - scale.ndim))
+    x = state.registers[:, 0]
+    return _over_samples(jnp.broadcast_to(jnp.asarray(plan.result_scale, jnp.float32), x.shape[:1]), x) * x
 
 
 def advance(plan: Plan, state: State, model: Model, noise: Callable[[jax.Array], jax.Array], stop: jax.Array) -> State:
@@ -114,7 +114,6 @@ def noise_source(shape: tuple[int, ...], key: jax.Array | None, step_noise=None)
     return lambda rows: draw(keys, rows)
 
 
-def _along(coefficients: jax.Array, x: jax.Array) -> jax.Array:
-    """[batch, ...] coefficients as [..., batch, 1, 1, 1], to be multiplied with samples."""
-    moved = jnp.moveaxis(coefficients, 0, -1)
-    return moved.reshape(moved.shape + (1,) * (x.ndim - 1))
+def _over_samples(coefficients: jax.Array, x: jax.Array) -> jax.Array:
+    """Coefficients [batch, ...] with the axes behind them that let them multiply samples."""
+    return coefficients.reshape(coefficients.shape + (1,) * (x.ndim - 1))

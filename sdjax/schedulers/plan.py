@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import InputError
@@ -75,12 +76,15 @@ class Plan:
         The buckets are 128, 256, 512, ... rows. Rows that do nothing are skipped, and that is cheap: the loop of a
         plan of 20 rows costs the same in a bucket of 128 as in one of 32 (`python -m benchmarks loop`).
         """
-        length = max(SMALLEST_BUCKET, 1 << (int(self.weights.shape[-3]) - 1).bit_length())
+        rows = self.weights.shape[-3]
+        extra = max(SMALLEST_BUCKET, 1 << (rows - 1).bit_length()) - rows
+        if extra == 0:
+            return self
 
-        def pad(rows: np.ndarray, axis: int) -> np.ndarray:
-            widths = [(0, 0)] * rows.ndim
-            widths[axis] = (0, length - rows.shape[axis])
-            return np.pad(rows, widths)
+        def pad(leaf, axis: int):
+            widths = [(0, 0)] * leaf.ndim
+            widths[axis] = (0, extra)
+            return (np if isinstance(leaf, np.ndarray) else jnp).pad(leaf, widths)
 
         return replace(
             self,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sdjax.errors import ConfigError, InputError
+from sdjax.errors import InputError
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
 from sdjax.schedulers.solvers import SOLVERS, Solver
-from sdjax.schedulers.spacings import SIGMA_SPACINGS, SPACINGS, TIMESTEP_SPACINGS, Grid, spaced_timesteps
+from sdjax.schedulers.spacings import SIGMA_SPACINGS, SPACINGS, Grid, spaced_timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Scheduler:
             targets = np.append(sigmas[1:], final)
         else:
             targets = np.where(timesteps >= stride, noise.sigma(timesteps - stride), final)
-        return Grid(noise, sigmas, timesteps, targets, stride)
+        return Grid(noise, sigmas, timesteps, targets, steps, stride)
 
 
 def create(solver: str, spacing: str | None = None, **options: float | bool) -> Scheduler:

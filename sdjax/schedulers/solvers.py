@@ -81,7 +81,7 @@ def dpmpp_2m(grid: Grid, lower_order_final: bool = True, euler_at_final: bool = 
     previous = None
     for k, (s, t) in enumerate(grid):
         denoised = D
-        first_order = k == last and (t == 0 or euler_at_final or (lower_order_final and len(grid) < 15))
+        first_order = k == last and (t == 0 or euler_at_final or (lower_order_final and grid.steps < 15))
         if k > 0 and previous > s and not first_order:
             denoised = D + np.log(s / t) / np.log(previous / s) / 2 * (D - D1)
         yield Row(s, t, towards(X, denoised, s, t), d1=D)

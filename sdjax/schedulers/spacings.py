@@ -33,13 +33,15 @@ class Grid:
 
     sigmas: where the network is asked. timesteps: what it is told. targets: where each step goes. `targets` is
     `sigmas` moved by one with the final level at the end, except where a convention strides past its own grid.
-    stride: how many timesteps each step goes there, None otherwise.
+    steps: how many were asked for; fewer are left where a picture is started from. stride: how many timesteps each
+    step goes where a convention strides, None otherwise.
     """
 
     noise: NoiseSchedule
     sigmas: np.ndarray
     timesteps: np.ndarray
     targets: np.ndarray
+    steps: int
     stride: int | None = None
 
     def __iter__(self):
@@ -56,7 +58,9 @@ class Grid:
 
     def tail(self, start: int) -> "Grid":
         """The grid without its first `start` steps."""
-        return Grid(self.noise, self.sigmas[start:], self.timesteps[start:], self.targets[start:], self.stride)
+        return Grid(
+            self.noise, self.sigmas[start:], self.timesteps[start:], self.targets[start:], self.steps, self.stride
+        )
 
 
 def leading(trained: int, points: int) -> np.ndarray:

@@ -1,0 +1,38 @@
+# Each target makes the virtual environment that it needs, and makes it again only when pyproject.toml changed.
+# `make test PYTHON=python3.13 VENV=.venv-3.13` does the same with another Python.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_PARITY ?= .venv-parity
+
+.PHONY: demo test parity lint format clean
+
+demo: $(VENV)/installed  ## draw the README's picture with the embedded model
+	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
+
+test: $(VENV)/installed  ## what needs no PyTorch
+	$(VENV)/bin/python -m pytest --ignore=tests/parity
+
+parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
+	$(VENV_PARITY)/bin/python -m pytest tests/parity
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:
+	rm -rf .venv* build *.egg-info
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -qq --editable ".[test]"
+	touch $@
+
+$(VENV_PARITY)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_PARITY)
+	$(VENV_PARITY)/bin/pip install -qq --editable ".[test,parity]"
+	touch $@

@@ -1,0 +1,82 @@
+"""Downloading from the Hugging Face hub: of a model's files only those that conversion reads."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from sdjax.checkpoint import INDEX, nearest, read_json
+from sdjax.convert.directory import choose_weights, sort_components
+from sdjax.errors import CheckpointError, InputError, SdjaxError
+
+
+def download(repo: str, variant: str | None, revision: str | None) -> tuple[Path, str]:
+    """Downloads a diffusers model into the hub's own cache; its folder there, and the commit that it is.
+
+    Without a network, what that cache holds of the model is taken. Raises InputError when there is no such model or
+    revision or the hub cannot be reached, CheckpointError when it is not a diffusers model or the download breaks off.
+    """
+    try:
+        try:
+            info = HfApi().model_info(repo, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except Exception as error:  # whatever the HTTP client raises for a network that is not there
+            folder = _downloaded_before(repo, revision, error)
+        else:
+            files = _needed(repo, revision, [file.rfilename for file in info.siblings or []], variant)
+            # By the name of the revision, not by its commit: so the hub's cache can tell later what the name stood for.
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+    except SdjaxError:
+        raise
+    except Exception as error:
+        raise _explain(error, repo, revision) from error
+    return folder, folder.name  # the hub's cache names the folder of a snapshot after its commit
+
+
+def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None, repo: str) -> list[str]:
+    """Of all the files of a repository, those that conversion reads, given its model_index.json and the variant."""
+    models, copied = sort_components(index, Path(repo))
+    inside: dict[str, list[str]] = {folder: [] for folder in (*models, *copied)}
+    for name in map(PurePosixPath, names):
+        if len(name.parts) == 2 and name.parts[0] in inside:
+            inside[name.parts[0]].append(name.name)
+    needed = [INDEX]
+    for component, kind in choose_weights({model: inside[model] for model in models}, variant, repo).items():
+        needed += [f"{component}/{file}" for file in ("config.json", *kind.files(inside[component]))]
+    for folder in copied:
+        needed += [f"{folder}/{file}" for file in inside[folder] if file.endswith((".json", ".txt"))]
+    return needed
+
+
+def _needed(repo: str, revision: str | None, names: list[str], variant: str | None) -> list[str]:
+    if INDEX not in names:
+        raise CheckpointError(f"{repo} on the hub is not in diffusers layout: it has no {INDEX}")
+    index = read_json(Path(hf_hub_download(repo, INDEX, revision=revision)))
+    return needed_files(names, index, variant, repo)
+
+
+def _downloaded_before(repo: str, revision: str | None, reason: Exception) -> Path:
+    try:
+        return Path(hf_hub_download(repo, INDEX, revision=revision, local_files_only=True)).parent
+    except Exception as error:
+        raise InputError(
+            f"there is no directory {repo}, and the Hugging Face hub cannot be reached to look for such a model "
+            f"({type(reason).__name__}); {nearest(repo)}"
+        ) from error
+
+
+def _explain(error: Exception, repo: str, revision: str | None) -> SdjaxError:
+    """What went wrong with the hub, and what to do about it."""
+    if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
+        return InputError(f"{repo} is gated: accept its terms at https://huggingface.co/{repo} and run `hf auth login`")
+    if isinstance(error, RepositoryNotFoundError):
+        return InputError(
+            f"there is no directory {repo}, and no such model on the hub (private ones need `hf auth login`); "
+            f"{nearest(repo)}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"{repo} has no revision {revision!r} on the hub")
+    return CheckpointError(f"{repo} could not be downloaded ({type(error).__name__}): run it again to resume")

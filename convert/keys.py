@@ -1,0 +1,110 @@
+"""From a parameter of a Flax module to its tensor in a PyTorch checkpoint: one rule, and the exceptions to it.
+
+The rule is driven by the target. Every parameter asks for its tensor by name, `down_blocks_0/resnets_1/conv1/kernel`
+for `down_blocks.0.resnets.1.conv1.weight`; whatever is then missing, left over or misshapen is an error.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sdjax.checkpoint import mismatch, shorten
+from sdjax.errors import CheckpointError
+
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+
+# A number after an underscore is an index into a list of modules, except in these names.
+NOT_INDEXED = {"linear_1", "linear_2"}
+
+# How older releases of transformers and diffusers called what the rule knows by its present name.
+OLD_NAMES = (
+    (re.compile(r"^text_model\."), ""),
+    (re.compile(r"(mid_block\.attentions\.\d+)\.query\."), r"\1.to_q."),
+    (re.compile(r"(mid_block\.attentions\.\d+)\.key\."), r"\1.to_k."),
+    (re.compile(r"(mid_block\.attentions\.\d+)\.value\."), r"\1.to_v."),
+    (re.compile(r"(mid_block\.attentions\.\d+)\.proj_attn\."), r"\1.to_out.0."),
+)
+
+# Tensors that hold nothing learned: transformers 4 stored the numbers 0, 1, 2, … of the positions.
+IGNORED = {"embeddings.position_ids"}
+
+
+def source_name(path: str) -> str:
+    """The rule: the checkpoint's name for a Flax parameter, both whole (`conv_in/kernel` -> `conv_in.weight`)."""
+    *modules, leaf = path.split("/")
+    parts = [name if name in NOT_INDEXED else re.sub(r"_(\d+)$", r".\1", name) for name in modules]
+    return ".".join([*parts, LEAVES[leaf]])
+
+
+def present_name(name: str) -> str:
+    """The name that a tensor of an older checkpoint has today."""
+    for pattern, replacement in OLD_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def match(target: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, np.ndarray], where: str) -> dict[str, str]:
+    """For every Flax parameter of `target`, the name of its tensor.
+
+    Raises CheckpointError, beginning with `where`, that lists what is missing, what is left over, what two tensors
+    claim to be, and what has a shape that does not fit.
+    """
+    found: dict[str, str] = {}
+    for name in tensors:
+        present = present_name(name)
+        if present in found:
+            raise CheckpointError(f"{where}: {found[present]} and {name} are the same tensor under two names")
+        if present not in IGNORED:
+            found[present] = name
+    expected = {source_name(path): path for path in target}
+    if problem := mismatch(expected, found):
+        raise CheckpointError(f"{where} does not hold the tensors of its config.json: {problem}")
+    names = {path: found[name] for name, path in expected.items()}
+    misfits = [
+        f"{names[path]} is {tensors[names[path]].shape} instead of {source_shapes(path, spec.shape)[0]}"
+        for path, spec in target.items()
+        if tensors[names[path]].shape not in source_shapes(path, spec.shape)
+    ]
+    if misfits:
+        raise CheckpointError(f"{where} has shapes that do not fit its config.json: {shorten(misfits)}")
+    return names
+
+
+def source_shapes(path: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes that a checkpoint may store a Flax parameter in: PyTorch puts outputs first, pixels last."""
+    if not path.endswith("/kernel"):
+        return [shape]
+    *pixels, inputs, outputs = shape
+    if pixels:
+        return [(outputs, inputs, *pixels)]
+    return [(outputs, inputs), (outputs, inputs, 1, 1)]  # a 1x1 convolution is a dense layer
+
+
+def to_flax(tensor: np.ndarray, path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A checkpoint's tensor as the Flax parameter at `path`: OIHW -> HWIO, OI -> IO, anything else as it is."""
+    if not path.endswith("/kernel"):
+        return tensor.astype(dtype)
+    tensor = tensor.reshape(tensor.shape[:2] + shape[:-2])
+    kernel = np.empty(shape, dtype)
+    for start in range(0, shape[-1], 32):  # a few outputs at a time stay in the processor's cache: 5 times faster
+        kernel[..., start : start + 32] = np.moveaxis(tensor[start : start + 32], (0, 1), (-1, -2))
+    return kernel
+
+
+def fill(target: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str = "checkpoint") -> dict[str, Any]:
+    """Parameters for a module from a checkpoint's tensors, in memory.
+
+    `target` is the nested dict of `sdjax.models.abstract_params`; the result is nested the same way and keeps the
+    tensors' dtypes. Raises CheckpointError as `match` does.
+    """
+    flat = flatten_dict(target, sep="/")
+    names = match(flat, tensors, where)
+    params = {}
+    for path, spec in flat.items():
+        tensor = tensors[names[path]]
+        params[path] = to_flax(tensor, path, spec.shape, tensor.dtype)
+    return unflatten_dict(params, sep="/")

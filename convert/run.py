@@ -1,0 +1,111 @@
+"""From the name of a model to an sdjax model directory: where one is asked for, or in the user's cache."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdjax.checkpoint import FLOATS, FORMAT, check_vacant, embedded_models, is_model, nearest
+from sdjax.convert.directory import Progress, Source, convert_directory, read_source
+from sdjax.convert.hub import download
+from sdjax.errors import CheckpointError, InputError
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Converts a PyTorch checkpoint into a new sdjax model directory, and returns its path.
+
+    source       a directory in diffusers layout, or a model on the Hugging Face hub, "org/name"
+    destination  must not exist, or be empty; it appears when it is complete, and not at all after an error
+    dtype        "float32", "float16", "bfloat16", or None: every tensor as it is stored in the source
+    variant      which weights to take where there are several, such as "fp16"
+    revision     a branch, tag or commit on the hub
+    defaults     arguments of a pipeline call that suit this model, such as {"guidance_scale": 3.0}
+    progress     called after every tensor with (component, bytes written, bytes in all)
+
+    Raises InputError for a bad argument or a model that is not there, CheckpointError for files that are missing,
+    damaged, do not fit each other or hold NaN, ConfigError for a model that sdjax does not implement.
+    """
+    _check_dtype(dtype)
+    destination = Path(destination)
+    check_vacant(destination)
+    found, _ = _locate(source, variant, revision)
+    convert_directory(found, destination, dtype, defaults or {}, progress)
+    return destination
+
+
+def resolve(
+    model: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The sdjax model directory for an embedded model's name, a directory of either kind, or a model on the hub.
+
+    What is not an sdjax model directory yet is converted once, into `$SDJAX_CACHE` or `~/.cache/sdjax`, and found
+    there the next time; a source that has changed is converted again. Arguments and errors are those of `convert`;
+    a model that is in sdjax's format already is used as it is, whatever `dtype` says.
+    """
+    _check_dtype(dtype)
+    if str(model) in (embedded := embedded_models()):
+        return embedded[str(model)]
+    if Path(model).is_dir() and is_model(Path(model)):
+        return Path(model)
+    source, commit = _locate(model, variant, revision)
+    destination = _cached(source, commit, dtype)
+    if not is_model(destination):
+        try:
+            convert_directory(source, destination, dtype, {}, progress)
+        except InputError:
+            if not is_model(destination):  # else another process was faster, and its conversion is as good
+                raise
+    return destination
+
+
+def _check_dtype(dtype: str | None) -> None:
+    if dtype not in (None, *FLOATS):
+        raise InputError(f"dtype is {dtype!r}, it can be {', '.join(FLOATS)} or None")
+
+
+def _locate(model: str | os.PathLike, variant: str | None, revision: str | None) -> tuple[Source, str | None]:
+    """Opens a source, downloading it where it is on the hub, and the commit that it then comes from."""
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"{path} is a directory: only models on the hub have a revision")
+        return read_source(path, path.resolve().name, variant), None
+    if path.exists():
+        raise CheckpointError(f"{path} is a file: only diffusers directories and models on the hub can be converted")
+    if not HUB_ID.fullmatch(str(model)):
+        raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model))}")
+    folder, commit = download(str(model), variant, revision)
+    return read_source(folder, f"{model}@{commit}", variant), commit
+
+
+def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
+    """Where a source's conversion lies; the name changes whenever the conversion might come out differently.
+
+    A commit on the hub never changes; the files of a directory are told by their place, size and time.
+    """
+    contents: list[Any] = [] if commit else [str(source.path.resolve())]
+    for path in source.files():
+        stat = path.stat()
+        contents.append([str(path.relative_to(source.path)), stat.st_size, None if commit else stat.st_mtime_ns])
+    key = hashlib.sha256(json.dumps([FORMAT, source.name, dtype, contents]).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("SDJAX_CACHE") or Path.home() / ".cache" / "sdjax")
+    return cache / f"{source.name.replace('/', '--').split('@')[0]}-{key}"

@@ -1,0 +1,125 @@
+"""The weight files of a component: which of them to read, and how."""
+
+import re
+import zipfile
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from sdjax.checkpoint import mismatch, read_json
+from sdjax.errors import CheckpointError
+from sdjax.tensors import open_tensors
+
+# Names that diffusers and transformers give to weights, in the order in which they are preferred.
+FILES = (
+    ("diffusion_pytorch_model", "safetensors"),
+    ("model", "safetensors"),
+    ("diffusion_pytorch_model", "bin"),
+    ("pytorch_model", "bin"),
+)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One way in which a component's weights may be stored."""
+
+    stem: str
+    suffix: str
+    variant: str | None
+
+    @property
+    def whole(self) -> str:
+        """The name of the one file, `model.fp16.safetensors`."""
+        return ".".join(part for part in (self.stem, self.variant, self.suffix) if part)
+
+    @property
+    def index(self) -> str:
+        """The name of the list of shards, `model.safetensors.index.fp16.json`."""
+        return ".".join(part for part in (self.stem, self.suffix, "index", self.variant, "json") if part)
+
+    def files(self, names: Collection[str]) -> list[str]:
+        """Those of a folder's files that belong to these weights; none when they are not stored this way."""
+        if self.whole in names:
+            return [self.whole]
+        if self.index not in names:
+            return []
+        variant = re.escape(f".{self.variant}") if self.variant else ""
+        shard = rf"{self.stem}(?:{variant}-\d+-of-\d+|-\d+-of-\d+{variant})\.{self.suffix}"
+        return [self.index, *sorted(name for name in names if re.fullmatch(shard, name))]
+
+
+def choose(names: Collection[str], variant: str | None) -> WeightFile | None:
+    """The weights of a given variant among a folder's files: safetensors before pickles. None when there are none."""
+    kinds = (WeightFile(stem, suffix, variant) for stem, suffix in FILES)
+    return next((kind for kind in kinds if kind.files(names)), None)
+
+
+def open_weights(folder: Path, kind: WeightFile) -> Mapping[str, np.ndarray]:
+    """The tensors of a component by name, each read when it is asked for.
+
+    Raises CheckpointError for damaged files, for an index that does not agree with its shards or points out of the
+    folder, and for a pickle when torch is not installed.
+    """
+    read = open_tensors if kind.suffix == "safetensors" else open_pickle
+    if (folder / kind.whole).is_file():
+        return read(folder / kind.whole)
+    index = folder / kind.index
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensors to files")
+    shards: dict[str, Any] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard or not shard.endswith(kind.suffix) or "\\" in shard:
+            raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
+        shards[shard] = read(folder / shard)
+        listed = [name for name, file in weight_map.items() if file == shard]
+        if problem := mismatch(listed, shards[shard]):
+            raise CheckpointError(f"{folder / shard} does not agree with {index.name}: {problem}")
+    return ChainMap(*shards.values())
+
+
+def open_pickle(path: Path) -> Mapping[str, np.ndarray]:
+    """The tensors of a `.bin` file, through torch.load, which here builds tensors and nothing else.
+
+    Raises CheckpointError when torch is not installed, and when the file is damaged or asks for more than tensors.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(f"{path} is a PyTorch pickle: pip install 'sdjax[torch]' to read it") from error
+    try:
+        # Only the zip files of PyTorch 1.6 and later can be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # damaged pickles raise nearly anything
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {forbidden[1]}" if forbidden else f"it is damaged ({type(error).__name__})"
+        raise CheckpointError(f"{path} is refused: {reason}, and only tensors are read from a pickle") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds something else than a dict of tensors")
+    return _TorchTensors(state)
+
+
+class _TorchTensors(Mapping[str, np.ndarray]):
+    """torch tensors, seen as numpy arrays without a copy; numpy itself has no bfloat16."""
+
+    def __init__(self, state: dict):
+        self._state = state
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        import torch
+
+        tensor = self._state[name]
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)

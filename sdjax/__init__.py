@@ -1,0 +1,23 @@
+"""Stable Diffusion inference in JAX and Flax.
+
+`sdjax.load()` gives a pipeline; `sdjax.schedulers` holds the samplers; `sdjax.convert` reads PyTorch checkpoints.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdjax import schedulers
+    from sdjax.loading import load
+
+__version__ = "0.1.0"
+__all__ = ["load", "schedulers"]
+
+
+def __getattr__(name: str):
+    # JAX takes a second to import, and `sdjax --help` should not wait for it.
+    if name == "load":
+        return import_module("sdjax.loading").load
+    if name == "schedulers":
+        return import_module("sdjax.schedulers")
+    raise AttributeError(f"module 'sdjax' has no attribute {name!r}")

@@ -1,0 +1,222 @@
+"""An sdjax model directory: what lies in it, how it is read, how it is written.
+
+- `model_index.json`: the components' classes, and under "sdjax" the format, the source and the model's defaults
+- `COMPONENT/config.json`: as PyTorch's checkpoint has it
+- `COMPONENT/model.safetensors`: the parameters in Flax layout, their names joined by "/"
+- `tokenizer/` and `scheduler/scheduler_config.json`: untouched
+"""
+
+import difflib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import sdjax
+from sdjax.errors import CheckpointError, ConfigError, InputError
+from sdjax.models import MODELS, abstract_params, build
+from sdjax.tensors import open_tensors, write_tensors
+
+FORMAT = 1
+INDEX = "model_index.json"
+WEIGHTS = "model.safetensors"
+REQUIRED = ("text_encoder", "unet", "vae")
+FLOATS = ("float32", "float16", "bfloat16")  # what parameters may be stored in
+
+
+@dataclass(frozen=True)
+class Component:
+    """A network and its parameters.
+
+    `params` is a nested dict of read-only numpy arrays that are mapped from the file. Hand them over with
+    `jax.device_put`: on the CPU, XLA then works on the mapped file itself.
+    """
+
+    module: nn.Module
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model directory, opened. `defaults` are the arguments of a pipeline call that suit this model."""
+
+    path: Path
+    index: dict[str, Any]
+    components: dict[str, Component]
+    scheduler_config: dict[str, Any]
+    tokenizer: Path
+    defaults: dict[str, Any]
+
+
+def read_model(directory: str | os.PathLike) -> Model:
+    """Opens an sdjax model directory, checking every name and shape; the weights stay on disk until they are used.
+
+    Raises CheckpointError for files that are missing, damaged or do not fit each other, ConfigError for a
+    configuration that asks for what sdjax lacks.
+    """
+    path = Path(directory)
+    if not is_model(path):
+        raise CheckpointError(f"{path} is no sdjax model directory: make one with `sdjax convert {path} DESTINATION`")
+    index = read_json(path / INDEX)
+    if (version := index["sdjax"].get("format")) != FORMAT:
+        raise CheckpointError(f"{path} has format {version}, this sdjax reads format {FORMAT}: convert the model again")
+    classes = component_classes(index, path)
+    if missing := [name for name in (*REQUIRED, "tokenizer", "scheduler") if name not in classes]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
+    if not (path / "tokenizer").is_dir():
+        raise CheckpointError(f"{path / 'tokenizer'} is missing: convert the model again")
+    return Model(
+        path=path,
+        index=index,
+        components={name: read_component(path / name, cls) for name, cls in classes.items() if cls in MODELS},
+        scheduler_config=read_json(path / "scheduler" / "scheduler_config.json"),
+        tokenizer=path / "tokenizer",
+        defaults=dict(index["sdjax"].get("defaults", {})),
+    )
+
+
+def read_component(folder: Path, class_name: str) -> Component:
+    """Opens one component's folder: the module built from its config, and its parameters, strict in both directions."""
+    module = build_module(folder, class_name, read_json(folder / "config.json"))
+    tensors = open_tensors(folder / WEIGHTS)
+    expected = flat_specs(module)
+    if problem := mismatch(expected, tensors):
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {problem}")
+    arrays = tensors.arrays()
+    for name, spec in expected.items():
+        if arrays[name].shape != spec.shape:
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} has shape {arrays[name].shape}, expected {spec.shape}")
+        if arrays[name].dtype.name not in FLOATS:
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} is {arrays[name].dtype}, expected {' or '.join(FLOATS)}")
+    return Component(module, unflatten_dict(arrays, sep="/"))
+
+
+def build_module(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Module:
+    """The module that a component's config describes; its errors name the file."""
+    try:
+        return build(class_name, config)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+
+
+@lru_cache
+def flat_specs(module: nn.Module) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """The shape of every parameter of a module, under its name in the file (`conv_in/kernel`).
+
+    Tracing a full-size UNet takes a second, and a model that has just been converted is read next: hence the cache.
+    """
+    return flatten_dict(abstract_params(module), sep="/")
+
+
+def mismatch(expected: Collection[str], found: Collection[str]) -> str:
+    """What is missing and what is too much, in one line; empty when nothing is."""
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    parts = [(missing, "missing"), (unexpected, "unexpected")]
+    return "; ".join(f"{len(names)} {what} ({shorten(names)})" for names, what in parts if names)
+
+
+def shorten(names: list[str], limit: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = [f"and {len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join(names[:limit] + more)
+
+
+def write_component(
+    folder: Path,
+    config: dict[str, Any],
+    specs: Mapping[str, jax.ShapeDtypeStruct],
+    produce: Callable[[str], np.ndarray],
+    source: str,
+) -> None:
+    """Writes one component's folder, a tensor at a time; `produce` is called once for every name in `specs`."""
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    metadata = {"sdjax_version": sdjax.__version__, "format": str(FORMAT), "source": source}
+    write_tensors(folder / WEIGHTS, specs, produce, metadata)
+
+
+def write_index(directory: Path, index: dict[str, Any], source: str, defaults: Mapping[str, Any]) -> None:
+    """Writes model_index.json, which makes a folder an sdjax model directory."""
+    own = {"version": sdjax.__version__, "format": FORMAT, "source": source, "defaults": dict(defaults)}
+    write_json(directory / INDEX, {**index, "sdjax": own})
+
+
+def check_vacant(destination: Path) -> None:
+    """Raises InputError when there is something at a destination already."""
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise InputError(f"{destination} exists already: remove it first, or choose another destination")
+
+
+@contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """A folder beside the destination that takes its name when the block ends well, and is removed when it does not.
+
+    Raises InputError when something is at the destination already, or it cannot be written.
+    """
+    check_vacant(destination)
+    partial = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.rename(partial, destination)
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def component_classes(index: Mapping[str, Any], where: Path) -> dict[str, str]:
+    """From model_index.json, the class name of every component that is there ([null, null] stands for none)."""
+    entries = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
+    for name, entry in entries.items():
+        if len(entry) != 2 or not isinstance(entry[1], str) or not name.isidentifier():
+            raise CheckpointError(f"{where / INDEX}: {name!r}: {entry!r} is no [library, class] of a component")
+    return {name: entry[1] for name, entry in entries.items()}
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is an sdjax model directory (and not, say, a diffusers one)."""
+    return (path / INDEX).is_file() and isinstance(read_json(path / INDEX).get("sdjax"), dict)
+
+
+def embedded_models() -> dict[str, Path]:
+    """The models that ship with the package, by name."""
+    assets = Path(str(resources.files("sdjax"))) / "assets"
+    return {path.parent.name: path.parent for path in sorted(assets.glob(f"*/{INDEX}"))}
+
+
+def nearest(name: str) -> str:
+    """Which embedded model was probably meant, as the end of an error message."""
+    names = list(embedded_models())
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"embedded models: {', '.join(names)}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises CheckpointError, naming the file, for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, the way that diffusers lays it out."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

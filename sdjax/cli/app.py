@@ -1,0 +1,96 @@
+"""The two console scripts, and what becomes of errors and Ctrl-C in them."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from sdjax.cli.convert import convert
+from sdjax.cli.generate import generate
+from sdjax.cli.info import info
+from sdjax.cli.interrupt import listening
+from sdjax.cli.progress import end_bars
+from sdjax.cli.samplers import samplers
+from sdjax.errors import SdjaxError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `sdjax`; `arguments` are those of the process unless given. Returns the exit code.
+
+    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130: interrupted.
+    """
+    app = typer.Typer(
+        help="Stable Diffusion in JAX: text to image, with the pixels that PyTorch gives.",
+        epilog='Begin with: sdjax generate "a big red heart at the top left on a yellow background"',
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_version_option)
+    for command in (generate, convert, info, samplers):
+        app.command()(command)
+    return _run(app, arguments)
+
+
+def convert_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `sdjax-convert`, which is `sdjax convert` under a name of its own. Returns the exit code, as `main` does."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command()(convert)
+    return _run(app, arguments)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from sdjax import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+def _version_option(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Say which version."),
+) -> None:
+    pass
+
+
+def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+    _show_notes()
+    try:
+        return listening(lambda: app(arguments, standalone_mode=False)) or 0
+    except typer.TyperException as error:  # wrong usage
+        if message := error.format_message():  # none when no command was given, and the help has been shown
+            _say(f"{message.rstrip('.')}; see --help", fg="red")
+        return error.exit_code
+    except SdjaxError as error:
+        _say(str(error), fg="red")
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), fg="red")
+    except KeyboardInterrupt:
+        end_bars()
+        _say("interrupted", fg="red")
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # the thread of the command may still be busy, and would be waited for
+    return 1
+
+
+def _show_notes() -> None:
+    """Let what the library logs and warns of appear in the manner of the other messages."""
+    log = logging.getLogger("sdjax")
+    log.setLevel(logging.INFO)
+    log.handlers = [_Notes()]
+    warnings.showwarning = lambda message, *_: _say(str(message), fg="yellow")
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage(), fg="yellow" if record.levelno >= logging.WARNING else None)
+
+
+def _say(message: str, fg: str | None) -> None:
+    typer.secho(f"sdjax: {' '.join(message.split())}", fg=fg, err=True)

@@ -1,0 +1,110 @@
+"""`sdjax info`: what a model consists of."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sdjax.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from sdjax.checkpoint import Component
+
+SCHEDULER_KEYS = (
+    "prediction_type",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "num_train_timesteps",
+    "timestep_spacing",
+)
+
+LEFT = ("component", "class", "dtype", "unet block")  # columns of words
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="An embedded model, a directory, or a hub id.")] = "shapes",
+    blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
+) -> None:
+    """Say what a model consists of: components, parameters, scheduler."""
+    from sdjax.checkpoint import read_model
+    from sdjax.convert import resolve
+
+    with progress_bars(of_bytes=True) as report:
+        opened = read_model(resolve(model, progress=report))
+    settings = {key: opened.scheduler_config[key] for key in SCHEDULER_KEYS if key in opened.scheduler_config}
+    console = Console()
+    console.print(_components_table(opened.components))
+    console.print()
+    _line(console, "scheduler", f"{opened.scheduler_config['_class_name']}, {_listing(settings)}")
+    if opened.defaults:
+        _line(console, "defaults", _listing(opened.defaults))
+    _line(console, "source", opened.index["sdjax"]["source"])
+    _line(console, "path", str(opened.path))
+    if blocks:
+        console.print()
+        console.print(_blocks_table(opened.components["unet"]))
+
+
+def _components_table(components: "dict[str, Component]") -> Table:
+    table = _table("component", "class", "parameters", "dtype", "size")
+    totals = [0, 0]
+    for name, component in components.items():
+        leaves = _leaves(component.params)
+        count, size = _count(component.params), sum(leaf.nbytes for leaf in leaves)
+        dtypes = ", ".join(sorted({leaf.dtype.name for leaf in leaves}))
+        table.add_row(name, type(component.module).__name__, f"{count:,}", dtypes, _megabytes(size))
+        totals = [totals[0] + count, totals[1] + size]
+    table.add_row("total", "", f"{totals[0]:,}", "", _megabytes(totals[1]), style="bold")
+    return table
+
+
+def _blocks_table(unet: "Component") -> Table:
+    """The UNet from its input to its output; `scale` is a block's resolution against that of the latents."""
+    levels = unet.module.config.levels
+    depths = range(len(levels))
+    blocks = [(f"down_blocks_{depth}", depth) for depth in depths]
+    blocks += [("mid_block", depths[-1])]
+    blocks += [(f"up_blocks_{i}", depth) for i, depth in enumerate(reversed(depths))]
+
+    table = _table("unet block", "scale", "channels", "resnets", "transformers", "heads", "parameters")
+    for name, depth in blocks:
+        params, level = unet.params[name], levels[depth]
+        resnets, transformers = (sum(key.startswith(part) for key in params) for part in ("resnets", "attentions"))
+        shape = (f"1/{2**depth}", str(level.channels), str(resnets), str(transformers or "-"))
+        table.add_row(name, *shape, str(level.heads if transformers else "-"), f"{_count(params):,}")
+    for name in sorted(unet.params.keys() - dict(blocks).keys()):
+        table.add_row(name, *[""] * 5, f"{_count(unet.params[name]):,}")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A plain table, its numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in LEFT else "right")
+    return table
+
+
+def _line(console: Console, label: str, value: str) -> None:
+    console.print(Text.assemble((f"{label:<11}", "bold"), value), soft_wrap=True)
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in _leaves(params))
+
+
+def _leaves(params: Any) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(params)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _listing(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -1,0 +1,50 @@
+"""Progress bars on standard error, where that is a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sdjax.cli import interrupt
+
+Report = Callable[[str, int, int], None]  # (stage, done, total)
+
+_console = Console(stderr=True)
+_bars = Progress(
+    TextColumn("{task.description:<12}"),
+    BarColumn(),
+    TextColumn("{task.fields[amount]}"),
+    TimeElapsedColumn(),
+    console=_console,
+    disable=not _console.is_terminal,
+)
+
+
+@contextmanager
+def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
+    """Yields `report(stage, done, total)`, which draws one bar per stage, in the order in which stages come.
+
+    `done` and `total` count steps, or bytes with `of_bytes`. At Ctrl-C, `report` raises KeyboardInterrupt.
+    """
+    tasks: dict[str, TaskID] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        interrupt.check()
+        if stage not in tasks:
+            tasks[stage] = _bars.add_task(stage, amount="")
+        amount = f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB" if of_bytes else f"{done}/{total}"
+        _bars.update(tasks[stage], completed=done, total=total, amount=amount)
+
+    _bars.start()
+    try:
+        yield report
+    finally:
+        end_bars()
+        for task in tasks.values():
+            _bars.remove_task(task)
+
+
+def end_bars() -> None:
+    """Leave the bars as they stand and give the terminal back. May be called twice, and from another thread."""
+    _bars.stop()

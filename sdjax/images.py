@@ -1,0 +1,43 @@
+"""Pictures on disk: PNG files that say how they were made."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+SETTINGS_KEY = "sdjax"
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+    """Write `image` as a PNG whose text chunk `sdjax` holds `settings` as JSON.
+
+    The file is complete or absent: it is written beside its name and renamed at the end. A file of that name is
+    replaced. Raises OSError where `path` cannot be written.
+    """
+    info = PngInfo()
+    # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
+    info.add_text(SETTINGS_KEY, json.dumps(settings))
+    partial = partial_path(path)
+    try:
+        image.save(partial, format="PNG", pnginfo=info)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(path: str | os.PathLike[str]) -> Path:
+    """Where `save_png` writes before it renames to `path`: a hidden sibling that no other process uses."""
+    return Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The settings that `save_png` wrote into a PNG, or None where there are none.
+
+    Raises OSError where `path` is no picture that can be read.
+    """
+    with Image.open(path) as image:
+        text = getattr(image, "text", {}).get(SETTINGS_KEY)
+    return None if text is None else json.loads(text)

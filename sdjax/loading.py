@@ -1,0 +1,39 @@
+"""From a model's name to a pipeline."""
+
+import os
+
+import jax
+
+from sdjax.checkpoint import read_model
+from sdjax.convert import resolve
+from sdjax.errors import InputError
+from sdjax.pipeline import Pipeline
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_MODEL = "shapes"
+
+
+def load(
+    model: str | os.PathLike = DEFAULT_MODEL,
+    dtype: str | None = None,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    progress=None,
+) -> Pipeline:
+    """Open a model and place it on the local devices.
+
+    model: an embedded model's name ("shapes"), an sdjax or diffusers directory, or a hub id such as
+        "stable-diffusion-v1-5/stable-diffusion-v1-5". What is not in sdjax's own format yet is converted once into the
+        cache ($SDJAX_CACHE, else ~/.cache/sdjax).
+    dtype: "float32", "bfloat16" or "float16", what is computed in; float32 on the CPU and bfloat16 elsewhere where None.
+    variant, revision: which weights ("fp16") and which commit of a hub repository.
+    progress: called while a model is converted; see `sdjax.convert.convert`.
+    Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
+    """
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    directory = resolve(model, variant=variant, revision=revision, progress=progress)
+    return Pipeline(read_model(directory), jax.numpy.dtype(dtype))

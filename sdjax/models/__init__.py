@@ -1,0 +1,47 @@
+"""The networks of Stable Diffusion as flax.linen modules. They know nothing of files, tokenizers or samplers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from sdjax.errors import ConfigError
+from sdjax.models.attention import attention
+from sdjax.models.clip import CLIPTextModel
+from sdjax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from sdjax.models.unet import UNet2DConditionModel
+from sdjax.models.vae import AutoencoderKL
+
+__all__ = [
+    "MODELS",
+    "AutoencoderKL",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "UNet2DConditionModel",
+    "UNetConfig",
+    "VAEConfig",
+    "abstract_params",
+    "attention",
+    "build",
+]
+
+MODELS: dict[str, type[nn.Module]] = {
+    model.__name__: model for model in (AutoencoderKL, CLIPTextModel, UNet2DConditionModel)
+}
+
+
+def build(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """The module of a checkpoint's component, from its class name and its parsed `config.json`.
+
+    Raises ConfigError for a class or a configuration that is not implemented.
+    """
+    if class_name not in MODELS:
+        raise ConfigError(f"{class_name!r} is not implemented, only {', '.join(MODELS)}")
+    model = MODELS[class_name]
+    return model(model.config_class.from_dict(config))
+
+
+def abstract_params(module: nn.Module) -> dict[str, Any]:
+    """The tree of parameters of one of `MODELS`, float32 shapes without data: nested dicts of ShapeDtypeStruct."""
+    return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]

@@ -1,0 +1,113 @@
+"""Exact softmax attention: one function, and for each platform the implementation that is fastest there.
+
+Every implementation takes q [batch, heads, tokens, head_dim] and k, v [batch, heads, other tokens, head_dim] and
+computes logits and softmax in float32 whatever the dtype, which is what `upcast_attention` of a checkpoint asks for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+HALF = (jnp.bfloat16, jnp.float16)
+
+# On the CPU one head at a time, 1024 queries at a time: at 4096 tokens their logits are 16 MB and stay in the cache.
+CPU_QUERIES = 1024
+# Elsewhere all heads at once, and as many queries as keep the logits below half a gigabyte.
+MAX_LOGITS = 2**27
+
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextmanager
+def attention_for(platform: str) -> Iterator[None]:
+    """Whatever is traced inside uses the attention of `platform`, "cpu", "gpu" or "tpu", not of the one in use.
+
+    For exporting to another platform, for tests and for benchmarks. A function that jit has already traced is not
+    traced again.
+    """
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
+    """softmax(q kᵀ / sqrt(head_dim)) v of Vaswani et al. (2017), arXiv:1706.03762.
+
+    q: [batch, tokens, heads, head_dim]; k and v: [batch, other tokens, heads, head_dim]. Returns the shape and the
+    dtype of q. `causal` hides from each token those after it. Nothing of the size tokens x tokens is kept, except
+    where it is small.
+    """
+    platform = _platform.get() or jax.default_backend()
+    if platform == "gpu" and _cudnn_can(q):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    if platform == "tpu" and not causal and _flash_can(q, k):
+        out = flash(q, k, v)
+    elif platform == "cpu":
+        out = by_head(q, k, v, causal=causal)
+    else:
+        out = chunked(q, k, v, causal=causal, queries=max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2])))
+    return out.swapaxes(1, 2)
+
+
+def by_head(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
+    """One head after the other, so that everything one needs stays in the cache of a CPU."""
+    heads = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    one = partial(chunked, causal=causal, queries=CPU_QUERIES)
+    return jax.lax.map(lambda head: one(*head), heads).reshape(q.shape)
+
+
+def chunked(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, queries: int) -> jax.Array:
+    """At most `queries` queries at a time, of all heads; q [..., tokens, head_dim]."""
+    tokens = q.shape[-2]
+    chunks = -(-tokens // queries)
+    size = -(-tokens // chunks)
+    if chunks == 1:
+        return _softmax_attention(q, k, v, 0 if causal else None)
+    padding = [(0, 0)] * (q.ndim - 2) + [(0, chunks * size - tokens), (0, 0)]
+    q = jnp.pad(q, padding).reshape(*q.shape[:-2], chunks, size, q.shape[-1])
+    starts = jnp.arange(chunks) * size
+
+    def chunk(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        start, q = inputs
+        return _softmax_attention(q, k, v, start if causal else None)
+
+    out = jnp.moveaxis(jax.lax.map(chunk, (starts, jnp.moveaxis(q, -3, 0))), 0, -3)
+    return out.reshape(*out.shape[:-3], chunks * size, out.shape[-1])[..., :tokens, :]
+
+
+def _softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array | int | None) -> jax.Array:
+    """The textbook form; with `start`, causal: the number of the first query among the tokens."""
+    logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
+    if start is not None:
+        visible = start + jnp.arange(q.shape[-2])[:, None] >= jnp.arange(k.shape[-2])
+        logits = jnp.where(visible, logits, -jnp.inf)
+    # Scaled inside the exponential and normalised after the product: fewer passes over the largest array.
+    weights = jnp.exp((logits - logits.max(-1, keepdims=True)) * q.shape[-1] ** -0.5)
+    out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
+
+
+def flash(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """The Pallas kernel for TPU, for shapes of which `_flash_can` holds."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as tpu_flash  # slow to import, and no use elsewhere
+
+    rows, columns = (next(size for size in (512, 256, 128) if x.shape[2] % size == 0) for x in (q, k))
+    blocks = tpu_flash.BlockSizes(block_q=rows, block_k_major=columns, block_k=columns, block_b=1)
+    return tpu_flash.flash_attention(q, k, v, sm_scale=q.shape[-1] ** -0.5, block_sizes=blocks)
+
+
+def _flash_can(q: jax.Array, k: jax.Array) -> bool:
+    # In float32 the kernel's products would not be exact. With few keys its blocks have nothing to save.
+    return q.dtype == jnp.bfloat16 and q.shape[2] % 128 == 0 and k.shape[2] % 512 == 0 and q.shape[3] <= 128
+
+
+def _cudnn_can(q: jax.Array) -> bool:
+    # Its presence is checked while tracing, so a program exported from a machine without a GPU does without it.
+    return jax.default_backend() == "gpu" and q.dtype in HALF and q.shape[3] <= 128 and q.shape[3] % 8 == 0

@@ -1,0 +1,105 @@
+"""The text encoder of Stable Diffusion 1 and 2."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax.errors import InputError
+from sdjax.models.attention import attention
+from sdjax.models.config import CLIPTextConfig
+from sdjax.models.layers import LayerNorm
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The sigmoid approximation of the GELU with which OpenAI's CLIP was trained."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": partial(nn.gelu, approximate=False)}
+
+
+class CLIPAttention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, tokens, channels = x.shape
+        head_shape = (batch, tokens, self.heads, channels // self.heads)
+        q, k, v = (nn.Dense(channels, name=name)(x).reshape(head_shape) for name in ("q_proj", "k_proj", "v_proj"))
+        return nn.Dense(channels, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
+
+
+class CLIPMLP(nn.Module):
+    """Two dense layers, token by token."""
+
+    config: CLIPTextConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = ACTIVATIONS[self.config.hidden_act](nn.Dense(self.config.intermediate_size, name="fc1")(x))
+        return nn.Dense(self.config.hidden_size, name="fc2")(h)
+
+
+class CLIPEncoderLayer(nn.Module):
+    """Pre-norm transformer layer."""
+
+    config: CLIPTextConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = partial(LayerNorm, epsilon=self.config.layer_norm_eps)
+        x += CLIPAttention(self.config.num_attention_heads, name="self_attn")(norm(name="layer_norm1")(x))
+        return x + CLIPMLP(self.config, name="mlp")(norm(name="layer_norm2")(x))
+
+
+class CLIPEncoder(nn.Module):
+    """The stack of layers."""
+
+    config: CLIPTextConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.config.num_hidden_layers):
+            x = CLIPEncoderLayer(self.config, name=f"layers_{i}")(x)
+        return x
+
+
+class CLIPTextEmbeddings(nn.Module):
+    """The embeddings of tokens and of their positions, added."""
+
+    config: CLIPTextConfig
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        config = self.config
+        length = input_ids.shape[-1]
+        if length > config.max_position_embeddings:
+            raise InputError(f"{length} tokens are more than the text encoder's {config.max_position_embeddings}")
+        tokens = nn.Embed(config.vocab_size, config.hidden_size, name="token_embedding")(input_ids)
+        positions = nn.Embed(config.max_position_embeddings, config.hidden_size, name="position_embedding")
+        return tokens + positions(jnp.arange(length))
+
+
+class CLIPTextModel(nn.Module):
+    """The text transformer of CLIP (Radford et al., 2021, arXiv:2103.00020)."""
+
+    config: CLIPTextConfig
+    config_class = CLIPTextConfig
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shapes of the smallest inputs, from which the parameters' shapes follow."""
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        """The last hidden state after the final norm, [batch, tokens, hidden_size], of input_ids [batch, tokens].
+
+        At most max_position_embeddings tokens (InputError); ids from 0 to vocab_size - 1, which is not checked.
+        """
+        x = CLIPTextEmbeddings(self.config, name="embeddings")(input_ids)
+        x = CLIPEncoder(self.config, name="encoder")(x)
+        return LayerNorm(epsilon=self.config.layer_norm_eps, name="final_layer_norm")(x)

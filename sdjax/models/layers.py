@@ -1,0 +1,149 @@
+"""The layers and blocks that the UNet and the autoencoder are both made of."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1)
+
+
+# Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He, 2018) over [batch, ..., channels], its statistics in float32."""
+
+    groups: int
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        mean = grouped.mean((1, 3), keepdims=True)
+        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+        y = ((grouped - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape) * scale + bias
+        return y.astype(x.dtype)
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
+    """Sinusoids of `timesteps` [batch] at dim / 2 frequencies from 1 to 1/10000: [batch, dim], float32.
+
+    Section 3.5 of Vaswani et al. (2017) as DDPM uses it; `flip_sin_to_cos` puts the cosines first.
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    waves = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.concatenate(waves, axis=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two dense layers from [batch, any] to [batch, dim]."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.dim, name="linear_2")(nn.silu(nn.Dense(self.dim, name="linear_1")(x)))
+
+
+class ResnetBlock2D(nn.Module):
+    """Two convolutions around a residual connection, the time embedding (if any) added between them."""
+
+    channels: int
+    groups: int
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None) -> jax.Array:
+        h = nn.silu(GroupNorm(self.groups, self.eps, name="norm1")(x))
+        h = Conv3x3(self.channels, name="conv1")(h)
+        if time_embedding is not None:
+            h += nn.Dense(self.channels, name="time_emb_proj")(nn.silu(time_embedding))[:, None, None]
+        h = nn.silu(GroupNorm(self.groups, self.eps, name="norm2")(h))
+        h = Conv3x3(self.channels, name="conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample2D(nn.Module):
+    """Halves height and width by a strided convolution, `padding` zeros before and after each side."""
+
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=[self.padding] * 2, name="conv")(x)
+
+
+class Upsample2D(nn.Module):
+    """Doubles height and width by repetition, crops to `size` (height, width), and convolves.
+
+    The crop is for levels of odd size, which halving rounds up: it gives what nearest-neighbour interpolation to
+    that size would.
+    """
+
+    size: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        height, width = self.size
+        x = x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+        return Conv3x3(x.shape[-1], name="conv")(x)
+
+
+class Block(nn.Module):
+    """One level, on the way down or up: resnets, each followed by attention if there is any, then a resampler.
+
+    `resnet`, `attention` and `resampler` say what it is made of: each makes a module, given a name.
+    """
+
+    layers: int
+    resnet: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+    resampler: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        time_embedding: jax.Array | None = None,
+        context: jax.Array | None = None,
+        skips: Sequence[jax.Array] = (),
+    ) -> list[jax.Array]:
+        """Returns the output of every layer; each takes one of `skips`, if there are any, beside its input."""
+        outputs = []
+        for i in range(self.layers):
+            if skips:
+                x = jnp.concatenate([x, skips[i]], axis=-1)
+            x = self.resnet(name=f"resnets_{i}")(x, time_embedding)
+            if self.attention is not None:
+                x = self.attention(name=f"attentions_{i}")(x, context)
+            outputs.append(x)
+        if self.resampler is not None:
+            outputs.append(self.resampler()(x))
+        return outputs
+
+
+class MidBlock(nn.Module):
+    """The coarsest level: attention, if there is any, between two resnets."""
+
+    resnet: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, time_embedding: jax.Array | None = None, context: jax.Array | None = None
+    ) -> jax.Array:
+        x = self.resnet(name="resnets_0")(x, time_embedding)
+        if self.attention is not None:
+            x = self.attention(name="attentions_0")(x, context)
+        return self.resnet(name="resnets_1")(x, time_embedding)

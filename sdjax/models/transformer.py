@@ -1,0 +1,76 @@
+"""The transformer blocks through which the UNet sees the prompt."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax.models.attention import attention
+from sdjax.models.layers import GroupNorm, LayerNorm
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x [batch, tokens, channels] to `context` [batch, context tokens, any]."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+
+        def project(y: jax.Array, name: str) -> jax.Array:
+            y = nn.Dense(channels, use_bias=False, name=name)(y)
+            return y.reshape(*y.shape[:-1], self.heads, channels // self.heads)
+
+        x = attention(project(x, "to_q"), project(context, "to_k"), project(context, "to_v"))
+        return nn.Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
+
+
+class GEGLU(nn.Module):
+    """x times gelu(gate), both linear in the input (Shazeer, 2020, arXiv:2002.05202)."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, gate = jnp.split(nn.Dense(2 * self.dim, name="proj")(x), 2, axis=-1)
+        return x * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """Expands each token fourfold through a GEGLU and contracts it again."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(x.shape[-1], name="net_2")(GEGLU(4 * x.shape[-1], name="net_0")(x))
+
+
+class BasicTransformerBlock(nn.Module):
+    """Attention to the picture (or, with `only_cross_attention`, the prompt), to the prompt, and a feed-forward."""
+
+    heads: int
+    only_cross_attention: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        h = LayerNorm(name="norm1")(x)
+        x += Attention(self.heads, name="attn1")(h, context if self.only_cross_attention else h)
+        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), context)
+        return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x))
+
+
+class Transformer2DModel(nn.Module):
+    """Transformer blocks over the pixels of x [batch, height, width, channels], around a residual connection."""
+
+    layers: int
+    heads: int
+    groups: int
+    only_cross_attention: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
+        h = nn.Dense(channels, name="proj_in")(h)
+        for i in range(self.layers):
+            h = BasicTransformerBlock(self.heads, self.only_cross_attention, name=f"transformer_blocks_{i}")(h, context)
+        return x + nn.Dense(channels, name="proj_out")(h).reshape(x.shape)

@@ -1,0 +1,112 @@
+"""The denoiser of Stable Diffusion."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax.errors import InputError
+from sdjax.models.config import Level, UNetConfig
+from sdjax.models.layers import (
+    Block,
+    Conv3x3,
+    Downsample2D,
+    GroupNorm,
+    MidBlock,
+    ResnetBlock2D,
+    TimestepEmbedding,
+    Upsample2D,
+    timestep_embedding,
+)
+from sdjax.models.transformer import Transformer2DModel
+
+
+class UNet2DConditionModel(nn.Module):
+    """The UNet of Rombach et al. (2022), arXiv:2112.10752, conditioned on a prompt and, in some models, a class."""
+
+    config: UNetConfig
+    config_class = UNetConfig
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct | None, ...]:
+        """Shapes of the smallest inputs, from which the parameters' shapes follow."""
+        config = self.config
+        size = 2 ** (len(config.levels) - 1)
+        sample, timesteps, context = (1, size, size, config.in_channels), (1,), (1, 1, config.cross_attention_dim)
+        class_labels = jax.ShapeDtypeStruct((1,), jnp.int32) if config.has_class_embedding else None
+        return *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (sample, timesteps, context)), class_labels
+
+    @nn.compact
+    def __call__(
+        self, sample: jax.Array, timesteps: jax.Array, context: jax.Array, class_labels: jax.Array | None = None
+    ) -> jax.Array:
+        """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
+
+        sample: [batch, height, width, in_channels], of any height and width.
+        timesteps: [batch], integer or fractional.
+        context: [batch, tokens, cross_attention_dim], the encoded prompt.
+        class_labels: [batch], for models that have class embeddings only (InputError otherwise): integers below
+        num_class_embeds, or noise levels where class_embed_type is "timestep".
+        Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
+        but the norms' statistics and the softmax in float32.
+        """
+        config, levels = self.config, self.config.levels
+        embedding = self._embedding(timesteps, class_labels).astype(sample.dtype)
+        context = context.astype(sample.dtype)
+
+        skips = [Conv3x3(levels[0].channels, name="conv_in")(sample)]
+        for i, level in enumerate(levels):
+            skips += Block(
+                level.layers,
+                self._resnet(level),
+                self._transformer(level) if level.down_attention else None,
+                partial(Downsample2D, name="downsamplers_0") if level is not levels[-1] else None,
+                name=f"down_blocks_{i}",
+            )(skips[-1], embedding, context)
+
+        # The middle never skips self-attention, whatever only_cross_attention says of its level.
+        attention = partial(self._transformer(levels[-1]), only_cross_attention=False)
+        x = MidBlock(self._resnet(levels[-1]), attention, name="mid_block")(skips[-1], embedding, context)
+
+        for i, level in enumerate(reversed(levels)):
+            layer_skips = [skips.pop() for _ in range(level.layers + 1)]
+            x = Block(
+                len(layer_skips),
+                self._resnet(level),
+                self._transformer(level) if level.up_attention else None,
+                partial(Upsample2D, skips[-1].shape[1:3], name="upsamplers_0") if skips else None,
+                name=f"up_blocks_{i}",
+            )(x, embedding, context, layer_skips)[-1]
+
+        x = nn.silu(GroupNorm(config.norm_num_groups, config.norm_eps, name="conv_norm_out")(x))
+        return Conv3x3(config.out_channels, name="conv_out")(x)
+
+    def _resnet(self, level: Level) -> partial[ResnetBlock2D]:
+        return partial(ResnetBlock2D, level.channels, self.config.norm_num_groups, self.config.norm_eps)
+
+    def _transformer(self, level: Level) -> partial[Transformer2DModel]:
+        return partial(
+            Transformer2DModel,
+            layers=level.transformer_layers,
+            heads=level.heads,
+            groups=self.config.norm_num_groups,
+            only_cross_attention=level.only_cross_attention,
+        )
+
+    def _embedding(self, timesteps: jax.Array, class_labels: jax.Array | None) -> jax.Array:
+        """The embedding of time, plus that of the class: [batch, 4 * channels of the first level]."""
+        config = self.config
+        dim = config.block_out_channels[0]
+        waves = partial(
+            timestep_embedding, dim=dim, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+        )
+        embedding = TimestepEmbedding(4 * dim, name="time_embedding")(waves(timesteps))
+        if not config.has_class_embedding:
+            if class_labels is not None:
+                raise InputError("this UNet has no class embedding: leave class_labels out")
+            return embedding
+        if class_labels is None:
+            raise InputError("this UNet is conditioned on a class: pass class_labels, one for each image of the batch")
+        if config.class_embed_type == "timestep":
+            return embedding + TimestepEmbedding(4 * dim, name="class_embedding")(waves(class_labels))
+        return embedding + nn.Embed(config.num_class_embeds, 4 * dim, name="class_embedding")(class_labels)

@@ -1,0 +1,96 @@
+"""The three programs of a picture, as pure functions of parameters and arrays: encode the text, denoise, decode.
+
+Each works on the pictures of one device; `sdjax.pipeline` spreads them over devices. The dtype of the parameters is
+the dtype that is computed in.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax import schedulers
+from sdjax.schedulers import Plan
+from sdjax.schedulers.loop import Model, State
+
+Params = dict[str, Any]
+
+
+def precisely(program: Callable) -> Callable:
+    """Products of float32 as float32: a TPU's default is bfloat16, a GPU's may be TF32."""
+
+    def traced(module: nn.Module, params: Params, *inputs):
+        exact = jax.tree.leaves(params)[0].dtype == jnp.float32
+        with jax.default_matmul_precision("highest" if exact else "default"):
+            return program(module, params, *inputs)
+
+    return traced
+
+
+@precisely
+def encode_text(text_encoder: nn.Module, params: Params, ids: jax.Array) -> jax.Array:
+    """Token ids [batch, tokens] to the context [batch, tokens, features] that the UNet reads."""
+    return text_encoder.apply({"params": params}, ids)
+
+
+@precisely
+def denoise(
+    unet: nn.Module,
+    params: Params,
+    plan: Plan,
+    state: State,
+    context: jax.Array,
+    negative_context: jax.Array,
+    guidance_scale: jax.Array,
+    step_keys: jax.Array,
+    stop: jax.Array,
+) -> State:
+    """Run every picture's plan up to its row `stop`.
+
+    plan: stacked, a leading batch axis on every leaf. context, negative_context: [batch, tokens, features].
+    guidance_scale: [batch]. step_keys: [batch] keys. stop: a number.
+    """
+    model = guided(unet, params, context, negative_context, guidance_scale)
+    registers = state.registers.shape
+    noise = schedulers.noise_source((registers[0], *registers[2:]), step_keys)
+    return schedulers.advance(plan, state, model, noise, stop)
+
+
+def guided(
+    unet: nn.Module, params: Params, context: jax.Array, negative_context: jax.Array, guidance_scale: jax.Array
+) -> Model:
+    """Classifier-free guidance, Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it.
+
+    At scale 1 the unconditional half is not computed.
+    """
+
+    def predict(x: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
+        output = unet.apply({"params": params}, x.astype(context.dtype), timesteps, context)
+        return output.astype(jnp.float32)
+
+    def alone(x: jax.Array, timesteps: jax.Array) -> jax.Array:
+        return predict(x, timesteps, context)
+
+    def against_negative(x: jax.Array, timesteps: jax.Array) -> jax.Array:
+        both = jnp.concatenate([negative_context, context])
+        negative, positive = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(timesteps, 2), both), 2)
+        return negative + guidance_scale[:, None, None, None] * (positive - negative)
+
+    return lambda x, timesteps: jax.lax.cond(jnp.any(guidance_scale != 1), against_negative, alone, x, timesteps)
+
+
+@precisely
+def decode(vae: nn.Module, params: Params, latents: jax.Array) -> jax.Array:
+    """Latents [batch, h, w, channels] to pictures [batch, height, width, 3], float32 in [0, 1].
+
+    One picture after another: a decoder's memory is large, and one picture fills a device.
+    """
+    dtype = jax.tree.leaves(params)[0].dtype
+
+    def one(latents: jax.Array) -> jax.Array:
+        scaled = (latents / vae.config.scaling_factor).astype(dtype)
+        return vae.apply({"params": params}, scaled[None], method="decode")[0].astype(jnp.float32)
+
+    return jnp.clip(jax.lax.map(one, latents) / 2 + 0.5, 0, 1)

@@ -1,0 +1,35 @@
+"""What several tests need: the reference data beside the checkout, and a tiny diffusers checkpoint made on the spot."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from checkpoints import write_tiny
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference models and configs, which lies beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the reference data are not there: {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def shapes_sd(shared: Path) -> Path:
+    """A small trained Stable Diffusion in diffusers layout."""
+    return shared / "models" / "shapes-sd"
+
+
+@pytest.fixture(scope="session")
+def tiny_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint in diffusers layout; read it only."""
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny-sd")
+
+
+@pytest.fixture
+def tiny(tiny_original: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, to be damaged at will."""
+    return Path(shutil.copytree(tiny_original, tmp_path / "tiny-sd"))

@@ -1,0 +1,274 @@
+"""The command line: what it writes, what it prints where, and how it ends when something is wrong."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdjax.checkpoint import embedded_models, read_model
+from sdjax.cli import convert_main, main
+from sdjax.cli.output import picture_paths
+from sdjax.images import read_settings, save_png
+from sdjax.schedulers import SOLVERS, SPACINGS
+
+HEART = "a big red heart at the top left on a yellow background"
+SDJAX = [sys.executable, "-c", "import sys, sdjax.cli; sys.exit(sdjax.cli.main())"]
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ended with."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"sdjax: .+\n", captured.err), captured.err
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def heart(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("heart") / "made" / "heart.png"
+    subprocess.run([*SDJAX, "generate", HEART, "-o", path, "--sampler", "dpmpp_2m", "--steps", "20"], check=True)
+    return path
+
+
+def test_generate_draws_what_the_prompt_says(heart):
+    picture = np.asarray(Image.open(heart), float)
+    assert picture.shape == (64, 64, 3)
+    # The palette of the embedded model's training scenes: red, yellow; tinted there by up to 14.
+    red = np.abs(picture - (214, 48, 44)).max(-1) < 40
+    yellow = np.abs(picture - (248, 216, 60)).max(-1) < 40
+    rows, columns = np.nonzero(red)
+    assert rows.mean() < 32 and columns.mean() < 32  # at the top left
+    assert red.sum() > 600  # big: a heart of radius 18 covers about 750 pixels
+    assert yellow[48:].mean() > 0.95 and yellow[:, 52:].mean() > 0.95
+
+
+def test_picture_tells_how_it_was_made_and_can_be_made_again(heart, tmp_path, capsys):
+    settings = read_settings(heart)
+    assert settings["prompt"] == HEART
+    assert settings["steps"] == 20 and settings["seed"] == 0 and settings["sampler"] == "dpmpp_2m"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    wanted = [option for option in options if not option.startswith(("--prompt", "--version"))]
+    assert main(["generate", settings["prompt"], "-o", str(tmp_path / "again.png"), *wanted]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'again.png'}\n"
+    assert np.array_equal(np.asarray(Image.open(heart)), np.asarray(Image.open(tmp_path / "again.png")))
+
+
+def test_generate_fills_a_folder_and_goes_on_counting(tmp_path, capsys):
+    arguments = ["generate", "a red ring", "a blue cross", "-o", str(tmp_path / "new"), "--num-images=2", "--steps=2"]
+    for first, seeds, expected in ((1, (), (0, 1, 2, 3)), (5, (9, 4, 9, 2**64 - 1), (9, 4, 9, 2**64 - 1))):
+        assert main([*arguments, *(f"--seed={seed}" for seed in seeds)]) == 0
+        paths = [tmp_path / "new" / f"sdjax-{first + i:04d}.png" for i in range(4)]
+        assert capsys.readouterr().out.split() == [str(path) for path in paths]
+        settings = [read_settings(path) for path in paths]
+        assert [each["prompt"] for each in settings] == ["a red ring"] * 2 + ["a blue cross"] * 2
+        assert [each["seed"] for each in settings] == list(expected)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"sdjax-{i:04d}.png" for i in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate"], "PROMPT"),
+        (["generate", "x", "--steps", "0"], "--steps"),
+        (["generate", "x", "--steps", "many"], "--steps"),
+        (["generate", "x", "--num-images", "-1"], "--num-images"),
+        (["generate", "x", "--dtype", "int8"], "--dtype"),
+        (["generate", "x", "--sampller", "ddim"], "--sampller"),
+        (["convert", "somewhere"], "DST"),
+        (["paint"], "paint"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(arguments, says, capsys):
+    assert main(arguments) == 2
+    assert says in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "shape"], "shapes"),
+        (["--model", "no/where/at/all"], "no/where/at/all"),
+        (["--sampler", "dimm"], "ddim"),
+        (["--spacing", "kars"], "karras"),
+        (["--steps", "1001"], "1000"),
+        (["--width", "63"], "width"),
+        (["--guidance-scale", "nan"], "guidance_scale"),
+        (["--seed", "1", "--seed", "2"], "seed"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_1(arguments, says, tmp_path, capsys):
+    assert main(["generate", "a red ring", "-o", str(tmp_path / "new" / "ring.png"), *arguments]) == 1
+    assert says in complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("ring.jpg", "PNG"),
+        ("a file/ring.png", "not a folder"),
+        ("a file", "not a folder"),
+        ("r" * 252 + ".png", "too long"),
+        ("f" * 300, "too long"),
+    ],
+)
+def test_output_that_cannot_be_written_is_said_before_the_model_is_opened(output, says, tmp_path, capsys):
+    (tmp_path / "a file").write_text("here first")
+    assert main(["generate", "a red ring", "-o", str(tmp_path / output), "--model", "no such model"]) == 1
+    assert says in complaint(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_named_output_is_replaced_and_numbered_when_there_are_several(tmp_path):
+    (tmp_path / "ring.png").touch()
+    assert picture_paths(tmp_path / "ring.png", 1) == [tmp_path / "ring.png"]
+    assert picture_paths(tmp_path / "ring.PNG", 2) == [tmp_path / "ring-1.PNG", tmp_path / "ring-2.PNG"]
+    (tmp_path / "folder.png").mkdir()
+    assert picture_paths(tmp_path / "folder.png", 1) == [tmp_path / "folder.png" / "sdjax-0001.png"]
+
+
+def test_numbers_go_on_from_the_highest_whatever_else_is_there(tmp_path):
+    for name in ("sdjax-0007.png", "sdjax-10000.png", "sdjax-x.png", "sdjax-20000.jpg", "other-30000.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in picture_paths(tmp_path, 2)] == ["sdjax-10001.png", "sdjax-10002.png"]
+
+
+@given(prompt=st.text(st.characters()), seed=st.integers(0, 2**64 - 1))
+def test_settings_and_pixels_come_back_from_the_png(tmp_path_factory, prompt, seed):
+    path = tmp_path_factory.getbasetemp() / "settings.png"
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 5, 3), np.uint8)
+    save_png(Image.fromarray(pixels), path, {"prompt": prompt, "seed": seed})
+    assert read_settings(path) == {"prompt": prompt, "seed": seed}
+    assert np.array_equal(np.asarray(Image.open(path)), pixels)
+
+
+def test_png_that_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "ring.png"
+    save_png(Image.new("RGB", (8, 8), "red"), path, {})
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="PNG"):
+        save_png(Image.new("CMYK", (8, 8)), path, {})  # a kind of picture that PNG has no room for
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(tmp_path):
+    screen, stderr = pty.openpty()  # bars are drawn on terminals only
+    process = subprocess.Popen(
+        [*SDJAX, "generate", HEART, "-o", tmp_path, "--steps", "900", "--num-images", "4", "--sampler", "heun"],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(stderr)
+    try:
+        seen = read_until(screen, rb"denoise.* [1-9]\d*/1799", seconds=120)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        assert process.wait(timeout=30) == 130
+        assert time.monotonic() - sent < 3
+        seen += read_until(screen, rb"interrupted", seconds=5)
+    finally:
+        process.kill()
+        os.close(screen)
+    assert process.stdout.read() == b""
+    assert b"Traceback" not in seen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_lets_a_command_tidy_up(tmp_path):
+    code = """
+import os, pathlib, signal, sys, time
+from sdjax.cli.interrupt import check, listening
+
+def work():
+    partial = pathlib.Path(sys.argv[1], "partial")
+    partial.touch()
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        while True:
+            check()
+            time.sleep(0.01)
+    finally:
+        time.sleep(0.5)
+        partial.unlink()
+
+try:
+    listening(work)
+except KeyboardInterrupt:
+    os._exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_until(screen: int, pattern: bytes, seconds: float) -> bytes:
+    """What appears on a terminal up to a pattern."""
+    seen, end = b"", time.monotonic() + seconds
+    while not re.search(pattern, seen):
+        assert time.monotonic() < end, f"{pattern!r} did not appear in {seen!r}"
+        seen += os.read(screen, 4096)
+    return seen
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys, sdjax.cli; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    shown = subprocess.run([*SDJAX, "generate", "--help"], capture_output=True, text=True, check=True)
+    assert "--guidance-scale" in shown.stdout and 'sdjax generate "' in shown.stdout
+
+
+def test_samplers_lists_every_solver_and_spacing(capsys):
+    assert main(["samplers"]) == 0
+    words = re.findall(r"\w+", capsys.readouterr().out)
+    assert set(words) >= {*SOLVERS, *SPACINGS}
+
+
+def test_info_counts_what_is_in_the_files(capsys):
+    assert main(["info", "shapes", "--blocks"]) == 0
+    shown = capsys.readouterr().out
+    model = read_model(embedded_models()["shapes"])
+    for name, component in model.components.items():
+        count = sum(leaf.size for leaf in leaves(component.params))
+        row = next(line for line in shown.splitlines() if line.startswith(name))
+        assert type(component.module).__name__ in row and f"{count:,}" in row and "float16" in row
+    assert model.scheduler_config["_class_name"] in shown
+    listed = shown[shown.index("unet block") :].splitlines()[1:]
+    assert {line.split()[0] for line in listed} == set(model.components["unet"].params)
+    unet_total = sum(int(line.split()[-1].replace(",", "")) for line in listed)
+    assert unet_total == sum(leaf.size for leaf in leaves(model.components["unet"].params))
+
+
+def leaves(params: dict) -> list[np.ndarray]:
+    return [leaf for value in params.values() for leaf in (leaves(value) if isinstance(value, dict) else [value])]
+
+
+@pytest.mark.parametrize("command", [lambda *a: main(["convert", *a]), lambda *a: convert_main(a)])
+def test_convert_makes_a_model_that_generates(command, shapes_sd, tmp_path, capsys):
+    destination = tmp_path / "model"
+    assert command(str(shapes_sd), str(destination), "--dtype", "bfloat16") == 0
+    assert capsys.readouterr().out == f"{destination}\n"
+    assert main(["info", str(destination)]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+    assert command(str(shapes_sd), str(destination)) == 1
+    assert "exists" in complaint(capsys)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "an empty folder", "a file"])
+def test_convert_of_no_checkpoint_is_one_line_and_1(source, tmp_path, capsys):
+    (tmp_path / "an empty folder").mkdir()
+    (tmp_path / "a file").touch()
+    assert main(["convert", str(tmp_path / source), str(tmp_path / "model")]) == 1
+    assert source in complaint(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "an empty folder"]

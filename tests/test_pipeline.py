@@ -1,0 +1,166 @@
+"""The embedded model, end to end."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sdjax
+from sdjax.errors import CheckpointError, InputError
+from sdjax.random import image_keys, image_seeds, start_noise
+from sdjax.schedulers import SOLVERS, SPACINGS
+
+HEART = "a big red heart at the top left on a yellow background"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return sdjax.load()
+
+
+@pytest.fixture
+def compilations():
+    """Counts XLA compilations (and loads of compiled programs) while it is used."""
+    count = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            count.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield count
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_the_picture_shows_the_prompt(pipe):
+    out = pipe(HEART, num_inference_steps=20, sampler="dpmpp_2m", spacing="karras", output_type="np")
+    picture = out.images[0]
+    assert picture.shape == (64, 64, 3)
+    assert out.nfe == 20
+    # Palette of the scenes: yellow is 248, 216, 60 and red is 214, 48, 44, each give or take its tint.
+    yellow, red = np.array([248, 216, 60]) / 255, np.array([214, 48, 44]) / 255
+    assert np.abs(picture[40:60, 40:60].mean((0, 1)) - yellow).max() < 0.1
+    distance_to_red = np.abs(picture - red).max(-1) < 0.2
+    rows, columns = np.nonzero(distance_to_red)
+    assert 200 < len(rows) < 1600  # big, and not the whole picture
+    assert rows.mean() < 28
+    assert columns.mean() < 28
+
+
+def test_other_settings_compile_nothing(pipe, compilations):
+    pipe(HEART, num_inference_steps=2)
+    pipe(HEART, num_inference_steps=2, progress=lambda *_: None)
+    compilations.clear()
+    for k, solver in enumerate(SOLVERS):
+        for spacing in SPACINGS:
+            pipe(
+                f"a {solver} star",
+                sampler=solver,
+                spacing=spacing,
+                num_inference_steps=2 + k,
+                seed=k,
+                guidance_scale=1 + k,
+            )
+    pipe("a blue ring", negative_prompt="a red ring", sampler="ddim", eta=1.0, seed=2**63, num_inference_steps=60)
+    pipe("a blue ring", num_inference_steps=3, progress=lambda *_: None)
+    assert len(compilations) == 0
+
+
+def test_a_picture_does_not_depend_on_the_batch_around_it(pipe):
+    settings = {"num_inference_steps": 8, "sampler": "euler_ancestral", "output_type": "np"}
+    batch = pipe([HEART, "a blue ring on a white background", "a star"], seed=[5, 6, 7], **settings).images
+    other = pipe(["a cross", HEART, "a green square"], seed=[1, 5, 9], **settings).images
+    alone = pipe(HEART, seed=5, **settings).images
+    assert np.array_equal(batch[0], other[1])  # in another slot of a batch of the same size: bit for bit
+    assert np.abs(batch[0] - alone[0]).max() <= 1 / 255  # in a batch of another size XLA may sum in another order
+
+
+def test_several_pictures_of_several_prompts(pipe):
+    out = pipe([HEART, "a star"], num_images_per_prompt=2, seed=40, num_inference_steps=4, output_type="np")
+    assert out.seeds == [40, 41, 42, 43]
+    singles = [pipe(HEART, seed=41, num_inference_steps=4, output_type="np").images[0]]
+    assert np.abs(out.images[1] - singles[0]).max() <= 1 / 255
+
+
+def test_latents_in_and_out(pipe):
+    given_latents = np.asarray(start_noise(image_keys([3])[0], (16, 16, 4)))
+    expected = pipe(HEART, seed=3, num_inference_steps=4, output_type="np").images
+    assert np.array_equal(pipe(HEART, latents=given_latents, num_inference_steps=4, output_type="np").images, expected)
+    denoised = pipe(HEART, seed=3, num_inference_steps=4, output_type="latent").images
+    assert denoised.shape == (1, 16, 16, 4)
+    decoded = pipe._decode(pipe.params["vae"], denoised[None])[0]
+    assert np.abs(np.asarray(decoded) - expected).max() < 1e-5
+
+
+def test_guidance_1_ignores_the_negative_prompt(pipe):
+    settings = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 1}
+    plain = pipe(HEART, **settings).images
+    assert np.array_equal(plain, pipe(HEART, negative_prompt="a red heart", **settings).images)
+    assert not np.array_equal(plain, pipe(HEART, **settings | {"guidance_scale": 1.001}).images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (36, 44), (20, 12)])
+def test_any_multiple_of_the_factor_is_a_size(pipe, height, width):
+    out = pipe("a star", height=height, width=width, num_inference_steps=2)
+    assert out.images[0].size == (width, height)
+
+
+def test_progress_tells_every_step(pipe):
+    told = []
+    pipe(HEART, num_inference_steps=5, sampler="heun", progress=lambda *what: told.append(what))
+    assert [what for what in told if what[0] == "denoise"] == [("denoise", k, 9) for k in range(10)]
+    assert [stage for stage, done, _ in told if done == 0] == ["encode", "compile", "denoise", "decode"]
+
+
+def test_long_prompts_say_what_is_cut(pipe):
+    with pytest.warns(UserWarning, match="left out: .*heart"):
+        pipe("a red star " * 40 + "heart", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": []}, "no prompt"),
+        ({"prompt": [3]}, "a prompt is a text, not 3"),
+        ({"negative_prompt": ["a", "b"]}, "2 negative prompts were given for 1 prompts"),
+        ({"num_inference_steps": 0}, "from 1 to 1000"),
+        ({"num_inference_steps": -3}, "from 1 to 1000"),
+        ({"height": 65}, "height must be a positive multiple of 4"),
+        ({"width": 0}, "width must be a positive multiple of 4"),
+        ({"seed": [1, 2]}, "2 seeds were given for 1 pictures"),
+        ({"seed": -1}, "a seed is a whole number"),
+        ({"seed": "x"}, "a seed is a whole number"),
+        ({"seed": 2**64 - 1, "num_images_per_prompt": 2}, "a seed is a whole number"),
+        ({"sampler": "eulr"}, "did you mean euler"),
+        ({"spacing": "karas"}, "did you mean karras"),
+        ({"sampler": "heun", "eta": 0.5}, "no option 'eta'"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
+        ({"latents": np.zeros((1, 4, 16, 16))}, r"latents must have shape \(1, 16, 16, 4\)"),
+        ({"latents": np.full((1, 16, 16, 4), np.nan)}, "not finite"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"output_type": "tensor"}, "unknown output_type"),
+    ],
+)
+def test_wrong_arguments_are_named_before_any_work(pipe, arguments, message, compilations):
+    arguments = {"prompt": HEART} | arguments
+    with pytest.raises(InputError, match=message):
+        pipe(arguments.pop("prompt"), **arguments)
+    assert not compilations
+
+
+def test_weights_that_are_not_numbers_are_said():
+    damaged = sdjax.load("shapes")
+    kernel = damaged.params["unet"]["conv_out"]["bias"]
+    damaged.params["unet"]["conv_out"]["bias"] = kernel.at[0].set(np.nan)
+    with pytest.raises(CheckpointError, match="unet/conv_out/bias holds values that are not finite"):
+        damaged(HEART, num_inference_steps=1)
+
+
+@given(st.integers(0, 2**64 - 8), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_every_seed_has_noise_of_its_own(seed, count):
+    seeds = image_seeds(seed, count + 1)
+    noise = start_noise(image_keys(seeds)[0], (4, 4, 4))
+    assert np.array_equal(noise[1], start_noise(image_keys([seed + 1])[0], (4, 4, 4))[0])
+    assert len({row.tobytes() for row in np.asarray(noise)}) == count + 1
