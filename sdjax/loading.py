@@ -26,7 +26,8 @@ def load(
     model: an embedded model's name ("shapes"), an sdjax or diffusers directory, or a hub id such as
         "stable-diffusion-v1-5/stable-diffusion-v1-5". What is not in sdjax's own format yet is converted once into the
         cache ($SDJAX_CACHE, else ~/.cache/sdjax).
-    dtype: "float32", "bfloat16" or "float16", what is computed in; float32 on the CPU and bfloat16 elsewhere where None.
+    dtype: "float32", "bfloat16" or "float16", what is computed in; where None, float32 on the CPU and bfloat16
+        elsewhere.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.

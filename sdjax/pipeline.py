@@ -94,7 +94,8 @@ class Pipeline:
         eta: share of fresh noise, for samplers that have it (ddim, euler_ancestral).
         height, width: in pixels, multiples of the VAE's factor; the size that the UNet was trained at where None.
         seed: one number, counted up over the pictures, or one per picture, each in [0, 2**64).
-        latents: standard-normal start noise [pictures, height / factor, width / factor, channels] instead of the seeds'.
+        latents: standard-normal start noise [pictures, height / factor, width / factor, channels] in place of the
+            seeds' own.
         output_type: "pil", "np" (float32 in [0, 1], [pictures, height, width, 3]) or "latent" (the denoised latents,
             before division by the scaling factor).
         progress: called on the way; see `Progress`.
@@ -188,9 +189,7 @@ class Pipeline:
             return None
         latents = np.asarray(latents, np.float32)
         if latents.shape != shape:
-            raise InputError(
-                f"latents must have shape {shape} (pictures, height, width, channels), not {latents.shape}"
-            )
+            raise InputError(f"latents must have shape {shape} (NHWC), not {latents.shape}")
         if not np.isfinite(latents).all():
             raise InputError("latents hold values that are not finite")
         return latents
@@ -229,8 +228,11 @@ def _paired_prompts(
         raise InputError(f"{len(negatives)} negative prompts were given for {len(prompts)} prompts: one, or as many")
     if not isinstance(per_prompt, int) or isinstance(per_prompt, bool) or per_prompt < 1:
         raise InputError(f"num_images_per_prompt must be a whole number above 0, not {per_prompt!r}")
-    repeated = ([text for text in texts for _ in range(per_prompt)] for texts in (prompts, negatives))
-    return tuple(repeated)
+    return _repeated(prompts, per_prompt), _repeated(negatives, per_prompt)
+
+
+def _repeated(texts: list[str], times: int) -> list[str]:
+    return [text for text in texts for _ in range(times)]
 
 
 def _finite(name: str, value: float) -> float:

@@ -16,10 +16,12 @@ def image_seeds(seed: int | Sequence[int], count: int) -> list[int]:
 
     Raises InputError for seeds that are no whole numbers in [0, 2**64) and for a wrong number of them.
     """
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    seeds = [int(seed) + i for i in range(count)] if whole else list(seed) if isinstance(seed, Sequence) else [seed]
+    if isinstance(seed, Sequence):
+        seeds = list(seed)
+    else:
+        seeds = [seed + i for i in range(count)] if _is_whole(seed) else [seed]
     for value in seeds:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 0 <= value <= LARGEST_SEED:
+        if not _is_whole(value) or not 0 <= value <= LARGEST_SEED:
             raise InputError(f"a seed is a whole number from 0 to 2**64 - 1, not {value!r}")
     if len(seeds) != count:
         raise InputError(f"{len(seeds)} seeds were given for {count} pictures: give one number, or one per picture")
@@ -37,3 +39,7 @@ def image_keys(seeds: Sequence[int]) -> tuple[jax.Array, jax.Array]:
 def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard-normal start noise of pictures, [batch, *shape] float32."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -4,18 +4,20 @@ A sampler here is a function of (denoise, x, sigmas, noise): `denoise(x, sigma)`
 `sigmas` are the levels with the last one the target of the last step, `noise(k)` is standard normal for evaluation k.
 """
 
+import itertools
+
 import numpy as np
 
 
 def euler(denoise, x, sigmas, noise):
-    for s, t in zip(sigmas, sigmas[1:]):
+    for s, t in itertools.pairwise(sigmas):
         slope = (x - denoise(x, s)) / s
         x = x + slope * (t - s)
     return x
 
 
 def ancestral(denoise, x, sigmas, noise, eta=1.0):
-    for k, (s, t) in enumerate(zip(sigmas, sigmas[1:])):
+    for k, (s, t) in enumerate(itertools.pairwise(sigmas)):
         up = min(t, eta * np.sqrt(t**2 * (s**2 - t**2) / s**2))
         down = np.sqrt(t**2 - up**2)
         x = x + (x - denoise(x, s)) / s * (down - s) + up * noise(k)
@@ -26,7 +28,7 @@ def ddim(denoise, x, sigmas, noise, eta=0.0):
     """Song et al. (2021), equations 12 and 16, on the variance-preserving sample."""
     alpha = 1 / (1 + np.asarray(sigmas) ** 2)
     z = x * np.sqrt(alpha[0])
-    for k, (a, b) in enumerate(zip(alpha, alpha[1:])):
+    for k, (a, b) in enumerate(itertools.pairwise(alpha)):
         x0 = denoise(z / np.sqrt(a), np.sqrt((1 - a) / a))
         epsilon = (z - np.sqrt(a) * x0) / np.sqrt(1 - a)
         std = eta * np.sqrt((1 - b) / (1 - a) * (1 - a / b))
@@ -35,7 +37,7 @@ def ddim(denoise, x, sigmas, noise, eta=0.0):
 
 
 def heun(denoise, x, sigmas, noise):
-    for s, t in zip(sigmas, sigmas[1:]):
+    for s, t in itertools.pairwise(sigmas):
         slope = (x - denoise(x, s)) / s
         there = x + slope * (t - s)
         if t > 0:
@@ -47,7 +49,7 @@ def heun(denoise, x, sigmas, noise):
 def dpmpp_2m(denoise, x, sigmas, noise):
     """Lu et al. (2022), algorithm 2, with the end of k-diffusion's sample_dpmpp_2m: a first-order step to zero."""
     before, last_h = None, None
-    for s, t in zip(sigmas, sigmas[1:]):
+    for s, t in itertools.pairwise(sigmas):
         x0 = denoise(x, s)
         h = np.inf if t == 0 else np.log(s) - np.log(t)
         estimate = x0 if before is None or t == 0 else x0 + h / (2 * last_h) * (x0 - before)
@@ -69,7 +71,7 @@ def plms(denoise, x, sigmas, noise):
     ahead = epsilon(x + first * (t - s), t)
     x = x + (first + ahead) / 2 * (t - s)
     history = [first]
-    for s, t in zip(sigmas[1:], sigmas[2:]):
+    for s, t in itertools.pairwise(sigmas[1:]):
         history.append(epsilon(x, s))
         e = history[::-1]
         if len(e) == 2:

@@ -93,7 +93,7 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
     kind = CLASSES[name]
     for key, value in config.items():
         _check_key(name, kind, key, value)
-    settings = DEFAULTS | kind.defaults | {key: config[key] for key in DEFAULTS if key in config}
+    settings = {**DEFAULTS, **kind.defaults, **{key: config[key] for key in DEFAULTS if key in config}}
     return Scheduler(
         noise=_noise_schedule(settings),
         solver=kind.solver,

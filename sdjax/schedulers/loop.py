@@ -47,7 +47,7 @@ def step(row: PlanRow, state: State, model: Model, noise: jax.Array) -> State:
     estimate = _over_samples(row.estimate, x)
     denoised = estimate[:, 0] * x + estimate[:, 1] * output
     inputs = jnp.concatenate([state.registers, denoised[:, None], noise[:, None]], axis=1)
-    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(*row.weights.shape[1:]))
+    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, REGISTERS + 2))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
     registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
     return State(registers, state.row + row.live)
@@ -74,8 +74,8 @@ def advance(plan: Plan, state: State, model: Model, noise: Callable[[jax.Array],
         live = jnp.broadcast_to(state.row < stop, (batch,))
 
         def run(state: State) -> State:
-            row = jax.tree.map(lambda leaf: leaf[jnp.arange(batch), state.row], table)
-            return step(PlanRow(*row, live), state, model, noise(state.row))
+            weights, estimate, timesteps = (leaf[jnp.arange(batch), state.row] for leaf in table)
+            return step(PlanRow(weights, estimate, timesteps, live), state, model, noise(state.row))
 
         return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
 

@@ -67,15 +67,15 @@ class NoiseSchedule:
     def __len__(self) -> int:
         return len(self.sigmas)
 
-    def sigma(self, timesteps: np.ndarray) -> np.ndarray:
+    def sigma(self, timesteps: np.ndarray | float) -> np.ndarray:
         """The noise level at (fractional) timesteps in [0, len - 1], linear between the trained ones."""
         return np.interp(timesteps, np.arange(len(self)), self.sigmas)
 
-    def timestep(self, sigmas: np.ndarray) -> np.ndarray:
+    def timestep(self, sigmas: np.ndarray | float) -> np.ndarray:
         """The fractional timestep of noise levels, linear in log sigma (as in k-diffusion), clipped to the trained."""
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self)))
 
-    def denoised(self, x, output, sigma: float):
+    def denoised(self, x, output, sigma):
         """The estimate of x0 in the network's `output` for the sample `x` at level `sigma`; linear in both."""
         if self.prediction_type == "epsilon":
             return x - sigma * output
@@ -83,7 +83,7 @@ class NoiseSchedule:
             return x / (1 + sigma**2) - sigma / np.sqrt(1 + sigma**2) * output
         return output
 
-    def output(self, x, denoised, sigma: float):
+    def output(self, x, denoised, sigma):
         """The network's output that stands for this estimate of x0: the inverse of `denoised`."""
         if self.prediction_type == "epsilon":
             return (x - denoised) / sigma

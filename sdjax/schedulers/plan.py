@@ -60,9 +60,9 @@ class Plan:
             timesteps=np.array([grid.timestep(row.sigma) for row in rows]),
             sigmas=sigmas,
             is_step=np.array([row.is_step for row in rows]),
-            nfe=np.int32(len(rows)),
-            start_scale=np.float64(start_scale),
-            result_scale=np.float64(result_scale),
+            nfe=np.array(len(rows), np.int32),
+            start_scale=np.array(start_scale),
+            result_scale=np.array(result_scale),
         )
 
     @property

@@ -95,7 +95,7 @@ def pndm(grid: Grid) -> Iterator[Row]:
     once plainly, then again with the mean of the outputs at both its ends.
     """
 
-    def step(x, output, s: float, t: float):
+    def step(x, output, s, t):
         return towards(x, grid.noise.denoised(x, output, s), s, t)
 
     s, t = grid.sigmas[0], grid.targets[0]

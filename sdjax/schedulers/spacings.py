@@ -4,7 +4,7 @@ A spacing gives timesteps; Karras' gives sigmas. The classes of diffusers agree 
 their details, so the details are data: every solver is registered with the `Convention` of its diffusers class.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,9 +58,8 @@ class Grid:
 
     def tail(self, start: int) -> "Grid":
         """The grid without its first `start` steps."""
-        return Grid(
-            self.noise, self.sigmas[start:], self.timesteps[start:], self.targets[start:], self.steps, self.stride
-        )
+        sigmas, timesteps, targets = self.sigmas[start:], self.timesteps[start:], self.targets[start:]
+        return replace(self, sigmas=sigmas, timesteps=timesteps, targets=targets)
 
 
 def leading(trained: int, points: int) -> np.ndarray:

@@ -97,9 +97,8 @@ def test_pictures_are_those_of_diffusers(theirs, ours, sampler, spacing, monkeyp
         output_type="np",
     )
     difference = np.abs(got.images - expected) * 255
-    print(
-        f"\n{sampler:16} {spacing or 'as configured':14} mean {difference.mean():.5f}/255  max {difference.max():.4f}/255"
-    )
+    name = f"{sampler}, {spacing or 'as configured'}"
+    print(f"\n{name:32} mean {difference.mean():.5f}/255, largest {difference.max():.4f}/255")
     assert np.ptp(expected) > 0.5  # there is something to see
     assert difference.mean() <= 0.1
     assert difference.max() <= 2

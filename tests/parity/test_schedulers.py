@@ -53,11 +53,9 @@ def network(x, t):
 
 def ours(config, steps, strength, eta):
     scheduler = schedulers.from_config(config)
-    plan = (
-        scheduler.with_solver(scheduler.solver, eta=eta).plan(steps, strength)
-        if eta
-        else scheduler.plan(steps, strength)
-    )
+    if eta:
+        scheduler = scheduler.with_solver(scheduler.solver, eta=eta)
+    plan = scheduler.plan(steps, strength)
     registers = np.zeros((plan.weights.shape[-2], *SHAPE))
     registers[0] = plan.start(START, LATENTS if strength < 1 else None)
     for k in range(int(plan.nfe)):
