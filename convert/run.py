@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdjax.checkpoint import FLOATS, FORMAT, check_vacant, embedded_models, is_model, nearest
+from sdjax.checkpoint import FLOATS, FORMAT, cache_directory, check_vacant, embedded_models, is_model, nearest
 from sdjax.convert.directory import Progress, Source, convert_directory, read_source
 from sdjax.convert.hub import download
 from sdjax.errors import CheckpointError, InputError
@@ -107,5 +107,4 @@ def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
         stat = path.stat()
         contents.append([str(path.relative_to(source.path)), stat.st_size, None if commit else stat.st_mtime_ns])
     key = hashlib.sha256(json.dumps([FORMAT, source.name, dtype, contents]).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("SDJAX_CACHE") or Path.home() / ".cache" / "sdjax")
-    return cache / f"{source.name.replace('/', '--').split('@')[0]}-{key}"
+    return cache_directory() / f"{source.name.replace('/', '--').split('@')[0]}-{key}"

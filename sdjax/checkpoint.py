@@ -191,6 +191,11 @@ def is_model(path: Path) -> bool:
     return (path / INDEX).is_file() and isinstance(read_json(path / INDEX).get("sdjax"), dict)
 
 
+def cache_directory() -> Path:
+    """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
+    return Path(os.environ.get("SDJAX_CACHE") or Path.home() / ".cache" / "sdjax")
+
+
 def embedded_models() -> dict[str, Path]:
     """The models that ship with the package, by name."""
     assets = Path(str(resources.files("sdjax"))) / "assets"

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from sdjax.checkpoint import read_model
+from sdjax.checkpoint import cache_directory, read_model
 from sdjax.convert import resolve
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
@@ -36,5 +36,14 @@ def load(
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    _keep_compiled_programs()
     directory = resolve(model, variant=variant, revision=revision, progress=progress)
     return Pipeline(read_model(directory), jax.numpy.dtype(dtype))
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep what it compiles on disk, unless the user has said where, so that the next process starts at once."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "compiled"))
+        # A picture needs a dozen programs besides the three large ones, each of which takes a moment to compile.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

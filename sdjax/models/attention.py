@@ -4,13 +4,12 @@ Every implementation takes q [batch, heads, tokens, head_dim] and k, v [batch, h
 computes logits and softmax in float32 whatever the dtype, which is what `upcast_attention` of a checkpoint asks for.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from sdjax.models.platform import platform
 
 HALF = (jnp.bfloat16, jnp.float16)
 
@@ -18,22 +17,6 @@ HALF = (jnp.bfloat16, jnp.float16)
 CPU_QUERIES = 1024
 # Elsewhere all heads at once, and as many queries as keep the logits below half a gigabyte.
 MAX_LOGITS = 2**27
-
-_platform: ContextVar[str | None] = ContextVar("platform", default=None)
-
-
-@contextmanager
-def attention_for(platform: str) -> Iterator[None]:
-    """Whatever is traced inside uses the attention of `platform`, "cpu", "gpu" or "tpu", not of the one in use.
-
-    For exporting to another platform, for tests and for benchmarks. A function that jit has already traced is not
-    traced again.
-    """
-    token = _platform.set(platform)
-    try:
-        yield
-    finally:
-        _platform.reset(token)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
@@ -43,13 +26,13 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False)
     dtype of q. `causal` hides from each token those after it. Nothing of the size tokens x tokens is kept, except
     where it is small.
     """
-    platform = _platform.get() or jax.default_backend()
-    if platform == "gpu" and _cudnn_can(q):
+    target = platform()
+    if target == "gpu" and _cudnn_can(q):
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    if platform == "tpu" and not causal and _flash_can(q, k):
+    if target == "tpu" and not causal and _flash_can(q, k):
         out = flash(q, k, v)
-    elif platform == "cpu":
+    elif target == "cpu":
         out = by_head(q, k, v, causal=causal)
     else:
         out = chunked(q, k, v, causal=causal, queries=max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2])))

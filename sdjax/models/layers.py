@@ -7,7 +7,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=1)
+from sdjax.models.platform import platform
+
+# Up to this many pixels, a CPU multiplies patches by the kernel faster than it convolves: up to 3 times, measured at
+# 4x4 to 16x16 pixels and 320 to 2560 channels.
+CPU_PATCH_PIXELS = 256
+
+
+class Conv3x3(nn.Module):
+    """A 3x3 convolution of [batch, height, width, channels], each side padded with `padding` (before, after) zeros."""
+
+    features: int
+    stride: int = 1
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
+        padding, strides = [self.padding] * 2, (self.stride, self.stride)
+        height, width = (1 + (sum(self.padding) + size - 3) // self.stride for size in x.shape[1:3])
+        if platform() == "cpu" and height * width <= CPU_PATCH_PIXELS:
+            x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+            rows, columns = self.stride * height, self.stride * width
+            taps = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)]
+            return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) + bias
 
 
 # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
@@ -81,7 +108,7 @@ class Downsample2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=[self.padding] * 2, name="conv")(x)
+        return Conv3x3(x.shape[-1], stride=2, padding=self.padding, name="conv")(x)
 
 
 class Upsample2D(nn.Module):
