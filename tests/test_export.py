@@ -13,7 +13,7 @@ from jax import ShapeDtypeStruct as Shape
 
 from sdjax import programs, schedulers
 from sdjax.models import abstract_params, build
-from sdjax.models.attention import attention_for
+from sdjax.models.platform import target_platform
 from sdjax.random import start_noise
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -42,7 +42,7 @@ def test_text_to_image_lowers(shared, platform, dtype):
     plan = jax.tree.map(lambda leaf: Shape(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), plan)
     ids, keys = Shape((2, 77), jnp.int32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     arguments = (params, ids, ids, plan, keys, keys, Shape((2,), jnp.float32))
-    with attention_for({"cuda": "gpu"}.get(platform, platform)):
+    with target_platform({"cuda": "gpu"}.get(platform, platform)):
         exported = jax.export.export(jax.jit(partial(text_to_image, modules)), platforms=[platform])(*arguments)
     assert exported.out_avals[0].shape == (2, 512, 512, 3)
     assert ("tpu_custom_call" in exported.mlir_module()) == (platform == "tpu")  # the Pallas kernel

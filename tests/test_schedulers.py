@@ -38,7 +38,7 @@ def run_in_float64(plan, x, model=network, noise=NOISE):
     for k in range(int(plan.nfe)):
         a, b = plan.estimate[k]
         denoised = a * registers[0] + b * model(registers[0], plan.timesteps[k])
-        inputs = np.concatenate([registers, denoised[None], noise[k][None]])
+        inputs = np.concatenate([registers, denoised[None], denoised[None], noise[k][None]])
         registers = np.tensordot(plan.weights[k], inputs, 1)
     return registers[0] * plan.result_scale
 

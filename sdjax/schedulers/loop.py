@@ -9,7 +9,7 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.schedulers.plan import Plan
-from sdjax.schedulers.solvers import REGISTERS
+from sdjax.schedulers.solvers.rows import INPUTS, REGISTERS
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -28,7 +28,7 @@ class State(NamedTuple):
 class PlanRow(NamedTuple):
     """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False behind a plan's end."""
 
-    weights: jax.Array  # [batch, registers, registers + 2]
+    weights: jax.Array  # [batch, registers, registers + 3]
     estimate: jax.Array  # [batch, 2]
     timesteps: jax.Array  # [batch]
     live: jax.Array  # [batch]
@@ -46,8 +46,8 @@ def step(row: PlanRow, state: State, model: Model, noise: jax.Array) -> State:
     output = model(x, row.timesteps).astype(jnp.float32)
     estimate = _over_samples(row.estimate, x)
     denoised = estimate[:, 0] * x + estimate[:, 1] * output
-    inputs = jnp.concatenate([state.registers, denoised[:, None], noise[:, None]], axis=1)
-    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, REGISTERS + 2))
+    inputs = jnp.concatenate([state.registers, *(x[:, None] for x in (denoised, denoised, noise))], axis=1)
+    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, INPUTS))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
     registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
     return State(registers, state.row + row.live)

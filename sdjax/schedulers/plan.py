@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.schedulers.solvers import REGISTERS, SAVED, Row, X
+from sdjax.schedulers.solvers.rows import INPUTS, REGISTERS, SAVED, Row, X
 from sdjax.schedulers.spacings import Grid
 
 # Rows beyond a plan's own are skipped at run time; see `Plan.padded`.
@@ -22,7 +22,7 @@ class Plan:
 
     The registers hold samples scaled to unit variance, `x / sqrt(1 + sigma**2)`: what a network sees.
 
-    weights: [rows, registers, registers + 2]  new registers from [registers, denoised, noise]
+    weights: [rows, registers, registers + 3]  new registers from [registers, denoised, raw, noise] (see `solvers.rows`)
     estimate: [rows, 2]  denoised = estimate[0] * x + estimate[1] * output
     timesteps: [rows]  what the network is told
     sigmas: [rows]  the noise level at which it is asked
@@ -118,7 +118,7 @@ def stack(plans: Sequence[Plan]) -> Plan:
 
 def _matrix(row: Row) -> np.ndarray:
     """The row's combinations as a matrix, identity where a register keeps its value."""
-    matrix = np.eye(REGISTERS, REGISTERS + 2)
+    matrix = np.eye(REGISTERS, INPUTS)
     for k, value in enumerate([row.x, row.saved, row.d1, row.d2, row.d3, row.noise1]):
         if value is not None:
             matrix[k] = value
@@ -127,7 +127,7 @@ def _matrix(row: Row) -> np.ndarray:
 
 def _scales(row: Row, saved_scale: float) -> tuple[np.ndarray, np.ndarray]:
     """How much larger than its register each input and output of a row is: samples are stored at unit variance."""
-    inputs, outputs = np.ones(REGISTERS + 2), np.ones(REGISTERS)
+    inputs, outputs = np.ones(INPUTS), np.ones(REGISTERS)
     x, saved = X.argmax(), SAVED.argmax()
     inputs[x], outputs[x] = np.sqrt(1 + row.sigma**2), np.sqrt(1 + row.target**2)
     inputs[saved] = saved_scale

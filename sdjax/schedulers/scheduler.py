@@ -9,7 +9,8 @@ import numpy as np
 from sdjax.errors import InputError
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
-from sdjax.schedulers.solvers import SOLVERS, Solver
+from sdjax.schedulers.solvers import SOLVERS
+from sdjax.schedulers.solvers.rows import Solver
 from sdjax.schedulers.spacings import SIGMA_SPACINGS, SPACINGS, Grid, spaced_timesteps
 
 

@@ -61,7 +61,7 @@ def ours(config, steps, strength, eta):
     for k in range(int(plan.nfe)):
         a, b = plan.estimate[k]
         denoised = a * registers[0] + b * network(registers[0], plan.timesteps[k])
-        registers = np.tensordot(plan.weights[k], np.concatenate([registers, denoised[None], NOISE[k][None]]), 1)
+        registers = np.tensordot(plan.weights[k], np.concatenate([registers, denoised[None], denoised[None], NOISE[k][None]]), 1)
     return registers[0] * plan.result_scale
 
 

@@ -1,0 +1,63 @@
+"""What the numerical methods are written in: each reads as in its paper, because a register is a unit vector.
+
+The state of a sampler is a handful of registers, each as large as the sample. Once per row the network is asked for
+its estimate of x0 at `X`; then every register becomes a linear combination of the registers, that estimate `D` and
+fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these combinations. Samples are written as
+`x = x0 + sigma * noise`; all numbers are float64 on the host.
+
+`RAW` is the estimate that the noise in `X` is told by, where that is another one than `D`: before clipping, in the
+methods that clip the picture but not the noise, and without the prompt under CFG++. Otherwise the two are equal.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sdjax.schedulers.spacings import Convention
+
+REGISTERS = 6
+INPUTS = REGISTERS + 3
+X, SAVED, D1, D2, D3, NOISE1, D, RAW, Z = np.eye(INPUTS)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One evaluation of the network and what follows from it.
+
+    sigma: the level of `X`, where the network is asked. target: the level of the new `X`.
+    x, saved, d1, d2, d3, noise1: the registers' new values, as combinations of the old ones, `D` and `Z`; those not
+    given stay. `x` and `saved` hold samples, the others estimates of x0, network outputs or noise.
+    is_step: False inside a step of several evaluations.
+    """
+
+    sigma: float
+    target: float
+    x: np.ndarray
+    saved: np.ndarray | None = None
+    d1: np.ndarray | None = None
+    d2: np.ndarray | None = None
+    d3: np.ndarray | None = None
+    noise1: np.ndarray | None = None
+    is_step: bool = True
+
+
+def towards(x, denoised, level: float, target: float):
+    """The sample at `target` on the straight line from `denoised` (at level 0) through `x` (at `level`)."""
+    return denoised + target / level * (x - denoised)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A numerical method as the lists show it.
+
+    rows: the method. convention: how its scheduler lays grids. options: what it can be told, with the defaults.
+    order: of convergence. stochastic: whether it draws noise on the way with its defaults. source: where it is from.
+    """
+
+    rows: Callable[..., Iterator[Row]]
+    convention: Convention
+    order: int
+    source: str
+    stochastic: bool = False
+    options: Mapping[str, float | bool] = field(default_factory=dict)
