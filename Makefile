@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= .venv-parity
 
-.PHONY: demo test parity lint format clean
+.PHONY: demo test parity lint format bench clean
 
 demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
@@ -23,6 +23,10 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+bench: $(VENV)/installed  ## the quick benchmarks; `.venv/bin/python -m benchmarks` lists them all
+	$(VENV)/bin/python -m benchmarks loop
+	$(VENV)/bin/python -m benchmarks start --repeats 1
 
 clean:
 	rm -rf .venv* build *.egg-info

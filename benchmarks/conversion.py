@@ -1,28 +1,42 @@
-"""Time and memory of converting a full-size checkpoint: `python -m benchmarks.conversion CONFIGS [--dtype float16]`.
+"""Time and memory of converting a full-size checkpoint."""
 
-CONFIGS is a folder without weights, as the hub has it (`../shared/reference/hub/runwayml/stable-diffusion-v1-5`).
-Random float32 weights are written beside it in a temporary folder; the conversion runs in a process of its own.
-"""
-
-import argparse
 import json
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
+import typer
 
+from benchmarks.configs import SD15
+from benchmarks.processes import peak_memory, run_python
+from benchmarks.report import JsonOption, publish
 from sdjax.checkpoint import flat_specs, read_json
 from sdjax.convert import convert
 from sdjax.convert.directory import sort_components
 from sdjax.convert.keys import source_name, source_shapes
 from sdjax.models import build
 from sdjax.tensors import write_tensors
+
+
+def conversion(
+    configs: Annotated[Path, typer.Option(help="A checkpoint's folder; weights are not needed.", exists=True)] = SD15,
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="What is written.")] = "float32",
+    json_file: JsonOption = None,
+) -> None:
+    """Converting a checkpoint of random float32 weights, in a process of its own.
+
+    At SD 1.5's size, 9 GB in the folder for temporary files and a minute.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, destination = Path(folder) / "source", Path(folder) / "converted"
+        write_checkpoint(configs, source)
+        row = run_python("-m", "benchmarks.conversion", source, destination, dtype)
+    publish("conversion", [{"dtype": dtype, **row}], json_file, f"{configs}; float32 to {dtype}")
 
 
 def write_checkpoint(configs: Path, folder: Path) -> None:
@@ -50,40 +64,13 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(source: Path, destination: Path, dtype: str | None) -> None:
-    """Converts and prints the time, the peak memory of this process, and the size of what was written."""
+def measure(source: Path, destination: Path, dtype: str) -> dict[str, float]:
+    """Convert, and say how long it took, the most memory that this process held, and the size of what was written."""
     start = time.perf_counter()
     convert(source, destination, dtype=dtype)
     seconds = time.perf_counter() - start
-    # Linux's own mark; getrusage would count the process that started this one.
-    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    print(
-        json.dumps(
-            {
-                "seconds": round(seconds, 1),
-                "peak_GB": round(peak / 1e9, 2),
-                "output_GB": round(size(destination) / 1e9, 2),
-            }
-        )
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("configs", type=Path)
-    parser.add_argument("--dtype")
-    parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)  # source, destination
-    args = parser.parse_args()
-    if args.measure:
-        measure(*args.measure, args.dtype)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source"
-        write_checkpoint(args.configs, source)
-        command = [sys.executable, "-m", "benchmarks.conversion", str(args.configs)]
-        command += ["--measure", str(source), str(Path(folder) / "converted")]
-        subprocess.run(command + (["--dtype", args.dtype] if args.dtype else []), check=True)
+    return {"seconds": seconds, "peak GB": peak_memory() / 1e9, "output GB": size(destination) / 1e9}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])))

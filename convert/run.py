@@ -91,6 +91,8 @@ def _locate(model: str | os.PathLike, variant: str | None, revision: str | None)
         return read_source(path, path.resolve().name, variant), None
     if path.exists():
         raise CheckpointError(f"{path} is a file: only diffusers directories and models on the hub can be converted")
+    if str(model) in embedded_models():
+        raise InputError(f"{str(model)!r} comes with sdjax, converted: use it by that name")
     if not HUB_ID.fullmatch(str(model)):
         raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model))}")
     folder, commit = download(str(model), variant, revision)

@@ -154,9 +154,16 @@ def write_index(directory: Path, index: dict[str, Any], source: str, defaults: M
 
 
 def check_vacant(destination: Path) -> None:
-    """Raises InputError when there is something at a destination already."""
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise InputError(f"{destination} exists already: remove it first, or choose another destination")
+    """Raises InputError when there is something at a destination already, or nothing can be written there."""
+    try:
+        if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+            raise InputError(f"{destination} exists already: remove it first, or choose another destination")
+        existing = next(place for place in destination.absolute().parents if place.exists())
+        trial = existing / _partial_name(destination)
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -166,15 +173,21 @@ def new_directory(destination: Path) -> Iterator[Path]:
     Raises InputError when something is at the destination already, or it cannot be written.
     """
     check_vacant(destination)
-    partial = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    partial = destination.parent / _partial_name(destination)
     try:
         partial.mkdir(parents=True)
         yield partial
         os.rename(partial, destination)
     except OSError as error:
-        raise InputError(f"{destination} cannot be written: {error}") from error
+        if error.filename and not Path(error.filename).is_relative_to(partial):
+            raise  # it was another file, such as one to be copied
+        raise InputError(f"{destination} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_name(destination: Path) -> str:
+    return f".{destination.name}.{secrets.token_hex(4)}.partial"
 
 
 def component_classes(index: Mapping[str, Any], where: Path) -> dict[str, str]:
@@ -193,7 +206,18 @@ def is_model(path: Path) -> bool:
 
 def cache_directory() -> Path:
     """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
-    return Path(os.environ.get("SDJAX_CACHE") or Path.home() / ".cache" / "sdjax")
+    if chosen := os.environ.get("SDJAX_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "sdjax"
+    except RuntimeError as error:  # a user without one, as in some containers
+        raise InputError("there is no home directory to keep models in: set SDJAX_CACHE to a folder") from error
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def embedded_models() -> dict[str, Path]:

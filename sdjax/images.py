@@ -24,6 +24,10 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[st
     try:
         image.save(partial, format="PNG", pnginfo=info)
         partial.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk does not say which file it is about
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

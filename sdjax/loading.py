@@ -1,13 +1,17 @@
 """From a model's name to a pipeline."""
 
+import logging
 import os
+import warnings
 
 import jax
 
-from sdjax.checkpoint import cache_directory, read_model
+from sdjax.checkpoint import cache_directory, is_writable, read_model
 from sdjax.convert import resolve
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
+
+log = logging.getLogger("sdjax")
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_MODEL = "shapes"
@@ -42,8 +46,13 @@ def load(
 
 
 def _keep_compiled_programs() -> None:
-    """Let JAX keep what it compiles on disk, unless the user has said where, so that the next process starts at once."""
+    """Let JAX keep what it compiles on disk, so that the next process starts at once. A user's own setting stands."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "compiled"))
+        folder = cache_directory() / "compiled"
+        if not is_writable(folder):
+            log.warning("%s cannot be written: every start compiles anew; SDJAX_CACHE may name another folder", folder)
+        # JAX warns of every single program that it cannot keep.
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         # A picture needs a dozen programs besides the three large ones, each of which takes a moment to compile.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

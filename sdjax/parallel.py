@@ -1,11 +1,15 @@
 """A batch over the local devices: parameters on each of them, pictures shared out between them."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sdjax.errors import InputError
 
 AXIS = "batch"
 
@@ -44,6 +48,18 @@ def shard(batch: Any) -> Any:
 def unshard(batch: Any, count: int) -> Any:
     """The first `count` of [devices, batch per device, ...] as [count, ...], on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:count], batch)
+
+
+@contextmanager
+def fitting_in_memory(what: str) -> Iterator[None]:
+    """Raises InputError, which ends with `what`, when the work inside asks for more memory than there is."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        # XLA has a status for it, RESOURCE_EXHAUSTED, and reports it under others too.
+        if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|out of memory", str(error), re.IGNORECASE):
+            raise InputError(f"there is not enough memory for {what}") from error
+        raise
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

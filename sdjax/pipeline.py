@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 
 from sdjax import programs, schedulers
+from sdjax.arguments import Picture, check_arguments
 from sdjax.checkpoint import Model
 from sdjax.errors import CheckpointError, ConfigError, InputError
-from sdjax.parallel import pmap, replicate, shard, unshard
+from sdjax.parallel import fitting_in_memory, pmap, replicate, shard, unshard
 from sdjax.prompts import load_tokenizer, tokenize
-from sdjax.random import image_keys, image_seeds, start_noise
-from sdjax.schedulers import Plan, Scheduler
+from sdjax.random import image_keys, start_noise
+from sdjax.recipes import Recipe, guidance_of, guidance_settings, settings_of
+from sdjax.schedulers import Plan
 
 # Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
 Progress = Callable[[str, int, int], None]
-
-OUTPUT_TYPES = ("pil", "np", "latent")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Output:
     """What a call of a pipeline gives.
 
     images: a list of PIL images; or [batch, height, width, 3] float32 in [0, 1]; or latents [batch, h, w, channels].
-    seeds: the seed of each picture. nfe: evaluations of the UNet for each picture, its two halves counted as one.
+    seeds: the seed of each picture.
+    nfe: evaluations of the UNet that the batch took, those of its longest plan; the two halves of guidance are one.
     settings: how each picture was made, with every default that the call left to the model filled in.
     """
 
@@ -50,7 +51,8 @@ class Pipeline:
         self.model = model
         self.dtype = np.dtype(dtype)
         self.modules = {name: component.module for name, component in model.components.items()}
-        self.params = {name: replicate(component.params, self.dtype) for name, component in model.components.items()}
+        with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
+            self.params = {name: replicate(part.params, self.dtype) for name, part in model.components.items()}
         self.scheduler = schedulers.from_config(model.scheduler_config)
         self.tokenizer = load_tokenizer(model.tokenizer)
         unet, vae = self.modules["unet"].config, self.modules["vae"].config
@@ -70,11 +72,14 @@ class Pipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        spacing: str | None = None,
-        eta: float | None = None,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float | Sequence[float]] | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        cfg_plus_plus: bool = False,
+        sampler: str | Sequence[str] | None = None,
+        spacing: str | Sequence[str] | None = None,
+        eta: float | Sequence[float] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
@@ -89,9 +94,16 @@ class Pipeline:
         negative_prompt: what to keep away from, one for all or one per prompt; nothing where None.
         num_inference_steps: the model's own default where None, else 50.
         guidance_scale: how much more than its prompt a picture is to be; the model's own default where None, else 7.5.
-            At 1 the negative prompt plays no part and is not computed.
-        sampler, spacing: names in `sdjax.schedulers.SOLVERS` and `SPACINGS`; the checkpoint's own where None.
+            At 1 the negative prompt plays no part and is not computed. A list has an entry for each picture, which is
+            a number or a list of one for each step.
+        guidance_interval: the part of the steps that is guided, from 0 to 1; outside of it the scale is 1.
+        guidance_rescale: from 0 to 1, how far the spread of guided predictions is brought back (arXiv:2305.08891).
+        cfg_plus_plus: tell the noise by the unguided prediction (arXiv:2406.08070), for samplers of first order; scales
+            of 0 to 2 suit it.
+        sampler, spacing: names in `sdjax.schedulers.SOLVERS` and `SPACINGS`, or A1111's ("DPM++ 2M Karras"); the
+            checkpoint's own where None.
         eta: share of fresh noise, for samplers that have it (ddim, euler_ancestral).
+            Of these four, and of guidance scales, a list has one for each picture of the batch.
         height, width: in pixels, multiples of the VAE's factor; the size that the UNet was trained at where None.
         seed: one number, counted up over the pictures, or one per picture, each in [0, 2**64).
         latents: standard-normal start noise [pictures, height / factor, width / factor, channels] in place of the
@@ -102,41 +114,65 @@ class Pipeline:
         Raises InputError, before any work, for arguments that cannot work, and CheckpointError where the model's
         numbers overflow or are not numbers at all.
         """
-        report = progress or (lambda stage, done, total: None)
-        prompts, negatives = _paired_prompts(prompt, negative_prompt, num_images_per_prompt)
-        seeds = image_seeds(seed, len(prompts))
+        pictures = check_arguments(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            sampler=sampler,
+            spacing=spacing,
+            eta=eta,
+            height=height,
+            width=width,
+            num_images_per_prompt=num_images_per_prompt,
+            seed=seed,
+            output_type=output_type,
+        )
         shape = self._latent_shape(height, width)
-        start = self._start(latents, (len(prompts), *shape))
-        scheduler = self._scheduler(sampler, spacing, eta)
-        steps = self._default("num_inference_steps", num_inference_steps, 50)
-        plan = scheduler.plan(steps)
-        guidance = _finite("guidance_scale", self._default("guidance_scale", guidance_scale, 7.5))
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
-
-        report("encode", 0, 1)
-        context, negative = self._encode_texts(prompts), self._encode_texts(negatives)
-        report("encode", 1, 1)
-        start_keys, step_keys = image_keys(seeds)
-        x = plan.start(start_noise(start_keys, shape) if start is None else jnp.asarray(start))
-        scales = np.full(len(prompts), guidance, np.float32)
-        images = self._run(plan, x, (context, negative, shard(scales), shard(step_keys)), progress)
-        self._check_finite(images)
-        if output_type != "latent":
-            report("decode", 0, 1)
-            images = unshard(self._decode(self.params["vae"], shard(images)), len(prompts))
-            self._check_finite(images)
-            report("decode", 1, 1)
-        shared = self._settings(scheduler, shape) | {"steps": steps, "guidance_scale": guidance}
+        start = self._start(latents, (len(pictures), *shape))
+        recipes = [self._recipe(picture) for picture in pictures]
+        plan = schedulers.stack([recipe.plan for recipe in recipes])
+        guidance = guidance_of(recipes, plan.sigmas.shape[-1], guidance_interval, guidance_rescale, cfg_plus_plus)
+        shared = self._shared_settings(shape) | guidance_settings(guidance_interval, guidance_rescale, cfg_plus_plus)
+        size = f"{shared['width']} x {shared['height']} pixels"
+        with fitting_in_memory(f"{len(pictures)} of {size} at once: ask for fewer or smaller pictures"):
+            images = self._draw(pictures, plan, guidance, shape, start, output_type != "latent", progress)
         return Output(
             images=to_pil(images) if output_type == "pil" else images,
-            seeds=seeds,
-            nfe=int(plan.nfe),
-            settings=[
-                {"prompt": prompt, "negative_prompt": negative, "seed": seed, **shared}
-                for prompt, negative, seed in zip(prompts, negatives, seeds)
-            ],
+            seeds=[picture.seed for picture in pictures],
+            nfe=int(plan.nfe.max()),
+            settings=[settings_of(recipe) | shared for recipe in recipes],
         )
+
+    def _draw(
+        self,
+        pictures: Sequence[Picture],
+        plan: Plan,
+        guidance: programs.Guidance,
+        shape: tuple[int, int, int],
+        start: np.ndarray | None,
+        decode: bool,
+        progress: Progress | None,
+    ) -> np.ndarray:
+        """The decoded pictures or the denoised latents, on the host."""
+        report = progress or (lambda stage, done, total: None)
+        report("encode", 0, 1)
+        context = self._encode_texts([picture.prompt for picture in pictures])
+        negative = self._encode_texts([picture.negative_prompt for picture in pictures])
+        report("encode", 1, 1)
+        start_keys, step_keys = image_keys([picture.seed for picture in pictures])
+        x = plan.start(start_noise(start_keys, shape) if start is None else jnp.asarray(start))
+        latents = self._run(plan, x, (context, negative, shard(guidance), shard(step_keys)), progress)
+        self._check_finite(latents)
+        if not decode:
+            return latents
+        report("decode", 0, 1)
+        drawn = unshard(self._decode(self.params["vae"], shard(latents)), len(pictures))
+        self._check_finite(drawn)
+        report("decode", 1, 1)
+        return drawn
 
     def _encode_texts(self, texts: Sequence[str]) -> jax.Array:
         """The UNet's context, [devices, pictures per device, tokens, features]."""
@@ -145,8 +181,8 @@ class Pipeline:
     def _run(self, plan: Plan, x: jax.Array, inputs: tuple, progress: Progress | None) -> np.ndarray:
         """The denoised latents on the host, from the first sample. With progress, one program is called per step."""
         state = shard(schedulers.init_state(plan, x))
-        run = partial(self._denoise, self.params["unet"], shard(schedulers.stack([plan] * x.shape[0])))
-        nfe = int(plan.nfe)
+        run = partial(self._denoise, self.params["unet"], shard(plan))
+        nfe = int(plan.nfe.max())
         if progress is None:
             state = run(state, *inputs, np.int32(nfe))
         else:
@@ -159,29 +195,27 @@ class Pipeline:
                 progress("denoise", row, nfe)
         return np.asarray(schedulers.result(plan, unshard(state, x.shape[0])))
 
-    def _settings(self, scheduler: Scheduler, shape: tuple[int, int, int]) -> dict[str, Any]:
-        factor = self.modules["vae"].config.factor
-        return {
-            "sampler": scheduler.solver,
-            "spacing": scheduler.sigma_spacing or scheduler.spacing,
-            **({"eta": scheduler.options["eta"]} if "eta" in scheduler.options else {}),
-            "width": shape[1] * factor,
-            "height": shape[0] * factor,
-            "dtype": self.dtype.name,
-        }
+    def _recipe(self, picture: Picture) -> Recipe:
+        steps = self._default("num_inference_steps", picture.num_inference_steps, 50)
+        scale = self._default("guidance_scale", picture.guidance_scale, 7.5)
+        scheduler = self.scheduler
+        if not (picture.sampler is picture.spacing is picture.eta is None):
+            options = {} if picture.eta is None else {"eta": float(picture.eta)}
+            scheduler = scheduler.with_solver(picture.sampler or scheduler.solver, picture.spacing, **options)
+        return Recipe(picture, scheduler, scheduler.plan(steps), scale, int(steps))
 
-    def _scheduler(self, sampler: str | None, spacing: str | None, eta: float | None) -> Scheduler:
-        if sampler is None and spacing is None and eta is None:
-            return self.scheduler
-        options = {} if eta is None else {"eta": _finite("eta", eta)}
-        return self.scheduler.with_solver(sampler or self.scheduler.solver, spacing, **options)
+    def _shared_settings(self, shape: tuple[int, int, int]) -> dict[str, Any]:
+        factor = self.modules["vae"].config.factor
+        return {"width": shape[1] * factor, "height": shape[0] * factor, "dtype": self.dtype.name}
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         vae = self.modules["vae"].config
-        native = self.modules["unet"].config.sample_size * vae.factor
+        native = (self.modules["unet"].config.sample_size or 0) * vae.factor
+        if not native and None in (height, width):
+            raise InputError(f"{self.model.path} does not say its size: give a height and a width")
         for name, size in (("height", height), ("width", width)):
-            if size is not None and (not isinstance(size, int) or size <= 0 or size % vae.factor):
-                raise InputError(f"{name} must be a positive multiple of {vae.factor}, not {size!r}")
+            if size is not None and size % vae.factor:
+                raise InputError(f"{name} must be a multiple of {vae.factor} with this model, not {size!r}")
         return ((height or native) // vae.factor, (width or native) // vae.factor, vae.latent_channels)
 
     def _start(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -211,31 +245,3 @@ class Pipeline:
 def to_pil(pictures: np.ndarray) -> list[Image.Image]:
     """Pictures [batch, height, width, 3] in [0, 1] as PIL images, rounded to 8 bits."""
     return [Image.fromarray(np.round(picture * 255).astype(np.uint8)) for picture in pictures]
-
-
-def _paired_prompts(
-    prompt: str | Sequence[str], negative: str | Sequence[str] | None, per_prompt: int
-) -> tuple[list[str], list[str]]:
-    """The prompt and the negative prompt of every picture."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    negatives = [negative or ""] * len(prompts) if negative is None or isinstance(negative, str) else list(negative)
-    if not prompts:
-        raise InputError("there is no prompt: give at least one (an empty text is one)")
-    for text in (*prompts, *negatives):
-        if not isinstance(text, str):
-            raise InputError(f"a prompt is a text, not {text!r}")
-    if len(negatives) != len(prompts):
-        raise InputError(f"{len(negatives)} negative prompts were given for {len(prompts)} prompts: one, or as many")
-    if not isinstance(per_prompt, int) or isinstance(per_prompt, bool) or per_prompt < 1:
-        raise InputError(f"num_images_per_prompt must be a whole number above 0, not {per_prompt!r}")
-    return _repeated(prompts, per_prompt), _repeated(negatives, per_prompt)
-
-
-def _repeated(texts: list[str], times: int) -> list[str]:
-    return [text for text in texts for _ in range(times)]
-
-
-def _finite(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise InputError(f"{name} must be a finite number, not {value!r}")
-    return float(value)

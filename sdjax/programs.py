@@ -5,17 +5,31 @@ the dtype that is computed in.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax import schedulers
 from sdjax.schedulers import Plan
-from sdjax.schedulers.loop import Model, State
+from sdjax.schedulers.loop import PlanRow, RowModel, State
 
 Params = dict[str, Any]
+
+
+class Guidance(NamedTuple):
+    """How strongly each picture follows its prompt.
+
+    scale: [batch, rows], at every row of the plan; at 1 the unconditional half plays no part.
+    rescale: [batch], in [0, 1]; how far the spread of the prediction is brought back to that of the conditional one.
+    plus_plus: [batch], whether the noise is told by the unconditional half (CFG++).
+    """
+
+    scale: jax.Array | np.ndarray
+    rescale: jax.Array | np.ndarray
+    plus_plus: jax.Array | np.ndarray
 
 
 def precisely(program: Callable) -> Callable:
@@ -43,42 +57,52 @@ def denoise(
     state: State,
     context: jax.Array,
     negative_context: jax.Array,
-    guidance_scale: jax.Array,
+    guidance: Guidance,
     step_keys: jax.Array,
     stop: jax.Array,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
     plan: stacked, a leading batch axis on every leaf. context, negative_context: [batch, tokens, features].
-    guidance_scale: [batch]. step_keys: [batch] keys. stop: a number.
+    step_keys: [batch] keys. stop: a number.
     """
-    model = guided(unet, params, context, negative_context, guidance_scale)
+    model = guided(unet, params, context, negative_context, guidance)
     registers = state.registers.shape
     noise = schedulers.noise_source((registers[0], *registers[2:]), step_keys)
     return schedulers.advance(plan, state, model, noise, stop)
 
 
 def guided(
-    unet: nn.Module, params: Params, context: jax.Array, negative_context: jax.Array, guidance_scale: jax.Array
-) -> Model:
+    unet: nn.Module, params: Params, context: jax.Array, negative_context: jax.Array, guidance: Guidance
+) -> RowModel:
     """Classifier-free guidance, Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it.
 
-    At scale 1 the unconditional half is not computed.
+    With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
+    arXiv:2406.08070, algorithm 1. In a row in which no picture needs the unconditional half it is not computed.
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         output = unet.apply({"params": params}, x.astype(context.dtype), timesteps, context)
         return output.astype(jnp.float32)
 
-    def alone(x: jax.Array, timesteps: jax.Array) -> jax.Array:
-        return predict(x, timesteps, context)
+    def alone(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+        output = predict(x, timesteps, context)
+        return output, output
 
-    def against_negative(x: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def against_negative(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         both = jnp.concatenate([negative_context, context])
         negative, positive = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(timesteps, 2), both), 2)
-        return negative + guidance_scale[:, None, None, None] * (positive - negative)
+        output = negative + scale[:, None, None, None] * (positive - negative)
+        spread = positive.std((1, 2, 3), keepdims=True) / output.std((1, 2, 3), keepdims=True)
+        output = output * (1 + guidance.rescale[:, None, None, None] * (spread - 1))
+        return output, jnp.where(guidance.plus_plus[:, None, None, None], negative, output)
 
-    return lambda x, timesteps: jax.lax.cond(jnp.any(guidance_scale != 1), against_negative, alone, x, timesteps)
+    def model(x: jax.Array, row: PlanRow) -> tuple[jax.Array, jax.Array]:
+        scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
+        needed = jnp.any(row.live & ((scale != 1) | guidance.plus_plus))
+        return jax.lax.cond(needed, against_negative, alone, x, row.timesteps, scale)
+
+    return model
 
 
 @precisely

@@ -1,5 +1,7 @@
 """From text to token ids, by the checkpoint's own tokenizer."""
 
+import logging
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +11,13 @@ import numpy as np
 
 from sdjax.errors import CheckpointError
 
+SHOWN = 200  # characters at most of what is left out
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The CLIP tokenizer of a model directory. Raises CheckpointError where its files are missing or damaged."""
-    from transformers import CLIPTokenizer  # takes over a second to import
+    logging.getLogger("transformers").addFilter(_of_interest)
+    from transformers import CLIPTokenizer  # takes a second to import
 
     try:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -23,14 +28,20 @@ def load_tokenizer(folder: Path) -> Any:
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
     """Token ids [prompts, 77] int32: begin, the words, end, then padding as the tokenizer has it.
 
-    Words that do not fit are left out, with a warning that shows them.
+    Words that do not fit are left out, with a warning that shows the first of them.
     """
     length = tokenizer.model_max_length
     # Tokenised whole first, without the library's own warning, so that ours can name what is cut.
     whole = tokenizer(list(prompts), padding=False, truncation=False, verbose=False)["input_ids"]
     for ids in whole:
         if len(ids) > length:
-            cut = tokenizer.decode(ids[length - 1 : -1])
-            warnings.warn(f"the prompt is longer than {length - 2} tokens; left out: {cut!r}", stacklevel=2)
+            cut = textwrap.shorten(tokenizer.decode(ids[length - 1 : -1]), SHOWN, placeholder=" ...")
+            much = f"the prompt has {len(ids) - 2} tokens, of which the model reads {length - 2}"
+            warnings.warn(f"{much}; left out: {cut!r}", stacklevel=2)
     fitted = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     return np.asarray(fitted, np.int32)
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Transformers notes at its import that it lacks PyTorch, which its tokenizers do not need."""
+    return "PyTorch was not found" not in record.getMessage()

@@ -1,12 +1,22 @@
 """What several tests need: the reference data beside the checkout, and a tiny diffusers checkpoint made on the spot."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import write_tiny
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests leave the user's own cache alone, and need not compile what another has, also in another process."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SDJAX_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

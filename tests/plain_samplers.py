@@ -7,6 +7,8 @@ A sampler here is a function of (denoise, x, sigmas, noise): `denoise(x, sigma)`
 import itertools
 
 import numpy as np
+from plain_exponential import PLAIN as EXPONENTIAL
+from plain_k_diffusion import PLAIN as K_DIFFUSION
 
 
 def euler(denoise, x, sigmas, noise):
@@ -91,4 +93,6 @@ PLAIN = {
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
     "pndm": plms,
+    **EXPONENTIAL,
+    **K_DIFFUSION,
 }

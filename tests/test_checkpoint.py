@@ -1,6 +1,8 @@
 """Model directories: the embedded one, and what is said about damaged ones."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from checkpoints import edit_json
 
-from sdjax.checkpoint import Model, embedded_models, flat_specs, new_directory, read_json, read_model
+from sdjax.checkpoint import Model, embedded_models, flat_specs, is_writable, new_directory, read_json, read_model
 from sdjax.convert import convert
 from sdjax.errors import CheckpointError, ConfigError, InputError
 from sdjax.tensors import open_tensors, write_tensors
@@ -178,6 +180,28 @@ def test_an_error_leaves_no_directory(tmp_path, stop):
     with pytest.raises(InputError if stop is OSError else stop):
         write_half()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tiny, tmp_path):
+    code = """
+import resource, sys
+from sdjax.convert import convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # as good as full: files cannot grow
+try:
+    convert(*sys.argv[1:])
+except ValueError as error:
+    print(error)
+"""
+    to = tmp_path / "model"
+    ended = subprocess.run([sys.executable, "-c", code, tiny, to], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{to} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == [tiny]
+
+
+def test_a_cache_that_cannot_be_written_is_known(tmp_path):
+    (tmp_path / "a file").touch()
+    assert is_writable(tmp_path / "to" / "come")
+    assert not is_writable(tmp_path / "a file" / "cache")
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):

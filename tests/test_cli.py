@@ -98,17 +98,29 @@ def test_wrong_usage_is_one_line_and_2(arguments, says, capsys):
     [
         (["--model", "shape"], "shapes"),
         (["--model", "no/where/at/all"], "no/where/at/all"),
-        (["--sampler", "dimm"], "ddim"),
-        (["--spacing", "kars"], "karras"),
         (["--steps", "1001"], "1000"),
         (["--width", "63"], "width"),
-        (["--guidance-scale", "nan"], "guidance_scale"),
-        (["--seed", "1", "--seed", "2"], "seed"),
-        (["--seed", "-1"], "seed"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_1(arguments, says, tmp_path, capsys):
     assert main(["generate", "a red ring", "-o", str(tmp_path / "new" / "ring.png"), *arguments]) == 1
+    assert says in complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x", "--sampler", "dimm"], "ddim"),
+        (["x", "--spacing", "kars"], "karras"),
+        (["x", "--guidance-scale", "nan"], "guidance_scale"),
+        (["x", "--seed", "1", "--seed", "2"], "seed"),
+        (["x", "--seed", "-1"], "seed"),
+        (["\udcff"], "Unicode"),  # how Python hands over an argument that is not UTF-8
+    ],
+)
+def test_what_suits_no_model_is_said_before_one_is_opened(arguments, says, tmp_path, capsys):
+    assert main(["generate", *arguments, "-o", str(tmp_path / "new" / "x.png"), "--model", "no such model"]) == 1
     assert says in complaint(capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -161,6 +173,33 @@ def test_png_that_cannot_be_written_leaves_what_was_there(tmp_path):
         save_png(Image.new("CMYK", (8, 8)), path, {})  # a kind of picture that PNG has no room for
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
+    path = tmp_path / "ring.png"
+    save_png(Image.new("RGB", (8, 8), "red"), path, {})
+    before = path.read_bytes()
+    code = """
+import resource, sys
+from PIL import Image
+from sdjax.images import save_png
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # as good as full: the file cannot grow
+try:
+    save_png(Image.effect_noise((64, 64), 50), sys.argv[1], {})
+except OSError as error:
+    print(error.filename)
+"""
+    ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{path}\n"
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_not_utf_8_is_written_and_printed_as_it_is(tmp_path):
+    path = os.fsencode(tmp_path / "star-") + b"\xff.png"
+    ended = subprocess.run([*SDJAX, "generate", "a star", "--steps", "1", "-o", path], capture_output=True, check=True)
+    assert ended.stdout == path + b"\n"
+    assert Image.open(path).size == (64, 64)
 
 
 def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(tmp_path):
@@ -263,6 +302,17 @@ def test_convert_makes_a_model_that_generates(command, shapes_sd, tmp_path, caps
     assert "bfloat16" in capsys.readouterr().out
     assert command(str(shapes_sd), str(destination)) == 1
     assert "exists" in complaint(capsys)
+
+
+def test_convert_of_the_embedded_model_says_that_there_is_nothing_to_do(tmp_path, capsys):
+    assert main(["convert", "shapes", str(tmp_path / "model")]) == 1
+    assert "comes with sdjax" in complaint(capsys)
+
+
+def test_convert_says_that_it_cannot_write_before_it_opens_the_source(tmp_path, capsys):
+    (tmp_path / "a file").touch()
+    assert main(["convert", "no such model", str(tmp_path / "a file" / "model")]) == 1
+    assert "a file/model cannot be written" in complaint(capsys)
 
 
 @pytest.mark.parametrize("source", ["nowhere", "an empty folder", "a file"])

@@ -19,11 +19,11 @@ from sdjax.random import start_noise
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 
 
-def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_keys, guidance_scale):
+def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_keys, guidance):
     encode = partial(programs.encode_text, modules["text_encoder"], params["text_encoder"])
     noise = start_noise(start_keys, (64, 64, 4))
     state = schedulers.init_state(plan, noise)
-    inputs = (encode(ids), encode(negative_ids), guidance_scale, step_keys, jnp.int32(1000))
+    inputs = (encode(ids), encode(negative_ids), guidance, step_keys, jnp.int32(1000))
     state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs)
     return programs.decode(modules["vae"], params["vae"], schedulers.result(plan, state))
 
@@ -40,8 +40,10 @@ def test_text_to_image_lowers(shared, platform, dtype):
     }
     plan = schedulers.stack([schedulers.create("dpmpp_2m", "karras").plan(20)] * 2)
     plan = jax.tree.map(lambda leaf: Shape(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), plan)
+    rows = plan.sigmas.shape[-1]
+    guidance = programs.Guidance(Shape((2, rows), jnp.float32), Shape((2,), jnp.float32), Shape((2,), bool))
     ids, keys = Shape((2, 77), jnp.int32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    arguments = (params, ids, ids, plan, keys, keys, Shape((2,), jnp.float32))
+    arguments = (params, ids, ids, plan, keys, keys, guidance)
     with target_platform({"cuda": "gpu"}.get(platform, platform)):
         exported = jax.export.export(jax.jit(partial(text_to_image, modules)), platforms=[platform])(*arguments)
     assert exported.out_avals[0].shape == (2, 512, 512, 3)

@@ -1,5 +1,6 @@
 """The two console scripts, and what becomes of errors and Ctrl-C in them."""
 
+import io
 import logging
 import os
 import sys
@@ -61,6 +62,10 @@ def _version_option(
 
 def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     _show_notes()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="surrogateescape"
+        )  # names of files need not be text: printed, they are what they were
     try:
         return listening(lambda: app(arguments, standalone_mode=False)) or 0
     except typer.TyperException as error:  # wrong usage

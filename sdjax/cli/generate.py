@@ -1,7 +1,7 @@
 """`sdjax generate`: prompts to pictures."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,13 @@ def generate(
         float | None,
         typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own"),
     ] = None,
+    guidance_interval: Annotated[
+        tuple[float, float], typer.Option(help="The part of the steps that is guided, from 0 to 1.")
+    ] = (0.0, 1.0),
+    guidance_rescale: Annotated[
+        float, typer.Option(help="How far the spread of guided predictions is brought back, from 0 to 1.")
+    ] = 0.0,
+    eta: Annotated[float | None, typer.Option(help="Share of fresh noise.", show_default="the sampler's own")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to paint.", show_default="nothing")] = None,
     seed: Annotated[
         list[int] | None,
@@ -64,26 +71,30 @@ def generate(
     sdjax generate "a green star on a blue background" -o stars --num-images 8 --sampler dpmpp_2m --spacing karras
     """
     check_output(output)
-    seeds = seed or [0]
 
     import sdjax
+    from sdjax.arguments import check_arguments
 
+    seeds = seed or [0]
+    asked: dict[str, Any] = {
+        "negative_prompt": negative_prompt,
+        "height": height,
+        "width": width,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "guidance_interval": guidance_interval,
+        "guidance_rescale": guidance_rescale,
+        "eta": eta,
+        "sampler": sampler,
+        "spacing": spacing,
+        "num_images_per_prompt": num_images,
+        "seed": seeds[0] if len(seeds) == 1 else seeds,
+    }
+    check_arguments(prompts, **asked)
     with progress_bars(of_bytes=True) as report:
         pipe = sdjax.load(model, dtype=dtype, progress=report)
     with progress_bars() as report, nothing_to_tidy():
-        result = pipe(
-            prompts,
-            negative_prompt=negative_prompt,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            spacing=spacing,
-            num_images_per_prompt=num_images,
-            seed=seeds[0] if len(seeds) == 1 else seeds,
-            progress=report,
-        )
+        result = pipe(prompts, **asked, progress=report)
     for image, settings, path in zip(result.images, result.settings, picture_paths(output, len(result.images))):
         save_png(image, path, {"model": model, **settings, "version": sdjax.__version__})
         typer.echo(path)

@@ -10,15 +10,7 @@ from sdjax.cli import interrupt
 
 Report = Callable[[str, int, int], None]  # (stage, done, total)
 
-_console = Console(stderr=True)
-_bars = Progress(
-    TextColumn("{task.description:<12}"),
-    BarColumn(),
-    TextColumn("{task.fields[amount]}"),
-    TimeElapsedColumn(),
-    console=_console,
-    disable=not _console.is_terminal,
-)
+_shown: list[Progress] = []  # what is on the terminal now
 
 
 @contextmanager
@@ -28,23 +20,34 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
     `done` and `total` count steps, or bytes with `of_bytes`. At Ctrl-C, `report` raises KeyboardInterrupt.
     """
     tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
+    # New ones each time: bars that were stopped and start again draw over the lines that they left.
+    bars = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
     def report(stage: str, done: int, total: int) -> None:
         interrupt.check()
         if stage not in tasks:
-            tasks[stage] = _bars.add_task(stage, amount="")
+            tasks[stage] = bars.add_task(stage, amount="")
         amount = f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB" if of_bytes else f"{done}/{total}"
-        _bars.update(tasks[stage], completed=done, total=total, amount=amount)
+        bars.update(tasks[stage], completed=done, total=total, amount=amount)
 
-    _bars.start()
+    _shown.append(bars)
+    bars.start()
     try:
         yield report
     finally:
-        end_bars()
-        for task in tasks.values():
-            _bars.remove_task(task)
+        bars.stop()
+        _shown.remove(bars)
 
 
 def end_bars() -> None:
     """Leave the bars as they stand and give the terminal back. May be called twice, and from another thread."""
-    _bars.stop()
+    for bars in _shown:
+        bars.stop()

@@ -1,19 +1,46 @@
 """`sdjax samplers`: what `--sampler` and `--spacing` may be."""
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
+STEPS = 30  # what a sampler costs a step is read off a plan of this many
 
-def samplers() -> None:
-    """List the samplers and the spacings of their noise levels.
 
-    Any sampler and any spacing runs any model, at any number of steps, without another compilation.
+def samplers(
+    explain: Annotated[
+        str | None, typer.Option(metavar="SAMPLER", help="Print what this sampler computes, row by row.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the explained plan.")] = 4,
+    spacing: Annotated[str | None, typer.Option(help="Spacing of the explained plan.", show_default="leading")] = None,
+) -> None:
+    """List the samplers and the spacings of their noise levels, or explain one.
+
+    Any sampler and any spacing runs any model, at any number of steps, without another compilation. Names are those of
+    the field; A1111's are understood too, such as "DPM++ 2M Karras".
+
+    [bold]Examples[/bold]
+
+    sdjax samplers
+
+    sdjax samplers --explain "DPM++ 2M Karras" --steps 3
     """
-    from sdjax.schedulers import SOLVERS, SPACINGS
+    from sdjax import schedulers
 
-    table = Table("sampler", "order", "noise", "from", box=None, pad_edge=False, header_style="bold")
-    for name, solver in SOLVERS.items():
-        table.add_row(name, str(solver.order), "yes" if solver.stochastic else "no", solver.source)
     console = Console()
+    if explain is not None:
+        console.print(
+            schedulers.explain(schedulers.create(explain, spacing).plan(steps)), markup=False, highlight=False
+        )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (("sampler", "left"), ("order", "right"), ("NFE/step", "right"), ("noise", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("from")
+    for name, solver in schedulers.SOLVERS.items():
+        evaluations = int(schedulers.create(name).plan(STEPS).nfe) / STEPS
+        table.add_row(name, str(solver.order), f"{evaluations:.3g}", "yes" if solver.stochastic else "", solver.source)
     console.print(table)
-    console.print(f"\n[bold]spacings[/bold]  {', '.join(SPACINGS)}")
+    console.print(f"\n[bold]spacings[/bold]  {', '.join(schedulers.SPACINGS)}")

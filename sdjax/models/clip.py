@@ -1,5 +1,6 @@
 """The text encoder of Stable Diffusion 1 and 2."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -17,7 +18,10 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": partial(nn.gelu, approximate=False)}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(nn.gelu, approximate=False),
+}
 
 
 class CLIPAttention(nn.Module):

@@ -1,73 +1,12 @@
-"""The models' configurations, read strictly from a checkpoint's own `config.json`.
+"""The configurations of the three models, with the names that a checkpoint's `config.json` has for everything."""
 
-A key is one of four kinds: a field of the dataclass; *unused* (it changes nothing in inference, or nothing here);
-*neutral* (accepted at the values that ask for nothing we lack); or unknown. Anything else is a ConfigError that names
-the key, so that a model is never run as something that it is not. Keys that start with "_" are a library's notes.
-"""
+from dataclasses import dataclass
+from typing import Any
 
-import dataclasses
-import difflib
-import types
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
-
-from sdjax.errors import ConfigError
+from sdjax.models.strict import Config
 
 
-class Config:
-    """What the three configurations share. Every integer field is a size or a count, hence positive."""
-
-    neutral: ClassVar[dict[str, tuple]] = {}
-    unused: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads a parsed `config.json`; raises ConfigError for a key or a value that is not implemented."""
-        kinds = {field.name: get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)}
-        fields = {}
-        for key, value in values.items():
-            if key in kinds:
-                if not _fits(value, kinds[key]):
-                    raise ConfigError(f"{cls.__name__}: {key} = {value!r} is not {_describe(kinds[key])}")
-                fields[key] = tuple(value) if isinstance(value, list) else value
-            elif key in cls.neutral:
-                if value not in cls.neutral[key]:
-                    supported = " or ".join(map(repr, cls.neutral[key]))
-                    raise ConfigError(f"{cls.__name__}: {key} = {value!r} is not implemented, only {supported}")
-            elif key not in cls.unused and not key.startswith("_"):
-                close = difflib.get_close_matches(key, [*kinds, *cls.neutral, *cls.unused], n=1)
-                hint = f", did you mean {close[0]!r}?" if close else ""
-                raise ConfigError(f"{cls.__name__}: unknown key {key!r} = {value!r}{hint}")
-        return cls(**fields)
-
-    def require(self, condition: bool, message: str) -> None:
-        """Raises ConfigError with `message` unless `condition` holds."""
-        if not condition:
-            raise ConfigError(f"{type(self).__name__}: {message}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is types.UnionType:
-        return any(_fits(value, option) for option in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and len(value) > 0 and all(_fits(v, get_args(kind)[0]) for v in value)
-    if kind is int:
-        return type(value) is int and value > 0
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is kind
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) is types.UnionType:
-        return " or ".join(_describe(option) for option in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"a list, each entry {_describe(get_args(kind)[0])}"
-    names = {int: "a positive integer", float: "a number", str: "a string", bool: "true or false"}
-    return names.get(kind, "null")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Level:
     """One resolution of the UNet, its per-level settings gathered from the lists of the configuration."""
 
@@ -80,7 +19,7 @@ class Level:
     up_attention: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class UNetConfig(Config):
     """Configuration of `UNet2DConditionModel`, with the names and the defaults of the checkpoint's `config.json`.
 
@@ -135,13 +74,15 @@ class UNetConfig(Config):
         "time_embedding_type": ("positional",),
         "timestep_post_act": (None,),
     }
-    unused = frozenset({
-        "addition_embed_type_num_heads",  # of an embedding that `addition_embed_type` would ask for
-        "dropout",
-        "mid_block_only_cross_attention",  # of another type of mid block
-        "upcast_attention",  # attention always accumulates logits and softmax in float32
-        "use_linear_projection",  # a 1x1 convolution is a Dense layer, the converter drops its two unit axes
-    })
+    unused = frozenset(
+        {
+            "addition_embed_type_num_heads",  # of an embedding that `addition_embed_type` would ask for
+            "dropout",
+            "mid_block_only_cross_attention",  # of another type of mid block
+            "upcast_attention",  # attention always accumulates logits and softmax in float32
+            "use_linear_projection",  # a 1x1 convolution is a Dense layer, the converter drops its two unit axes
+        }
+    )
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -180,25 +121,22 @@ class UNetConfig(Config):
     def levels(self) -> tuple[Level, ...]:
         """The levels from the finest resolution to the coarsest, one for each entry of `block_out_channels`."""
 
-        def spread(value):
+        def spread(value: Any) -> tuple:
             return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
-        return tuple(
-            Level(*values, down_attention=down == "CrossAttnDownBlock2D", up_attention=up == "CrossAttnUpBlock2D")
-            for *values, down, up in zip(
-                self.block_out_channels,
-                spread(self.layers_per_block),
-                spread(self.num_attention_heads or self.attention_head_dim),
-                spread(self.transformer_layers_per_block),
-                spread(self.only_cross_attention),
-                self.down_block_types,
-                reversed(self.up_block_types),  # written in the order of the way up, from the coarsest level
-                strict=True,
-            )
+        per_level = zip(
+            self.block_out_channels,
+            spread(self.layers_per_block),
+            spread(self.num_attention_heads or self.attention_head_dim),
+            spread(self.transformer_layers_per_block),
+            spread(self.only_cross_attention),
+            (block == "CrossAttnDownBlock2D" for block in self.down_block_types),
+            (block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types)),  # written in the order of use
         )
+        return tuple(Level(*values) for values in per_level)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class VAEConfig(Config):
     """Configuration of `AutoencoderKL`, with the names and the defaults of the checkpoint's `config.json`.
 
@@ -250,7 +188,7 @@ class VAEConfig(Config):
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class CLIPTextConfig(Config):
     """Configuration of `CLIPTextModel`, with the names and the defaults of the checkpoint's `config.json`.
 

@@ -51,10 +51,11 @@ class UNet2DConditionModel(nn.Module):
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
-        embedding = self._embedding(timesteps, class_labels).astype(sample.dtype)
-        context = context.astype(sample.dtype)
+        x = Conv3x3(levels[0].channels, name="conv_in")(sample)
+        embedding = self._embedding(timesteps, class_labels).astype(x.dtype)
+        context = context.astype(x.dtype)
 
-        skips = [Conv3x3(levels[0].channels, name="conv_in")(sample)]
+        skips = [x]
         for i, level in enumerate(levels):
             skips += Block(
                 level.layers,

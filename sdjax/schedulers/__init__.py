@@ -4,12 +4,13 @@ Read in this order: noise, spacings, solvers, plan, loop, scheduler, configs.
 """
 
 from sdjax.schedulers.configs import from_config
-from sdjax.schedulers.loop import advance, denoise, init_state, noise_source, result, step
+from sdjax.schedulers.explain import explain
+from sdjax.schedulers.loop import advance, denoise, init_state, noise_source, of_timesteps, result, step
+from sdjax.schedulers.names import SPACINGS
 from sdjax.schedulers.noise import NoiseSchedule
 from sdjax.schedulers.plan import Plan, stack
 from sdjax.schedulers.scheduler import Scheduler, create
 from sdjax.schedulers.solvers import SOLVERS
-from sdjax.schedulers.spacings import SPACINGS
 
 __all__ = [
     "SOLVERS",
@@ -20,9 +21,11 @@ __all__ = [
     "advance",
     "create",
     "denoise",
+    "explain",
     "from_config",
     "init_state",
     "noise_source",
+    "of_timesteps",
     "result",
     "stack",
     "step",

@@ -1,6 +1,8 @@
 """Schedulers from the scheduler_config.json files that checkpoints carry, as diffusers wrote them.
 
-An option is honoured, or it has the one value at which it changes nothing, or it is refused by name.
+An option that a class has is honoured, or it has the one value at which it changes nothing, or it is refused by name.
+What another class of diffusers has is passed over, as diffusers does: configs keep the keys of classes that they were
+made for earlier.
 """
 
 import difflib
@@ -16,19 +18,27 @@ from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
 
 @dataclass(frozen=True)
 class SchedulerClass:
-    """What a class of diffusers stands for: its solver, and the defaults of its own that differ from `DEFAULTS`.
+    """What a class of diffusers stands for.
 
-    options: config keys that are options of the solver.
+    solver: its name in SOLVERS. defaults: every option that the class has beyond `COMMON`, or with another default,
+    as diffusers defines them. options: those among them that are the solver's own. synonyms: values of these that the
+    class takes for others, since configs keep the ones of classes that they were made for earlier.
+    always: what the class does, whatever a config says: it has no such option.
+    terminal_signal: what `rescale_betas_zero_snr` leaves of alphas_cumprod at the last timestep.
+    only_default: options that are implemented at their default alone.
     """
 
     solver: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    always: Mapping[str, Any] = field(default_factory=dict)
+    terminal_signal: float = 2.0**-24
+    only_default: tuple[str, ...] = ()
 
 
-# A config that lacks a key means the class's default. The one exception is `clip_sample`, which DDIMScheduler turns
-# on: configs of latent models that never mention it come from classes without it, and clipping latents ruins them.
-DEFAULTS: dict[str, Any] = {
+# What nearly every class has, with the default that most have. A config that lacks a key means the default.
+COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -37,48 +47,199 @@ DEFAULTS: dict[str, Any] = {
     "prediction_type": "epsilon",
     "timestep_spacing": "linspace",
     "steps_offset": 0,
-    "set_alpha_to_one": True,
-    "final_sigmas_type": "zero",
-    "use_karras_sigmas": False,
 }
+SIGMA_SPACED = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+THRESHOLDED = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
+# DDIMScheduler turns clipping on by default. Configs of latent models that never mention it come from classes without
+# it, and clipping latents ruins them: here a config has to ask for it.
+CLIPPED = {"clip_sample": False, "clip_sample_range": 1.0}
+ZERO_SNR = {"rescale_betas_zero_snr": False}
+DISTILLED = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+    "original_inference_steps": 50,
+    **ZERO_SNR,
+}
+FLOW = {"use_flow_sigmas": False, "flow_shift": 1.0, "use_dynamic_shifting": False, "time_shift_type": "exponential"}
+DPM_SOLVER = {
+    **SIGMA_SPACED,
+    **THRESHOLDED,
+    **FLOW,
+    "solver_order": 2,
+    "algorithm_type": "dpmsolver++",
+    "solver_type": "midpoint",
+    "final_sigmas_type": "zero",
+    "lambda_min_clipped": float("-inf"),
+    "variance_type": None,
+}
+EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "sigma_schedule": "karras", "rho": 7.0}
+FOREIGN_DPM_SOLVER = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
+# DDIM's arithmetic allows for no signal at all; its sigma only has to be finite.
+NO_SIGNAL = 1e-20
 
 CLASSES: dict[str, SchedulerClass] = {
-    "DDIMScheduler": SchedulerClass("ddim", {"timestep_spacing": "leading"}),
-    "EulerDiscreteScheduler": SchedulerClass("euler"),
-    "EulerAncestralDiscreteScheduler": SchedulerClass("euler_ancestral"),
-    "HeunDiscreteScheduler": SchedulerClass("heun", {"beta_start": 0.00085, "beta_end": 0.012}),
-    "PNDMScheduler": SchedulerClass("pndm", {"timestep_spacing": "leading", "set_alpha_to_one": False}),
-    "DPMSolverMultistepScheduler": SchedulerClass("dpmpp_2m", options=("lower_order_final", "euler_at_final")),
+    "DDIMScheduler": SchedulerClass(
+        "ddim",
+        {"timestep_spacing": "leading", "set_alpha_to_one": True, **CLIPPED, **THRESHOLDED, **ZERO_SNR},
+        terminal_signal=NO_SIGNAL,
+    ),
+    "DDIMInverseScheduler": SchedulerClass(
+        "ddim_inverse",
+        {"timestep_spacing": "leading", "set_alpha_to_one": True, **CLIPPED, **ZERO_SNR},
+        terminal_signal=NO_SIGNAL,
+        only_default=("clip_sample",),
+    ),
+    "EulerDiscreteScheduler": SchedulerClass(
+        "euler",
+        {
+            **SIGMA_SPACED,
+            **ZERO_SNR,
+            "sigma_min": None,
+            "sigma_max": None,
+            "final_sigmas_type": "zero",
+            "interpolation_type": "linear",
+            "timestep_type": "discrete",
+        },
+    ),
+    "EulerAncestralDiscreteScheduler": SchedulerClass("euler_ancestral", ZERO_SNR),
+    "HeunDiscreteScheduler": SchedulerClass(
+        "heun", {"beta_start": 0.00085, "beta_end": 0.012, **SIGMA_SPACED, **CLIPPED}
+    ),
+    "PNDMScheduler": SchedulerClass(
+        "pndm",
+        {"timestep_spacing": "leading", "set_alpha_to_one": False, "skip_prk_steps": False},
+        options=("skip_prk_steps",),
+    ),
+    "KDPM2DiscreteScheduler": SchedulerClass("dpm2", {"beta_start": 0.00085, "beta_end": 0.012, **SIGMA_SPACED}),
+    "KDPM2AncestralDiscreteScheduler": SchedulerClass(
+        "dpm2_ancestral", {"beta_start": 0.00085, "beta_end": 0.012, **SIGMA_SPACED}
+    ),
+    "LMSDiscreteScheduler": SchedulerClass("lms", SIGMA_SPACED),
+    "DPMSolverSDEScheduler": SchedulerClass(
+        "dpmpp_sde", {"beta_start": 0.00085, "beta_end": 0.012, "noise_sampler_seed": None, **SIGMA_SPACED}
+    ),
+    "DDPMScheduler": SchedulerClass(
+        "ddpm",
+        {"timestep_spacing": "leading", "variance_type": "fixed_small", **CLIPPED, **THRESHOLDED, **ZERO_SNR},
+        options=("variance_type",),
+        terminal_signal=NO_SIGNAL,
+    ),
+    "LCMScheduler": SchedulerClass(
+        "lcm",
+        {**DISTILLED, **CLIPPED, **THRESHOLDED, "timestep_scaling": 10.0},
+        options=("timestep_scaling",),
+        terminal_signal=NO_SIGNAL,
+    ),
+    # It has the options of LCMScheduler, but neither clips nor scales.
+    "TCDScheduler": SchedulerClass("tcd", DISTILLED, terminal_signal=NO_SIGNAL),
+    "DPMSolverMultistepScheduler": SchedulerClass(
+        "dpm_multistep",
+        {**DPM_SOLVER, **ZERO_SNR, "lower_order_final": True, "euler_at_final": False, "use_lu_lambdas": False},
+        options=("algorithm_type", "solver_order", "solver_type", "lower_order_final", "euler_at_final"),
+        synonyms=FOREIGN_DPM_SOLVER,
+    ),
+    "DPMSolverSinglestepScheduler": SchedulerClass(
+        "dpm_singlestep",
+        {**DPM_SOLVER, "lower_order_final": False},
+        options=("algorithm_type", "solver_order", "solver_type", "lower_order_final"),
+        always={"timestep_spacing": "linspace"},
+        synonyms=FOREIGN_DPM_SOLVER,
+    ),
+    "DEISMultistepScheduler": SchedulerClass(
+        "deis",
+        {**SIGMA_SPACED, **THRESHOLDED, **FLOW, "solver_order": 2, "lower_order_final": True},
+        options=("solver_order", "lower_order_final"),
+        always={"final_sigmas_type": "sigma_min"},
+    ),
+    "UniPCMultistepScheduler": SchedulerClass(
+        "unipc",
+        {
+            **SIGMA_SPACED,
+            **THRESHOLDED,
+            **ZERO_SNR,
+            **FLOW,
+            "solver_order": 2,
+            "solver_type": "bh2",
+            "predict_x0": True,
+            "lower_order_final": True,
+            "disable_corrector": (),
+            "solver_p": None,
+            "final_sigmas_type": "zero",
+            "sigma_min": None,
+            "sigma_max": None,
+            "shift_terminal": None,
+        },
+        options=("solver_order", "solver_type", "predict_x0", "lower_order_final", "disable_corrector"),
+        synonyms={"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"},
+    ),
+    "SASolverScheduler": SchedulerClass(
+        "sa_solver",
+        {
+            **SIGMA_SPACED,
+            **THRESHOLDED,
+            "predictor_order": 2,
+            "corrector_order": 2,
+            "algorithm_type": "data_prediction",
+            "lower_order_final": True,
+            "tau_func": None,
+            "use_flow_sigmas": False,
+            "flow_shift": 1.0,
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+        },
+        options=("predictor_order", "corrector_order", "algorithm_type", "lower_order_final"),
+        always={"final_sigmas_type": "sigma_min"},
+    ),
 }
 
-# Keys that ask for something else unless they have one of these values. Configs often carry the keys of a class that
-# they were made for earlier; at these values such a key says nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "algorithm_type": ("dpmsolver++",),
-    "clip_sample": (False,),
-    "clip_sample_range": (1.0,),
-    "dynamic_thresholding_ratio": (0.995,),
+CLASSES |= {
+    "EDMEulerScheduler": SchedulerClass(
+        "euler", {**EDM, "final_sigmas_type": "zero"}, always={"timestep_spacing": "linspace", "steps_offset": 0}
+    ),
+    "EDMDPMSolverMultistepScheduler": SchedulerClass(
+        "dpm_multistep",
+        {
+            **EDM,
+            **THRESHOLDED,
+            "final_sigmas_type": "zero",
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": True,
+            "euler_at_final": False,
+        },
+        options=("algorithm_type", "solver_order", "solver_type", "lower_order_final", "euler_at_final"),
+        synonyms=FOREIGN_DPM_SOLVER,
+        always={"timestep_spacing": "linspace", "steps_offset": 0},
+    ),
+}
+
+# Options that are implemented at these values only.
+IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "flow_shift": (1.0,),
     "interpolation_type": ("linear",),
-    "lambda_min_clipped": (float("-inf"), "-inf"),
-    "lower_order_final": (True,),
-    "euler_at_final": (False,),
-    "rescale_betas_zero_snr": (False,),
-    "sample_max_value": (1.0,),
-    "sigma_max": (None,),
-    "sigma_min": (None,),
-    "skip_prk_steps": (True,),
-    "solver_order": (2,),
-    "solver_type": ("midpoint",),
-    "thresholding": (False,),
+    "noise_sampler_seed": (None,),
+    "rho": (7.0,),
+    "shift_terminal": (None,),
+    "solver_p": (None,),
+    "tau_func": (None,),
     "time_shift_type": ("exponential",),
     "timestep_type": ("discrete",),
-    "use_beta_sigmas": (False, None),
     "use_dynamic_shifting": (False, None),
-    "use_exponential_sigmas": (False, None),
     "use_flow_sigmas": (False, None),
-    "use_lu_lambdas": (False, None),
-    "variance_type": (None, "fixed_small"),
+    "variance_type": (None,),
+}
+
+FINAL_SIGMAS = ("zero", "sigma_min")
+
+SIGMA_SPACING_KEYS = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+    "use_lu_lambdas": "lu",
 }
 
 
@@ -91,38 +252,85 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
     if name not in CLASSES:
         raise ConfigError(f"scheduler class {name!r} is not implemented; implemented: {', '.join(CLASSES)}")
     kind = CLASSES[name]
+    settings = {**COMMON, **kind.defaults}
     for key, value in config.items():
-        _check_key(name, kind, key, value)
-    settings = {**DEFAULTS, **kind.defaults, **{key: config[key] for key in DEFAULTS if key in config}}
+        if key in settings:
+            settings[key] = value
+        elif not key.startswith("_"):
+            _check_foreign(name, key)
+    settings |= kind.always
+    for key in kind.only_default:
+        if settings[key] != kind.defaults[key]:
+            raise ConfigError(f"{name}: {key}={settings[key]!r} is not implemented; implemented: {kind.defaults[key]!r}")
+    for key, value in settings.items():
+        if key in IMPLEMENTED and key not in kind.options and value not in IMPLEMENTED[key]:
+            raise ConfigError(f"{name}: {key}={value!r} is not implemented; implemented: {IMPLEMENTED[key][0]!r}")
+    clips = settings.get("clip_sample") and not settings.get("thresholding")
+    noise = _noise_schedule(settings, kind)
     return Scheduler(
-        noise=_noise_schedule(settings),
+        noise=noise,
         solver=kind.solver,
-        options={key: config[key] for key in kind.options if key in config},
+        options={key: _synonym(kind, settings[key]) for key in kind.options},
         spacing=_one_of("timestep_spacing", settings["timestep_spacing"], TIMESTEP_SPACINGS),
-        sigma_spacing="karras" if settings["use_karras_sigmas"] else None,
+        sigma_spacing=_sigma_spacing(name, settings),
         steps_offset=int(settings["steps_offset"]),
-        set_alpha_to_one=bool(settings["set_alpha_to_one"]),
-        final_sigmas_type=_one_of("final_sigmas_type", settings["final_sigmas_type"], ("zero", "sigma_min")),
+        # Kept for the solvers that a user may change to, also where this class has no such option.
+        set_alpha_to_one=bool(settings.get("set_alpha_to_one", config.get("set_alpha_to_one", True))),
+        final_sigmas_type=_one_of(
+            "final_sigmas_type", settings.get("final_sigmas_type", "zero"), ("zero", "sigma_min")
+        ),
+        original_inference_steps=int(settings.get("original_inference_steps", 50)),
+        sigma_min=settings["sigma_min"] / noise.data_std if settings.get("sigma_min") else None,
+        sigma_max=settings["sigma_max"] / noise.data_std if settings.get("sigma_max") else None,
+        # Dynamic thresholding, where it is on, stands in for clipping.
+        clip_range=float(settings["clip_sample_range"]) if clips else None,
+        threshold=_threshold(settings),
     )
 
 
-def _noise_schedule(settings: Mapping[str, Any]) -> NoiseSchedule:
+def _noise_schedule(settings: Mapping[str, Any], kind: SchedulerClass) -> NoiseSchedule:
+    if "sigma_data" in settings:
+        low, high, data_std = (float(settings[key]) for key in ("sigma_min", "sigma_max", "sigma_data"))
+        kinds = {"epsilon": "edm", "v_prediction": "v_prediction"}
+        kind_of = kinds[_one_of("prediction_type", settings["prediction_type"], kinds)]
+        return NoiseSchedule.edm(low, high, int(settings["num_train_timesteps"]), data_std, kind_of)
     betas = settings["trained_betas"]
     if betas is None:
         make = BETA_SCHEDULES[_one_of("beta_schedule", settings["beta_schedule"], BETA_SCHEDULES)]
         betas = make(settings["beta_start"], settings["beta_end"], settings["num_train_timesteps"])
-    return NoiseSchedule.from_betas(betas, settings["prediction_type"])
+    terminal_signal = kind.terminal_signal if settings.get("rescale_betas_zero_snr") else None
+    noise = NoiseSchedule.from_betas(betas, settings["prediction_type"], terminal_signal)
+    if any(settings.get(key) for key in SIGMA_SPACING_KEYS):  # these span the whole schedule all the same
+        return noise
+    return noise.clipped(float(settings.get("lambda_min_clipped", "-inf")))
 
 
-def _check_key(name: str, kind: SchedulerClass, key: str, value: Any) -> None:
-    if key.startswith("_") or key in DEFAULTS or key in kind.options:
-        return
-    if key not in NEUTRAL:
-        near = difflib.get_close_matches(key, [*DEFAULTS, *NEUTRAL], n=1)
+def _synonym(kind: SchedulerClass, value: Any) -> Any:
+    return kind.synonyms.get(value, value) if isinstance(value, str) else value
+
+
+def _sigma_spacing(name: str, settings: Mapping[str, Any]) -> str | None:
+    chosen = [key for key in SIGMA_SPACING_KEYS if settings.get(key)]
+    if len(chosen) > 1:
+        raise ConfigError(f"{name}: only one of {' and '.join(chosen)} can be on")
+    if "sigma_schedule" in settings:
+        return _one_of("sigma_schedule", settings["sigma_schedule"], ("karras", "exponential"))
+    return SIGMA_SPACING_KEYS[chosen[0]] if chosen else None
+
+
+def _threshold(settings: Mapping[str, Any]) -> tuple[float, float] | None:
+    if not settings.get("thresholding"):
+        return None
+    return float(settings["dynamic_thresholding_ratio"]), float(settings["sample_max_value"])
+
+
+def _check_foreign(name: str, key: str) -> None:
+    """A key that the class does not have is passed over if another class has it, and otherwise a mistake."""
+    known = {*COMMON, *(key for kind in CLASSES.values() for key in kind.defaults)}
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{name}: option {key!r} is not known{hint}")
-    if value not in NEUTRAL[key]:
-        raise ConfigError(f"{name}: {key}={value!r} is not implemented; implemented: {NEUTRAL[key][0]!r}")
 
 
 def _one_of(key: str, value: Any, known) -> Any:

@@ -26,12 +26,23 @@ class State(NamedTuple):
 
 
 class PlanRow(NamedTuple):
-    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False behind a plan's end."""
+    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False behind a plan's end.
+
+    Each starts with a batch axis; `number` is the row's, from 0.
+    """
 
     weights: jax.Array  # [batch, registers, registers + 3]
     estimate: jax.Array  # [batch, 2]
     timesteps: jax.Array  # [batch]
+    clip_range: jax.Array  # [batch]
+    threshold: jax.Array  # [batch, 2]
+    number: jax.Array  # [batch]
     live: jax.Array  # [batch]
+
+
+# Maps a sample [batch, height, width, channels] and its row to the network's prediction, and to the one that the
+# direction of the noise is taken from (`RAW`): mostly the same.
+RowModel = Callable[[jax.Array, PlanRow], tuple[jax.Array, jax.Array]]
 
 
 def init_state(plan: Plan, x: jax.Array) -> State:
@@ -40,17 +51,37 @@ def init_state(plan: Plan, x: jax.Array) -> State:
     return State(registers, jnp.zeros(x.shape[0], jnp.int32))
 
 
-def step(row: PlanRow, state: State, model: Model, noise: jax.Array) -> State:
+def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array) -> State:
     """Ask the network once and move every register. Images behind their plan's end stay as they are."""
     x = state.registers[:, 0]
-    output = model(x, row.timesteps).astype(jnp.float32)
-    estimate = _over_samples(row.estimate, x)
-    denoised = estimate[:, 0] * x + estimate[:, 1] * output
-    inputs = jnp.concatenate([state.registers, *(x[:, None] for x in (denoised, denoised, noise))], axis=1)
+    prediction, direction = model(x, row)
+    scale = _over_samples(row.estimate, x)
+    denoised, raw = (scale[:, 0] * x + scale[:, 1] * output.astype(jnp.float32) for output in (prediction, direction))
+    denoised = clipped(denoised, row.clip_range, row.threshold)
+    inputs = jnp.concatenate([state.registers, *(x[:, None] for x in (denoised, raw, noise))], axis=1)
     weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, INPUTS))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
     registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
     return State(registers, state.row + row.live)
+
+
+def clipped(denoised: jax.Array, clip_range: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Estimates of x0 within their range. Dynamic thresholding is Saharia et al. (2022), arXiv:2205.11487, sec. 2.3."""
+    quantile, largest = threshold[:, 0], threshold[:, 1]
+
+    def thresholded(denoised: jax.Array) -> jax.Array:
+        sizes = jnp.sort(jnp.abs(denoised.reshape(denoised.shape[0], -1)), axis=1)
+        place = quantile * (sizes.shape[1] - 1)
+        low = jnp.floor(place).astype(jnp.int32)[:, None]
+        below, above = (jnp.take_along_axis(sizes, jnp.minimum(low + k, sizes.shape[1] - 1), 1)[:, 0] for k in (0, 1))
+        limit = _over_samples(
+            jnp.clip(below + (place - low[:, 0]) * (above - below), 1, jnp.maximum(largest, 1)), denoised
+        )
+        return jnp.where(_over_samples(quantile > 0, denoised), jnp.clip(denoised, -limit, limit) / limit, denoised)
+
+    denoised = jax.lax.cond(jnp.any(quantile > 0), thresholded, lambda denoised: denoised, denoised)
+    limit = _over_samples(clip_range, denoised)
+    return jnp.clip(denoised, -limit, limit)
 
 
 def result(plan: Plan, state: State) -> jax.Array:
@@ -59,23 +90,28 @@ def result(plan: Plan, state: State) -> jax.Array:
     return _over_samples(jnp.broadcast_to(jnp.asarray(plan.result_scale, jnp.float32), x.shape[:1]), x) * x
 
 
-def advance(plan: Plan, state: State, model: Model, noise: Callable[[jax.Array], jax.Array], stop: jax.Array) -> State:
+def advance(plan: Plan, state: State, model: RowModel, noise: Callable[[jax.Array], jax.Array], stop) -> State:
     """Run every image's plan up to its row `stop` ([batch] or a number) or its end: one scan over the plan's length.
 
     noise: maps rows [batch] to fresh noise of the sample's shape.
     """
     batch = state.row.shape[0]
-    table = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (plan.weights, plan.estimate, plan.timesteps))
-    if jnp.ndim(plan.nfe) == 0:  # one plan for all images
-        table = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape)), table)
+
+    def for_batch(leaf) -> jax.Array:
+        leaf = jnp.asarray(leaf, jnp.float32)
+        return leaf if jnp.ndim(plan.nfe) else jnp.broadcast_to(leaf, (batch, *leaf.shape))  # one plan for all images
+
+    by_row = [for_batch(leaf) for leaf in (plan.weights, plan.estimate, plan.timesteps)]
+    clip_range, threshold = for_batch(plan.clip_range), for_batch(plan.threshold)
     stop = jnp.minimum(stop, jnp.asarray(plan.nfe))
 
     def body(state: State, _: None) -> tuple[State, None]:
         live = jnp.broadcast_to(state.row < stop, (batch,))
 
         def run(state: State) -> State:
-            weights, estimate, timesteps = (leaf[jnp.arange(batch), state.row] for leaf in table)
-            return step(PlanRow(weights, estimate, timesteps, live), state, model, noise(state.row))
+            weights, estimate, timesteps = (field[jnp.arange(batch), state.row] for field in by_row)
+            row = PlanRow(weights, estimate, timesteps, clip_range, threshold, state.row, live)
+            return step(row, state, model, noise(state.row))
 
         return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
 
@@ -98,8 +134,19 @@ def denoise(plan: Plan, model: Model, x: jax.Array, key: jax.Array | None = None
     if key is None and step_noise is None and isinstance(plan.weights, np.ndarray) and plan.draws_noise:
         raise InputError("this sampler draws noise at every step: pass a key (or step_noise) to denoise")
     plan = plan.padded()
-    state = advance(plan, init_state(plan, x), model, noise_source(x.shape, key, step_noise), plan.weights.shape[-3])
+    noise = noise_source(x.shape, key, step_noise)
+    state = advance(plan, init_state(plan, x), of_timesteps(model), noise, plan.weights.shape[-3])
     return result(plan, state)
+
+
+def of_timesteps(model: Model) -> RowModel:
+    """A network that asks for the timestep alone, as `advance` wants one."""
+
+    def asked(x: jax.Array, row: PlanRow) -> tuple[jax.Array, jax.Array]:
+        output = model(x, row.timesteps)
+        return output, output
+
+    return asked
 
 
 def noise_source(shape: tuple[int, ...], key: jax.Array | None, step_noise=None) -> Callable[[jax.Array], jax.Array]:

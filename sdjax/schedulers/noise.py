@@ -6,13 +6,14 @@ Everything here is float64 numpy on the host. A noise level is a sigma: a sample
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sdjax.errors import ConfigError
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "edm")
+V_SIGNS = {"v_prediction": 1, "edm": -1}
 
 
 def linear_betas(start: float, end: float, count: int) -> np.ndarray:
@@ -31,11 +32,34 @@ def cosine_betas(start: float, end: float, count: int) -> np.ndarray:
     return np.minimum(1 - remaining[1:] / remaining[:-1], 0.999)
 
 
+def exponential_betas(start: float, end: float, count: int) -> np.ndarray:
+    """alphas_cumprod = exp(-12 t), capped at 0.999 as in diffusers; `start` and `end` play no part."""
+    return np.full(count, min(-np.expm1(-12 / count), 0.999))
+
+
+def sigmoid_betas(start: float, end: float, count: int) -> np.ndarray:
+    """Xu et al. (2022), arXiv:2203.02923 (GeoDiff): a sigmoid between both ends."""
+    return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, count)))
+
+
 BETA_SCHEDULES = {
     "linear": linear_betas,
     "scaled_linear": scaled_linear_betas,
     "squaredcos_cap_v2": cosine_betas,
+    "exp": exponential_betas,
+    "sigmoid": sigmoid_betas,
 }
+
+
+def without_terminal_signal(alphas_cumprod: np.ndarray, remainder: float) -> np.ndarray:
+    """Lin et al. (2023), arXiv:2305.08891, algorithm 1: the last timestep is to hold no signal, the first as much.
+
+    remainder: what alphas_cumprod keeps there, so that its sigma is finite.
+    """
+    root = np.sqrt(alphas_cumprod)
+    rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    rescaled[-1] = remainder
+    return rescaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +67,17 @@ class NoiseSchedule:
     """The noise levels that a network was trained on, and the quantity that it predicts.
 
     sigmas: [timesteps] float64, rising.
-    prediction_type: "epsilon" (the noise), "v_prediction" (Salimans and Ho, 2022, arXiv:2202.00512) or "sample" (x0).
+    prediction_type: "epsilon" (the noise), "v_prediction" (Salimans and Ho, 2022, arXiv:2202.00512), "sample" (x0) or
+        "edm" (Karras et al., 2022, arXiv:2206.00364, equation 7: v with the other sign).
+    data_std: the standard deviation of the data, in whose units samples and levels are. With it, EDM's preconditioning
+        is the same as everybody's.
+    continuous: the network is told `log(sigma * data_std) / 4`, as in EDM, instead of a timestep.
     """
 
     sigmas: np.ndarray
     prediction_type: str = "epsilon"
+    data_std: float = 1.0
+    continuous: bool = False
 
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:
@@ -56,13 +86,37 @@ class NoiseSchedule:
             )
 
     @classmethod
-    def from_betas(cls, betas: Sequence[float] | np.ndarray, prediction_type: str = "epsilon") -> "NoiseSchedule":
-        """The schedule in which training step t keeps `1 - betas[t]` of the variance. Betas lie in (0, 1)."""
+    def from_betas(
+        cls,
+        betas: Sequence[float] | np.ndarray,
+        prediction_type: str = "epsilon",
+        terminal_signal: float | None = None,
+    ) -> "NoiseSchedule":
+        """The schedule in which training step t keeps `1 - betas[t]` of the variance. Betas lie in (0, 1).
+
+        terminal_signal: if given, the schedule is rescaled so that its last alphas_cumprod is this, nearly 0.
+        """
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or not len(betas) or not np.all((betas > 0) & (betas < 1)):
             raise ConfigError("betas must be a list of numbers between 0 and 1, both excluded")
         alphas_cumprod = np.cumprod(1 - betas)
+        if terminal_signal is not None:
+            alphas_cumprod = without_terminal_signal(alphas_cumprod, terminal_signal)
         return cls(np.sqrt((1 - alphas_cumprod) / alphas_cumprod), prediction_type)
+
+    @classmethod
+    def edm(cls, low: float, high: float, count: int, data_std: float, prediction_type: str = "edm") -> "NoiseSchedule":
+        """Karras et al. (2022), arXiv:2206.00364, table 1, on levels from `low` to `high`."""
+        if not 0 < low < high or data_std <= 0:
+            raise ConfigError("sigma_min must be above 0 and below sigma_max, and sigma_data above 0")
+        return cls(np.geomspace(low, high, count) / data_std, prediction_type, data_std, continuous=True)
+
+    def clipped(self, log_ratio: float) -> "NoiseSchedule":
+        """The schedule without the timesteps at which `log(1 / sigma)` is lower."""
+        kept = self.sigmas[-np.log(self.sigmas) >= log_ratio]
+        if not len(kept):
+            raise ConfigError(f"lambda_min_clipped={log_ratio} leaves no timestep")
+        return replace(self, sigmas=kept)
 
     def __len__(self) -> int:
         return len(self.sigmas)
@@ -73,20 +127,32 @@ class NoiseSchedule:
 
     def timestep(self, sigmas: np.ndarray | float) -> np.ndarray:
         """The fractional timestep of noise levels, linear in log sigma (as in k-diffusion), clipped to the trained."""
+        if self.continuous:
+            return np.log(sigmas * self.data_std) / 4
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self)))
 
     def denoised(self, x, output, sigma):
         """The estimate of x0 in the network's `output` for the sample `x` at level `sigma`; linear in both."""
         if self.prediction_type == "epsilon":
             return x - sigma * output
-        if self.prediction_type == "v_prediction":
-            return x / (1 + sigma**2) - sigma / np.sqrt(1 + sigma**2) * output
+        if self.prediction_type in V_SIGNS:
+            return x / (1 + sigma**2) - V_SIGNS[self.prediction_type] * sigma / np.sqrt(1 + sigma**2) * output
         return output
+
+    def predicted_noise(self, x, output, sigma):
+        """The estimate of the noise in `x` in the network's `output`; unlike through `denoised`, at level 0 too."""
+        if self.prediction_type == "epsilon":
+            return output
+        if self.prediction_type in V_SIGNS:
+            v = V_SIGNS[self.prediction_type] * output
+            return (sigma / np.sqrt(1 + sigma**2) * x + v) / np.sqrt(1 + sigma**2)
+        return (x - output) / sigma
 
     def output(self, x, denoised, sigma):
         """The network's output that stands for this estimate of x0: the inverse of `denoised`."""
         if self.prediction_type == "epsilon":
             return (x - denoised) / sigma
-        if self.prediction_type == "v_prediction":
-            return (x / (1 + sigma**2) - denoised) * np.sqrt(1 + sigma**2) / sigma
+        if self.prediction_type in V_SIGNS:
+            v = (x / (1 + sigma**2) - denoised) * np.sqrt(1 + sigma**2) / sigma
+            return V_SIGNS[self.prediction_type] * v
         return denoised

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.errors import InputError
-from sdjax.schedulers.solvers.rows import INPUTS, REGISTERS, SAVED, Row, X
+from sdjax.schedulers.solvers.rows import INPUTS, RAW, REGISTERS, SAVED, Row, X
 from sdjax.schedulers.spacings import Grid
 
 # Rows beyond a plan's own are skipped at run time; see `Plan.padded`.
@@ -27,7 +26,10 @@ class Plan:
     timesteps: [rows]  what the network is told
     sigmas: [rows]  the noise level at which it is asked
     is_step: [rows]  False where a row ends inside a step
+    clip_range: []  estimates of x0 are clipped to +-this; infinite where they are not
+    threshold: [2]  quantile and largest value of dynamic thresholding; 0 where there is none
     nfe: []  evaluations of the network: the rows that count; those behind them are padding
+    data_std: []  what divides latents that are started from (see `NoiseSchedule`)
     start_scale: []  factor of standard-normal noise that makes the first sample
     result_scale: []  factor of the last sample that makes the result
     """
@@ -37,12 +39,23 @@ class Plan:
     timesteps: np.ndarray
     sigmas: np.ndarray
     is_step: np.ndarray
+    clip_range: np.ndarray
+    threshold: np.ndarray
     nfe: np.ndarray
+    data_std: np.ndarray
     start_scale: np.ndarray
     result_scale: np.ndarray
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row], grid: Grid, start_scale: float, result_scale: float) -> "Plan":
+    def from_rows(
+        cls,
+        rows: Sequence[Row],
+        grid: Grid,
+        start_scale: float,
+        result_scale: float,
+        clip_range: float | None = None,
+        threshold: tuple[float, float] | None = None,
+    ) -> "Plan":
         """Write rows, given in `x = x0 + sigma * noise`, out for registers of unit variance."""
         denoised = grid.noise.denoised
         weights, saved_scale = [], 1.0
@@ -57,10 +70,13 @@ class Plan:
             estimate=np.stack(
                 [denoised(network_sees_x, 0 * sigmas, sigmas), denoised(0 * sigmas, 1 + 0 * sigmas, sigmas)], axis=-1
             ),
-            timesteps=np.array([grid.timestep(row.sigma) for row in rows]),
+            timesteps=np.array([grid.timestep(row.sigma) if row.timestep is None else row.timestep for row in rows]),
             sigmas=sigmas,
             is_step=np.array([row.is_step for row in rows]),
+            clip_range=np.array(np.inf if clip_range is None else clip_range),
+            threshold=np.array(threshold or (0.0, 0.0)),
             nfe=np.array(len(rows), np.int32),
+            data_std=np.array(grid.noise.data_std),
             start_scale=np.array(start_scale),
             result_scale=np.array(result_scale),
         )
@@ -70,14 +86,19 @@ class Plan:
         """Whether any row uses fresh noise. For a plan on the host, not inside compiled code."""
         return bool(np.any(self.weights[..., -1] != 0))
 
-    def padded(self) -> "Plan":
+    @property
+    def tells_noise(self) -> bool:
+        """Whether any row takes the direction of the noise from an estimate of its own (`RAW`)."""
+        return bool(np.any(self.weights[..., RAW.argmax()] != 0))
+
+    def padded(self, at_least: int = SMALLEST_BUCKET) -> "Plan":
         """This plan with rows that do nothing up to a bucket's length, so that plans share one executable.
 
         The buckets are 128, 256, 512, ... rows. Rows that do nothing are skipped, and that is cheap: the loop of a
         plan of 20 rows costs the same in a bucket of 128 as in one of 32 (`python -m benchmarks loop`).
         """
         rows = self.weights.shape[-3]
-        extra = max(SMALLEST_BUCKET, 1 << (rows - 1).bit_length()) - rows
+        extra = max(at_least, 1 << (rows - 1).bit_length()) - rows
         if extra == 0:
             return self
 
@@ -102,18 +123,21 @@ class Plan:
         latents: what to start from instead of nothing (image to image), of the same shape.
         """
         if latents is None:
-            return noise * np.float32(self.start_scale)
-        sigma = self.sigmas[0]
-        return (latents + np.float32(sigma) * noise) * np.float32(1 / np.sqrt(1 + sigma**2))
+            return noise * _over_samples(self.start_scale, noise)
+        sigma = np.asarray(self.sigmas)[..., 0]
+        latents = latents / _over_samples(self.data_std, noise)
+        return (latents + _over_samples(sigma, noise) * noise) / _over_samples(np.sqrt(1 + sigma**2), noise)
+
+
+def _over_samples(values: np.ndarray, noise) -> np.ndarray:
+    """A number, or one per picture, so that it multiplies samples; float32 like them."""
+    return np.asarray(values, np.float32).reshape(np.shape(values) + (1,) * (noise.ndim - 1 if np.ndim(values) else 0))
 
 
 def stack(plans: Sequence[Plan]) -> Plan:
-    """Plans of one bucket, one per image, as one plan with a leading batch axis."""
-    padded = [plan.padded() for plan in plans]
-    if len({plan.weights.shape for plan in padded}) != 1:
-        longest = max(int(plan.nfe) for plan in plans)
-        raise InputError(f"plans of one batch must fit one bucket of rows; the longest has {longest}")
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+    """Plans, one per picture, as one with a leading batch axis, all in the bucket of the longest."""
+    longest = max(plan.padded().sigmas.shape[-1] for plan in plans)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(plan.padded(longest) for plan in plans))
 
 
 def _matrix(row: Row) -> np.ndarray:

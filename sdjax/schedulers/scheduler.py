@@ -1,17 +1,19 @@
-"""A scheduler: noise schedule, spacing and solver together, and its construction by name or from a diffusers config."""
+"""A scheduler: noise schedule, spacing and solver together, and its construction by name."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from sdjax.errors import InputError
+from sdjax.schedulers.names import parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
+from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.solvers.rows import Solver
-from sdjax.schedulers.spacings import SIGMA_SPACINGS, SPACINGS, Grid, spaced_timesteps
+from sdjax.schedulers.spacings import Grid, distilled_timesteps, spaced_timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,100 +26,156 @@ class Scheduler:
     steps_offset: added to the timesteps of "leading".
     set_alpha_to_one, final_sigmas_type: whether the last step goes to no noise at all or to the smallest trained
         level; the former is what DDIM and PNDM ask, the latter the others.
+    original_inference_steps: the timesteps that a distilled model knows, out of which LCM and TCD choose theirs.
+    sigma_min, sigma_max: the ends of a sigma spacing, where they are not those of the noise schedule or the grid.
+    clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
+        of their absolute values, at most threshold[1], and divided by it. For models in pixel space.
     """
 
     noise: NoiseSchedule
     solver: str
-    options: Mapping[str, float | bool] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     spacing: str = "leading"
     sigma_spacing: str | None = None
     steps_offset: int = 1
     set_alpha_to_one: bool = False
     final_sigmas_type: str = "zero"
+    original_inference_steps: int = 50
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    clip_range: float | None = None
+    threshold: tuple[float, float] | None = None
 
-    def with_solver(self, solver: str, spacing: str | None = None, **options: float | bool) -> "Scheduler":
+    def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":
         """The same noise schedule, prediction type and spacing (unless given) with another solver.
 
+        solver: a name in SOLVERS, or A1111's, which may name a spacing too ("DPM++ 2M Karras").
         Raises InputError for a solver, a spacing or an option of the solver that does not exist.
         """
-        known = _known_solver(solver)
+        solver, implied = parse_sampler(solver)
+        takes = SOLVERS[solver].options
         for option in options:
-            if option not in known.options:
-                takes = f"it takes {', '.join(known.options)}" if known.options else "it takes no options"
-                raise InputError(f"sampler {solver!r} has no option {option!r}; {takes}")
+            if option not in takes:
+                listing = f"it takes {', '.join(takes)}" if takes else "it takes no options"
+                raise InputError(f"sampler {solver!r} has no option {option!r}; {listing}")
         scheduler = replace(self, solver=solver, options=options)
-        if spacing is None:
+        if spacing is None and implied is None:
             return scheduler
-        _check_name("spacing", spacing, SPACINGS)
+        spacing = parse_spacing(spacing or implied or "")
         if spacing in SIGMA_SPACINGS:  # over the whole noise schedule, whose ends linspace has
-            return replace(scheduler, spacing="linspace", sigma_spacing=spacing)
+            return replace(scheduler, spacing="linspace", sigma_spacing=spacing, sigma_min=None, sigma_max=None)
         return replace(scheduler, spacing=spacing, sigma_spacing=None)
 
-    def plan(self, num_inference_steps: int, strength: float = 1.0) -> Plan:
-        """Write the scheduler out for a number of steps.
+    def plan(
+        self,
+        num_inference_steps: int | None = None,
+        strength: float = 1.0,
+        *,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Plan:
+        """Write the scheduler out for a number of steps, or for levels of your own.
 
         strength: in (0, 1]; the share of the steps that are taken, the last ones, as image-to-image wants.
-        Raises InputError for steps outside 1 to the trained timesteps and for strengths that leave no step.
+        timesteps: falling timesteps to ask the network at, instead of a number of steps and a spacing.
+        sigmas: falling noise levels to ask the network at, and behind them the level to end at (mostly 0).
+        Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
+        that do not fall, and for what the solver cannot do.
         """
+        if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
+            raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
         solver = SOLVERS[self.solver]
-        steps = _checked_steps(num_inference_steps, len(self.noise), strength)
-        grid = self._grid(num_inference_steps, solver)
-        if solver.convention.unit_variance:
-            start_scale = 1.0
-        else:  # with "leading" these samplers start from unit variance too
-            start_scale = 1.0 if self.spacing == "leading" else grid.sigmas[0] / np.sqrt(1 + grid.sigmas[0] ** 2)
-        result_scale = 1.0 if solver.convention.unit_variance else np.sqrt(1 + grid.targets[-1] ** 2)
-        grid = grid.tail(num_inference_steps - steps)
-        rows = list(solver.rows(grid, **self.options))
-        return Plan.from_rows(rows, grid, start_scale, result_scale)
+        if num_inference_steps is not None:
+            grid = self._grid(_checked_steps(num_inference_steps, len(self.noise)), solver)
+        elif timesteps is not None:
+            if self.noise.continuous:
+                raise InputError("this model knows no timesteps: give sigmas")
+            levels = _checked_falling("timesteps", timesteps, 0, len(self.noise) - 1)
+            grid = self._grid_of(self.noise.sigma(levels), levels)
+        else:
+            levels = _checked_falling("sigmas", sigmas, 0, np.inf)
+            if len(levels) < 2 or levels[-2] == 0:
+                raise InputError("sigmas need a level above 0 to start at and, behind it, one to end at")
+            levels = levels / self.noise.data_std
+            grid = self._grid_of(levels[:-1], self.noise.timestep(levels[:-1]), levels[-1])
+        taken = int(len(grid) * strength)
+        if not 0 < strength <= 1 or taken == 0:
+            raise InputError(
+                f"strength must be above 0, at most 1, and leave a step; {strength} of {len(grid)} does not"
+            )
+        start_scale, result_scale = self._scales(grid, solver)
+        grid = grid.tail(len(grid) - taken)
+        rows = list(solver.rows(grid, **{**solver.options, **self.options}))
+        return Plan.from_rows(rows, grid, start_scale, result_scale, self.clip_range, self.threshold)
 
     def _grid(self, steps: int, solver: Solver) -> Grid:
         noise, convention = self.noise, solver.convention
-        timesteps = spaced_timesteps(self.spacing, len(noise), steps, self.steps_offset, convention)
+        if convention.distilled and self.sigma_spacing is None:
+            timesteps = distilled_timesteps(len(noise), steps, self.original_inference_steps)
+        else:
+            timesteps = spaced_timesteps(self.spacing, len(noise), steps, self.steps_offset, convention)
         sigmas = noise.sigma(timesteps)
         if self.sigma_spacing is not None:
-            ends = (noise.sigmas[0], noise.sigmas[-1]) if convention.full_range else (sigmas[-1], sigmas[0])
-            sigmas = SIGMA_SPACINGS[self.sigma_spacing](*ends, steps)
+            low, high = (noise.sigmas[0], noise.sigmas[-1]) if convention.full_range else (sigmas[-1], sigmas[0])
+            low, high = self.sigma_min or low, self.sigma_max or high
+            levels = SIGMA_SPACINGS[self.sigma_spacing](noise, low, high, steps)
+            sigmas, final = levels[:steps], levels[steps:]
             timesteps = noise.timestep(sigmas)
-            if convention.integer:
+            if not noise.continuous and convention.integer_karras and self.sigma_spacing in ("karras", "lu"):
                 timesteps = np.round(timesteps)
-        stride = len(noise) // steps if convention.stride and self.sigma_spacing is None else None
-        ends_clean = self.set_alpha_to_one if convention.stride else self.final_sigmas_type == "zero"
-        final = 0.0 if ends_clean else noise.sigmas[0]
-        if stride is None:
-            targets = np.append(sigmas[1:], final)
-        else:
-            targets = np.where(timesteps >= stride, noise.sigma(timesteps - stride), final)
+            return self._grid_of(sigmas, timesteps, *final)
+        if not convention.stride:
+            return self._grid_of(sigmas, timesteps)
+        stride = len(noise) // steps
+        targets = np.where(timesteps >= stride, noise.sigma(timesteps - stride), self._final_level())
         return Grid(noise, sigmas, timesteps, targets, steps, stride)
 
+    def _grid_of(self, sigmas: np.ndarray, timesteps: np.ndarray, final: float | None = None) -> Grid:
+        """Every step goes to the next level, and the last one to `final`."""
+        targets = np.append(sigmas[1:], self._final_level() if final is None else final)
+        return Grid(self.noise, sigmas, timesteps, targets, len(sigmas))
 
-def create(solver: str, spacing: str | None = None, **options: float | bool) -> Scheduler:
+    def _final_level(self) -> float:
+        strides = SOLVERS[self.solver].convention.stride
+        ends_clean = self.set_alpha_to_one if strides else self.final_sigmas_type == "zero"
+        return 0.0 if ends_clean else self.noise.sigmas[0]
+
+    def _scales(self, grid: Grid, solver: Solver) -> tuple[float, float]:
+        """What turns standard-normal noise into the first sample, and the last sample into the result."""
+        first, last = grid.sigmas[0], grid.targets[-1]
+        if self.noise.continuous:  # diffusers starts EDM from sqrt(1 + sigma**2), whatever the data's deviation
+            std = self.noise.data_std
+            return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, np.sqrt(1 + last**2) * std
+        if solver.convention.unit_variance:
+            return 1.0, 1.0
+        # With "leading", diffusers starts these samplers from unit variance too.
+        start = 1.0 if self.spacing == "leading" else first / np.sqrt(1 + first**2)
+        return start, np.sqrt(1 + last**2)
+
+
+def create(solver: str, spacing: str | None = None, **options: Any) -> Scheduler:
     """A scheduler by its solver's name, with Stable Diffusion 1's noise schedule.
 
-    solver: a name in SOLVERS. spacing: a name in SPACINGS; "leading" where none is given.
+    solver: a name in SOLVERS, or A1111's. spacing: a name in SPACINGS; "leading" where none is given or implied.
     options: the solver's own. Raises InputError for names and options that do not exist.
     """
     noise = NoiseSchedule.from_betas(BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000))
     return Scheduler(noise, "ddim").with_solver(solver, spacing, **options)
 
 
-def _known_solver(name: str) -> Solver:
-    _check_name("sampler", name, SOLVERS)
-    return SOLVERS[name]
-
-
-def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-        raise InputError(f"unknown {kind} {name!r}; {hint}")
-
-
-def _checked_steps(steps: int, trained: int, strength: float) -> int:
-    """How many of `steps` are taken at this strength."""
+def _checked_steps(steps: int, trained: int) -> int:
     if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or not 1 <= steps <= trained:
         raise InputError(f"the number of steps must be a whole number from 1 to {trained}, not {steps!r}")
-    taken = int(steps * strength)
-    if not 0 < strength <= 1 or taken == 0:
-        raise InputError(f"strength must be above 0 and at most 1 and leave a step; {strength!r} of {steps} does not")
-    return taken
+    return int(steps)
+
+
+def _checked_falling(name: str, values: Sequence[float] | None, low: float, high: float) -> np.ndarray:
+    try:
+        levels = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be numbers, not {values!r}") from None
+    if levels.ndim != 1 or not len(levels) or not np.all((levels >= low) & (levels <= high)):
+        raise InputError(f"{name} must be a list of numbers from {low} to {high}")
+    if np.any(np.diff(levels) >= 0):
+        raise InputError(f"{name} must fall from each to the next")
+    return levels

@@ -1,13 +1,14 @@
-"""Which noise levels a sampler visits.
+"""Which noise levels a sampler visits: grids, and the spacings that are laid in timesteps.
 
-A spacing gives timesteps; Karras' gives sigmas. The classes of diffusers agree on the spacings' names but not on
-their details, so the details are data: every solver is registered with the `Convention` of its diffusers class.
+The classes of diffusers agree on the spacings' names but not on their details, so the details are data: every solver
+is registered with the `Convention` of its diffusers class.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sdjax.errors import InputError
 from sdjax.schedulers.noise import NoiseSchedule
 
 
@@ -18,12 +19,17 @@ class Convention:
     integer: bool  # timesteps are rounded to the trained ones
     extra_point: bool  # the grid is laid for one point more, and the last is left out
     stride: bool  # a step goes to `timestep - trained // steps`, on the grid or not; otherwise to the next point
-    full_range: bool  # Karras' levels span the whole noise schedule; otherwise the ends of the spacing's grid
+    full_range: bool  # sigma spacings span the whole noise schedule; otherwise the ends of the spacing's grid
     unit_variance: bool  # samples start and end variance preserving; otherwise as x0 + sigma * noise
+    integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded; of other sigmas, never
+    distilled: bool = False  # timesteps are chosen out of those that a model was distilled on, whatever their spacing
 
 
 DDIM_FAMILY = Convention(integer=True, extra_point=False, stride=True, full_range=True, unit_variance=True)
-K_DIFFUSION_FAMILY = Convention(integer=False, extra_point=False, stride=False, full_range=False, unit_variance=False)
+DDPM_FAMILY = Convention(integer=True, extra_point=False, stride=False, full_range=True, unit_variance=True)
+DISTILLED_FAMILY = replace(DDPM_FAMILY, distilled=True)
+DPM2_FAMILY = Convention(integer=False, extra_point=False, stride=False, full_range=False, unit_variance=False)
+K_DIFFUSION_FAMILY = replace(DPM2_FAMILY, integer_karras=False)
 DPM_SOLVER_FAMILY = Convention(integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True)
 
 
@@ -77,15 +83,7 @@ def linspace(trained: int, points: int) -> np.ndarray:
     return np.linspace(0, trained - 1, points)[::-1]
 
 
-def karras(low: float, high: float, steps: int, rho: float = 7.0) -> np.ndarray:
-    """Karras et al. (2022), arXiv:2206.00364, equation 5: even in sigma ** (1 / rho)."""
-    ramp = np.linspace(0, 1, steps)
-    return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-
-
 TIMESTEP_SPACINGS = {"leading": leading, "trailing": trailing, "linspace": linspace}
-SIGMA_SPACINGS = {"karras": karras}
-SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
 
 def spaced_timesteps(spacing: str, trained: int, steps: int, offset: int, convention: Convention) -> np.ndarray:
@@ -97,3 +95,14 @@ def spaced_timesteps(spacing: str, trained: int, steps: int, offset: int, conven
     # An offset may reach past the last trained timestep; nothing was trained there.
     timesteps = np.minimum(timesteps, trained - 1)
     return np.round(timesteps) if convention.integer else timesteps
+
+
+def distilled_timesteps(trained: int, steps: int, original: int) -> np.ndarray:
+    """Evenly out of the `original` timesteps that a model was distilled on, falling, float64 [steps].
+
+    Luo et al. (2023), arXiv:2310.04378. Raises InputError where there are not as many.
+    """
+    if not steps <= original <= trained:
+        raise InputError(f"a distilled model of original_inference_steps={original} cannot take {steps} steps")
+    chosen = np.floor(np.linspace(0, original, steps, endpoint=False))
+    return (original - chosen) * (trained // original) - 1

@@ -4,39 +4,202 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sdjax.schedulers.solvers.rows import D1, D2, D3, SAVED, D, Row, Solver, X, towards
-from sdjax.schedulers.spacings import DDIM_FAMILY, Grid
+from sdjax.errors import InputError
+from sdjax.schedulers.solvers.rows import (
+    D1,
+    D2,
+    D3,
+    NOISE1,
+    SAVED,
+    D,
+    Row,
+    Solver,
+    X,
+    Z,
+    check_option,
+    down_and_up,
+    towards,
+)
+from sdjax.schedulers.spacings import DDIM_FAMILY, K_DIFFUSION_FAMILY, Grid
+
+# Weights of the latest slope and of those before it, for steps of equal size, by how many there are less one.
+ADAMS_BASHFORTH = ([1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
 
-def pndm(grid: Grid) -> Iterator[Row]:
-    """PNDM without its Runge-Kutta warm-up, as Stable Diffusion runs it: pseudo linear multistep.
+def pndm(grid: Grid, skip_prk_steps: bool = True) -> Iterator[Row]:
+    """Pseudo linear multistep. Liu et al. (2022), arXiv:2202.09778, equations 11 to 13, on the network's outputs.
 
-    Liu et al. (2022), arXiv:2202.09778, equations 11 to 13, on the network's outputs. The first step is taken twice:
-    once plainly, then again with the mean of the outputs at both its ends.
+    skip_prk_steps: start as Stable Diffusion does (PLMS), with the first step taken twice, and not with the paper's
+        three Runge-Kutta steps of four evaluations each.
     """
+    warm_up = plms_start if skip_prk_steps else runge_kutta_start
+    yield from warm_up(grid)
+    done = 1 if skip_prk_steps else 3
+    for k, (s, t) in enumerate(grid.tail(done), start=done):
+        outputs = [grid.noise.output(X, D, s), D1, D2, D3]
+        mean = sum(weight * output for weight, output in zip(ADAMS_BASHFORTH[min(k, 3)], outputs))
+        yield Row(s, t, transfer(grid, X, mean, s, t), d1=outputs[0], d2=D1, d3=D2)
 
-    def step(x, output, s, t):
-        return towards(x, grid.noise.denoised(x, output, s), s, t)
 
+def transfer(grid: Grid, x, output, s: float, t: float):
+    """The paper's equation 11: the step from `s` to `t` that the network's output `output` for `x` asks for."""
+    return towards(x, grid.noise.denoised(x, output, s), s, t)
+
+
+def plms_start(grid: Grid) -> Iterator[Row]:
+    """The first step, taken twice: plainly, then again with the mean of the outputs at both its ends."""
     s, t = grid.sigmas[0], grid.targets[0]
     output = grid.noise.output(X, D, s)
     if len(grid) == 1:
-        yield Row(s, t, step(X, output, s, t))
+        yield Row(s, t, transfer(grid, X, output, s, t))
         return
-    yield Row(s, t, step(X, output, s, t), saved=X, d1=output, is_step=False)
+    yield Row(s, t, transfer(grid, X, output, s, t), saved=X, d1=output, is_step=False)
     middle = grid.sigmas[1]
     output = grid.noise.output(X, D, middle)
     # Off its own grid a stride does not arrive from `s`; the same variance-preserving sample is taken to be there.
     origin = s if grid.stride is None else grid.noise.sigma(grid.timesteps[1] + grid.stride)
     again = SAVED * np.sqrt((1 + origin**2) / (1 + s**2))
-    yield Row(middle, middle, step(again, (output + D1) / 2, origin, middle))
-    adams_bashforth = ([3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24])
-    for k, (s, t) in enumerate(grid.tail(1)):
-        outputs = [grid.noise.output(X, D, s), D1, D2, D3]
-        mean = sum(weight * output for weight, output in zip(adams_bashforth[min(k, 2)], outputs))
-        yield Row(s, t, step(X, mean, s, t), d1=outputs[0], d2=D1, d3=D2)
+    yield Row(middle, middle, transfer(grid, again, (output + D1) / 2, origin, middle))
 
+
+def runge_kutta_start(grid: Grid) -> Iterator[Row]:
+    """The paper's warm-up, equation 13: three steps by the classical Runge-Kutta method with its equation 11.
+
+    The middle of a step is half a stride below its start for the sample, above its end for the network; where these
+    differ, the variance-preserving sample is taken from one to the other as it is.
+    """
+    if len(grid) < 4:
+        raise InputError(
+            f"skip_prk_steps=False needs at least 4 steps, for its Runge-Kutta warm-up; {len(grid)} are left"
+        )
+    for s, t in zip(grid.sigmas[:3], grid.sigmas[1:4]):
+        start, end = grid.noise.timestep(s), grid.noise.timestep(t)
+        half = (start - end) / 2 if grid.stride is None else grid.stride // 2
+        arrival, middle = grid.noise.sigma(start - half), grid.noise.sigma(end + half)
+        output = grid.noise.output(X, D, s)
+        x = transfer(grid, X, output, s, arrival)
+        yield Row(s, arrival, x, saved=X, d1=output, d2=D1, d3=D2, noise1=output / 6, is_step=False)
+        output = grid.noise.output(X, D, middle)
+        x = transfer(grid, SAVED, output, s, middle)
+        yield Row(middle, middle, x, noise1=NOISE1 + output / 3, is_step=False)
+        x = transfer(grid, SAVED, output, s, t)
+        yield Row(middle, t, x, noise1=NOISE1 + output / 3, is_step=False)
+        output = grid.noise.output(X, D, t)
+        yield Row(t, t, transfer(grid, SAVED, NOISE1 + output / 6, s, t))
+
+
+def lms(grid: Grid, order: int = 4) -> Iterator[Row]:
+    """Adams-Bashforth on uneven levels, as in k-diffusion: the polynomial through the latest slopes, integrated.
+
+    order: how many slopes, 1 to 4. The integral is exact; k-diffusion and diffusers ask a quadrature for it.
+    """
+    check_option("order", order, (1, 2, 3, 4))
+    levels: list[float] = []
+    for s, t in grid:
+        if levels and levels[0] <= s:
+            levels = []
+        levels = [s, *levels][:order]
+        slopes = [(X - D) / s, D1, D2, D3]
+        x = X + sum(weight * slope for weight, slope in zip(adams_weights(levels, t), slopes))
+        yield Row(s, t, x, d1=slopes[0], d2=D1, d3=D2)
+
+
+def adams_weights(levels: list[float], target: float) -> np.ndarray:
+    """What the polynomial through values at `levels` integrates to from the first of them to `target`, for each value.
+
+    They are the weights that integrate the powers of the level exactly.
+    """
+    scale = (levels[-1] - levels[0]) or 1.0
+    nodes, end = (np.array(levels) - levels[0]) / scale, (target - levels[0]) / scale
+    powers = np.arange(len(levels))
+    return scale * np.linalg.solve(nodes ** powers[:, None], end ** (powers + 1) / (powers + 1))
+
+
+def ipndm(grid: Grid, max_order: int = 4) -> Iterator[Row]:
+    """Improved PNDM: Adams-Bashforth's weights for steps of equal size, on slopes in sigma, warmed up by lower orders.
+
+    Zhang and Chen (2022), arXiv:2204.13902, appendix, as in ComfyUI: on the checkpoint's own noise levels, the step to
+    level 0 of first order. diffusers' IPNDMScheduler is the same rule on the noise schedule of one audio model, and
+    ends in a step of full order.
+    """
+    check_option("max_order", max_order, (1, 2, 3, 4))
+    for k, (s, t) in enumerate(grid):
+        slopes = [(X - D) / s, D1, D2, D3]
+        weights = ADAMS_BASHFORTH[0 if t == 0 else min(k, max_order - 1)]
+        x = X + (t - s) * sum(weight * slope for weight, slope in zip(weights, slopes))
+        yield Row(s, t, x, d1=slopes[0], d2=D1, d3=D2)
+
+
+def res_multistep(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
+    """The exponential integrator of second order that meets all its order conditions, as in ComfyUI.
+
+    Zhang et al. (2023), arXiv:2308.02157, in its multistep form. `eta` is the share of fresh noise; the estimate before
+    then counts as made where the ancestral step had come down to.
+    """
+    previous = down = np.inf
+    for k, (s, t) in enumerate(grid):
+        before, (down, up) = down, down_and_up(s, t, eta)
+        if k == 0 or down == 0 or previous <= s:
+            x = towards(X, D, s, down)
+        else:
+            h = np.log(s / down)
+            phi1 = -np.expm1(-h) / h
+            phi2 = (1 - phi1) / h
+            share = phi2 * h / np.log(previous / before)
+            x = down / s * X + h * ((phi1 + share) * D - share * D1)
+        yield Row(s, t, x + up * Z, d1=D)
+        previous = s
+
+
+def er_sde(grid: Grid, max_stage: int = 3, s_noise: float = 1.0) -> Iterator[Row]:
+    """ER-SDE-Solver of stage 1 to 3. Cui et al. (2023), arXiv:2309.06169, with ComfyUI's choice of noise scale.
+
+    s_noise: a factor of the fresh noise. As in ComfyUI, the two integrals are sums over 200 points.
+    """
+    check_option("max_stage", max_stage, (1, 2, 3))
+
+    def scaled(level):
+        return level * (np.exp(level**0.3) + 10)
+
+    visited: list[float] = []
+    for s, t in grid:
+        if t == 0:
+            yield Row(s, t, D)
+            continue
+        if visited and visited[0] <= s:
+            visited = []
+        ratio = scaled(t) / scaled(s)
+        x = D + ratio * (X - D)
+        points = t + np.arange(200) * (s - t) / 200
+        first = (D - D1) / (s - visited[0]) if visited else 0 * D
+        if max_stage >= 2 and len(visited) >= 1:
+            x = x + (t - s + scaled(t) * np.mean(1 / scaled(points)) * (s - t)) * first
+        if max_stage >= 3 and len(visited) >= 2:
+            second = (first - D2) * 2 / (s - visited[1])
+            x = x + ((t - s) ** 2 / 2 + scaled(t) * np.mean((points - s) / scaled(points)) * (s - t)) * second
+        up = s_noise * np.sqrt(max(t**2 - (s * ratio) ** 2, 0))
+        yield Row(s, t, x + up * Z, d1=D, d2=first)
+        visited = [s, *visited[:1]]
+
+
+PLMS = Solver(pndm, DDIM_FAMILY, 4, "Liu et al. (2022), arXiv:2202.09778", options={"skip_prk_steps": True})
+RES = "Zhang et al. (2023), arXiv:2308.02157; ComfyUI"
 
 SOLVERS = {
-    "pndm": Solver(pndm, DDIM_FAMILY, 4, "Liu et al. (2022), arXiv:2202.09778"),
+    "pndm": PLMS,
+    "plms": PLMS,
+    "lms": Solver(lms, K_DIFFUSION_FAMILY, 4, "k-diffusion", options={"order": 4}),
+    "ipndm": Solver(
+        ipndm, K_DIFFUSION_FAMILY, 4, "Zhang and Chen (2022), arXiv:2204.13902; ComfyUI", options={"max_order": 4}
+    ),
+    "res_multistep": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, options={"eta": 0.0}),
+    "res_multistep_ancestral": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, True, {"eta": 1.0}),
+    "er_sde": Solver(
+        er_sde,
+        K_DIFFUSION_FAMILY,
+        3,
+        "Cui et al. (2023), arXiv:2309.06169; ComfyUI",
+        stochastic=True,
+        options={"max_stage": 3, "s_noise": 1.0},
+    ),
 }

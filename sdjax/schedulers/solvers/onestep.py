@@ -1,24 +1,27 @@
-"""Methods that start every step afresh: Euler's and Heun's, DDIM, and their ancestral forms."""
+"""Methods that start every step afresh: Euler's and Heun's, DDIM, DPM-Solver's second and third order, Restart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from sdjax.schedulers.solvers.rows import D1, SAVED, D, Row, Solver, X, Z, towards
-from sdjax.schedulers.spacings import DDIM_FAMILY, K_DIFFUSION_FAMILY, Grid
+from sdjax.schedulers.noise import NoiseSchedule
+from sdjax.schedulers.sigma_spacings import karras
+from sdjax.schedulers.solvers.rows import D1, RAW, SAVED, D, Row, Solver, X, Z, down_and_up, towards
+from sdjax.schedulers.spacings import DDIM_FAMILY, DPM2_FAMILY, K_DIFFUSION_FAMILY, Grid
 
 
 def euler(grid: Grid) -> Iterator[Row]:
     """Euler's method. Karras et al. (2022), arXiv:2206.00364, algorithm 1 without its second half."""
     for s, t in grid:
-        yield Row(s, t, towards(X, D, s, t))
+        yield Row(s, t, towards(X, D, s, t, RAW))
 
 
 def euler_ancestral(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
     """Euler's method to below the target, then noise up to it; `eta` is the share of noise. k-diffusion."""
     for s, t in grid:
-        up = min(t, eta * t * np.sqrt(max(s**2 - t**2, 0)) / s)
-        yield Row(s, t, towards(X, D, s, np.sqrt(t**2 - up**2)) + up * Z)
+        down, up = down_and_up(s, t, eta)
+        yield Row(s, t, towards(X, D, s, down, RAW) + up * Z)
 
 
 def ddim(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
@@ -29,11 +32,106 @@ def ddim(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
 def heun(grid: Grid) -> Iterator[Row]:
     """Heun's method, two evaluations a step. Karras et al. (2022), arXiv:2206.00364, algorithm 1."""
     for s, t in grid:
+        yield from heun_step(s, t, t)
+
+
+def heun_step(s: float, t: float, after: float) -> Iterator[Row]:
+    """Heun's step from `s` to `t`, then up to the level `after` by fresh noise."""
+    noise = np.sqrt(max(after**2 - t**2, 0)) * Z
+    if t == 0:
+        yield Row(s, after, D + noise)
+    else:
+        yield Row(s, t, towards(X, D, s, t), saved=X, d1=D, is_step=False)
+        yield Row(t, after, SAVED + (t - s) * ((SAVED - D1) / s + (X - D) / t) / 2 + noise)
+
+
+def restart(grid: Grid, restart_list: Mapping[float, Sequence[float]] | None = None) -> Iterator[Row]:
+    """Heun's method that goes back to more noise and comes down again. Xu et al. (2023), arXiv:2306.14878, as in A1111.
+
+    restart_list: {level: (points, times, top)}: from the grid's level nearest to `level`, go `times` times up to the
+        one nearest to `top` by fresh noise and down again over so many `points` (of Karras' spacing, ends included).
+        None is A1111's choice. Below 20 steps it restarts nowhere; up to 35 once, with 9 steps; from 36 on twice, with
+        a quarter of the steps each time; between 0.1 and 2. These steps are taken off the grid, which is then Karras'.
+    """
+    levels = np.append(grid.sigmas, grid.targets[-1])
+    steps = len(grid)
+    if restart_list is None:
+        restart_list = {}
+        if steps >= 20:
+            again, times = (steps // 4, 2) if steps >= 36 else (9, 1)
+            levels = np.append(karras(grid.noise, levels[-2], levels[0], steps - again * times), levels[-1])
+            restart_list = {0.1: (again + 1, times, 2.0)}
+    path = [levels[:1]]  # runs of falling levels; noise leads from the end of each to the start of the next
+    restarts = {_nearest(levels, level): how for level, how in restart_list.items()}
+    for k in range(1, len(levels)):
+        path[-1] = np.append(path[-1], levels[k])
+        points, times, top = restarts.get(k, (0, 0, 0.0))
+        start = _nearest(levels, top)
+        if times and start < k:
+            path += [karras(grid.noise, levels[k], levels[start], points)] * times
+    after = [run[0] for run in path[1:]] + [levels[-1]]
+    for run, top in zip(path, after):
+        for k, (s, t) in enumerate(pairwise(run)):
+            yield from heun_step(s, t, top if k == len(run) - 2 else t)
+
+
+def _nearest(levels: np.ndarray, level: float) -> int:
+    return int(np.argmin(np.abs(levels - level)))
+
+
+def dpm2(grid: Grid) -> Iterator[Row]:
+    """The midpoint method in log sigma. DPM-Solver-2: Lu et al. (2022), arXiv:2206.00927, algorithm 1. k-diffusion."""
+    for s, t in grid:
         if t == 0:
             yield Row(s, t, D)
         else:
-            yield Row(s, t, towards(X, D, s, t), saved=X, d1=D, is_step=False)
-            yield Row(t, t, SAVED + (t - s) * ((SAVED - D1) / s + (X - D) / t) / 2)
+            yield from dpm_solver_step(grid.noise, 2, s, t, t)
+
+
+def dpm_fast(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
+    """DPM-Solver-fast. Lu et al. (2022), arXiv:2206.00927, as in k-diffusion and A1111.
+
+    The steps asked for are evaluations here, spent on steps of third order and a last one or two of lower order, even
+    in log sigma from the grid's first level to its last: no other level of the grid is visited. The result keeps the
+    noise of the smallest trained level. `eta` is the share of fresh noise.
+    """
+    end = grid.targets[-1] or min(grid.sigmas[-1], grid.noise.sigmas[0])
+    steps, rest = len(grid) // 3 + 1, len(grid) % 3
+    orders = [3] * (steps - 1) + [rest] if rest else [3] * (steps - 2) + [2, 1]
+    levels = np.geomspace(grid.sigmas[0], end, steps + 1)
+    for k, (order, s, t) in enumerate(zip(orders, levels, levels[1:])):
+        down = max(end, down_and_up(s, t, eta)[0])
+        # The last level is as good as clean: the sample there is the result.
+        after = grid.targets[-1] if k == steps - 1 else t
+        yield from dpm_solver_step(grid.noise, order, s, down, after, np.sqrt(t**2 - down**2))
+
+
+def dpm_solver_step(
+    noise: NoiseSchedule, order: int, s: float, t: float, after: float, up: float = 0.0
+) -> Iterator[Row]:
+    """A step of DPM-Solver of order 1, 2 or 3 from `s` to `t`, and `up` of fresh noise; the sample is then at `after`.
+
+    Lu et al. (2022), arXiv:2206.00927, algorithms 1 and 2; the evaluations between are even in log sigma.
+    """
+    if order == 1:
+        yield Row(s, after, towards(X, D, s, t) + up * Z)
+        return
+    h = np.log(s / t)
+    first = s * np.exp(-h / order)
+    slope = (X - D) / s
+    yield Row(s, first, X + (first - s) * slope, saved=X, d1=slope, is_step=False)
+    slope = (X - D) / first
+    if order == 2:
+        yield Row(first, after, SAVED + (t - s) * slope + up * Z, timestep=noise.timestep(first))
+        return
+    second = s * np.exp(-h * 2 / 3)
+    bend = second * (np.expm1(h * 2 / 3) / (h / 3) - 2)
+    x = SAVED + (second - s) * D1 - bend * (slope - D1)
+    yield Row(first, second, x, is_step=False, timestep=noise.timestep(first))
+    slope = (X - D) / second
+    bend = t * (np.expm1(h) / h - 1) * 3 / 2
+    x = SAVED + (t - s) * D1 - bend * (slope - D1)
+    yield Row(second, after, x + up * Z, timestep=noise.timestep(second))
 
 
 SOLVERS = {
@@ -41,4 +139,14 @@ SOLVERS = {
     "euler": Solver(euler, K_DIFFUSION_FAMILY, 1, "Karras et al. (2022), arXiv:2206.00364"),
     "euler_ancestral": Solver(euler_ancestral, K_DIFFUSION_FAMILY, 1, "k-diffusion", True, {"eta": 1.0}),
     "heun": Solver(heun, K_DIFFUSION_FAMILY, 2, "Karras et al. (2022), arXiv:2206.00364"),
+    "restart": Solver(
+        restart,
+        K_DIFFUSION_FAMILY,
+        2,
+        "Xu et al. (2023), arXiv:2306.14878",
+        stochastic=True,
+        options={"restart_list": None},
+    ),
+    "dpm2": Solver(dpm2, DPM2_FAMILY, 2, "Lu et al. (2022), arXiv:2206.00927"),
+    "dpm_fast": Solver(dpm_fast, K_DIFFUSION_FAMILY, 3, "Lu et al. (2022), arXiv:2206.00927", options={"eta": 0.0}),
 }

@@ -9,11 +9,13 @@ fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these com
 methods that clip the picture but not the noise, and without the prompt under CFG++. Otherwise the two are equal.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from sdjax.errors import InputError
 from sdjax.schedulers.spacings import Convention
 
 REGISTERS = 6
@@ -29,6 +31,7 @@ class Row:
     x, saved, d1, d2, d3, noise1: the registers' new values, as combinations of the old ones, `D` and `Z`; those not
     given stay. `x` and `saved` hold samples, the others estimates of x0, network outputs or noise.
     is_step: False inside a step of several evaluations.
+    timestep: what the network is told, where that is not what the grid says of `sigma`.
     """
 
     sigma: float
@@ -40,11 +43,31 @@ class Row:
     d3: np.ndarray | None = None
     noise1: np.ndarray | None = None
     is_step: bool = True
+    timestep: float | None = None
 
 
-def towards(x, denoised, level: float, target: float):
-    """The sample at `target` on the straight line from `denoised` (at level 0) through `x` (at `level`)."""
-    return denoised + target / level * (x - denoised)
+def towards(x, denoised, level: float, target: float, raw=None):
+    """The sample at `target` on the straight line from `denoised` (at level 0) through `x` (at `level`).
+
+    raw: the estimate that the noise in `x` is told by, where that may be another one than `denoised`.
+    """
+    return denoised + target / level * (x - (denoised if raw is None else raw))
+
+
+def down_and_up(level: float, target: float, eta: float) -> tuple[float, float]:
+    """An ancestral step falls to below its target and rises to it by fresh noise: how far down, and how much noise.
+
+    With eta 1 they are the mean and the deviation of the target's sample, given this one and x0 (Ho et al., 2020,
+    equation 7); with eta 0 there is no noise.
+    """
+    up = min(target, eta * target * np.sqrt(max(level**2 - target**2, 0)) / level)
+    return np.sqrt(target**2 - up**2), up
+
+
+def check_option(name: str, value: Any, known: Collection[Any]) -> None:
+    """Raise an InputError that names the option unless the value is a known one."""
+    if isinstance(value, bool) or value not in known:
+        raise InputError(f"{name}={value!r} is not possible; possible: {', '.join(map(str, known))}")
 
 
 @dataclass(frozen=True)
@@ -60,4 +83,4 @@ class Solver:
     order: int
     source: str
     stochastic: bool = False
-    options: Mapping[str, float | bool] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)

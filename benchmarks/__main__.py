@@ -1,0 +1,27 @@
+"""`python -m benchmarks`, from a checkout: lists the benchmarks; each says with --help what it measures and needs."""
+
+import typer
+
+from benchmarks.compile import compile_program
+from benchmarks.conversion import conversion
+from benchmarks.loop import loop
+from benchmarks.start import start
+from benchmarks.unet import unet
+
+app = typer.Typer(
+    help="What sdjax costs: time and memory. Each benchmark prints a table, and writes it as JSON with --json FILE.",
+    epilog="Close everything else first: `load` in the JSON tells whether other processes were busy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+QUICK = "Quick: two minutes at most, and nothing is needed"
+LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
+app.command("loop", rich_help_panel=QUICK)(loop)
+app.command("start", rich_help_panel=QUICK)(start)
+app.command("unet", rich_help_panel=LARGE)(unet)
+app.command("compile", rich_help_panel=LARGE)(compile_program)
+app.command("conversion", rich_help_panel=LARGE)(conversion)
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,29 @@
+"""What the denoising program takes besides the UNet and its parameters."""
+
+import jax
+import numpy as np
+
+from sdjax import programs, schedulers
+
+STEPS, TOKENS = 20, 77
+
+
+def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int | None = None) -> tuple:
+    """The arguments of `programs.denoise` behind the parameters: guided, DPM-Solver++(2M), STEPS steps.
+
+    latents: height, width and channels. features: of the context. rows: how long the plan's table is to be, where it
+    is not the usual bucket.
+    """
+    padded = schedulers.stack([schedulers.create("dpmpp_2m").plan(STEPS)] * batch)
+    plan = jax.tree.map(lambda leaf: leaf[:, :rows] if leaf.ndim > 1 else leaf, padded)
+    context = np.zeros((batch, TOKENS, features), np.float32)
+    scale = np.full(plan.sigmas.shape, 7.5, np.float32)
+    return (
+        plan,
+        schedulers.init_state(plan, np.ones((batch, *latents), np.float32)),
+        context,
+        context,
+        programs.Guidance(scale, np.zeros(batch, np.float32), np.zeros(batch, bool)),
+        jax.random.split(jax.random.key(0), batch),
+        np.int32(STEPS),
+    )

@@ -1,0 +1,91 @@
+"""Methods that live on the trained timesteps: DDPM, the samplers of distilled models (LCM, TCD), and DDIM backwards."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sdjax.errors import InputError
+from sdjax.schedulers.solvers.rows import RAW, D, Row, Solver, X, Z, check_option, down_and_up, towards
+from sdjax.schedulers.spacings import DDIM_FAMILY, DDPM_FAMILY, DISTILLED_FAMILY, Grid
+
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+
+
+def ddpm(grid: Grid, variance_type: str = "fixed_small") -> Iterator[Row]:
+    """Ancestral sampling. Ho et al. (2020), arXiv:2006.11239, algorithm 2, with no noise in the last step.
+
+    variance_type: that of the posterior (equation 7), "fixed_small", or that of the forward step, "fixed_large". The
+        "_log" forms are the same numbers. Learned variances need a network that predicts them.
+    """
+    check_option("variance_type", variance_type, VARIANCE_TYPES)
+    for s, t in grid:
+        down, up = down_and_up(s, t, 1.0)
+        if variance_type.startswith("fixed_large") and t > 0:
+            up = np.sqrt((s**2 - t**2) * (1 + t**2) / (1 + s**2))
+        yield Row(s, t, towards(X, D, s, down) + up * Z)
+
+
+def lcm(grid: Grid, timestep_scaling: float = 10.0) -> Iterator[Row]:
+    """Multistep consistency sampling. Luo et al. (2023), arXiv:2310.04378, algorithm 3: to x0, then noise up.
+
+    timestep_scaling: of the timestep in the consistency model's boundary condition (Song et al., 2023,
+        arXiv:2303.01469, equation 5, with sigma_data 0.5). The last step ends without noise.
+    """
+    for s, t in zip(grid.sigmas, [*grid.sigmas[1:], 0.0]):
+        scaled = timestep_scaling * grid.timestep(s)
+        skip, out = 0.5**2 / (scaled**2 + 0.5**2), scaled / np.sqrt(scaled**2 + 0.5**2)
+        yield Row(s, t, out * D + skip * X / np.sqrt(1 + s**2) + t * Z)
+
+
+def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
+    """Strategic stochastic sampling. Zheng et al. (2024), arXiv:2402.19159, algorithm 4: past the target, then noise up.
+
+    eta: the paper's gamma, 0 to 1, by what share of its timestep the target is overshot. The last step goes to the
+        smallest trained level, without noise.
+    """
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta={eta!r} is not possible; of this sampler it lies from 0 to 1")
+    for s, t in zip(grid.sigmas, [*grid.sigmas[1:], grid.noise.sigmas[0]]):
+        below = min(t, grid.noise.sigma(np.floor((1 - eta) * grid.timestep(t))))
+        yield Row(s, t, D + below / s * (X - RAW) + np.sqrt(t**2 - below**2) * Z)
+
+
+def ddim_inverse(grid: Grid) -> Iterator[Row]:
+    """DDIM's steps backwards, from a picture to its noise. Song et al. (2021), arXiv:2010.02502, section 4.3.
+
+    The network is asked about each sample as if it were at the level that the step goes to. A plan starts from the
+    latents (`plan.start(latents)`) and ends in noise of unit variance.
+    """
+    for t, s in reversed(list(grid)):
+        output = grid.noise.output(X, D, t)
+        x = X * np.sqrt((1 + s**2) / (1 + t**2))  # the same variance-preserving sample, at its own level
+        yield Row(t, t, grid.noise.denoised(x, output, s) + t * grid.noise.predicted_noise(x, output, s))
+
+
+SOLVERS = {
+    "ddpm": Solver(
+        ddpm,
+        DDPM_FAMILY,
+        1,
+        "Ho et al. (2020), arXiv:2006.11239",
+        stochastic=True,
+        options={"variance_type": "fixed_small"},
+    ),
+    "lcm": Solver(
+        lcm,
+        DISTILLED_FAMILY,
+        1,
+        "Luo et al. (2023), arXiv:2310.04378",
+        stochastic=True,
+        options={"timestep_scaling": 10.0},
+    ),
+    "tcd": Solver(
+        tcd,
+        DISTILLED_FAMILY,
+        1,
+        "Zheng et al. (2024), arXiv:2402.19159",
+        stochastic=True,
+        options={"eta": 0.3},
+    ),
+    "ddim_inverse": Solver(ddim_inverse, DDIM_FAMILY, 1, "Song et al. (2021), arXiv:2010.02502"),
+}

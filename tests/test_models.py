@@ -1,0 +1,312 @@
+"""The three networks without PyTorch: strict configurations, names, shapes, attention, precision."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from sdjax.errors import ConfigError, InputError
+from sdjax.models import CLIPTextConfig, UNetConfig, VAEConfig, abstract_params, attention, build
+from sdjax.models.attention import by_head, chunked, flash
+from sdjax.models.layers import Conv3x3
+from sdjax.models.platform import target_platform
+
+PUBLISHED = [
+    "runwayml/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-inpainting",
+    "stabilityai/stable-diffusion-x4-upscaler",
+]
+COMPONENTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+
+UNET = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 12,
+    "norm_num_groups": 4,
+}
+VAE = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 4,
+}
+CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+
+
+def random_params(module, dtype=jnp.float32, seed: int = 0):
+    """Every parameter random, small enough for activations to keep their size."""
+    leaves, tree = jax.tree.flatten(abstract_params(module))
+    random = np.random.default_rng(seed)
+    values = [random.standard_normal(leaf.shape) * 0.5 / max(1, np.prod(leaf.shape[:-1])) ** 0.5 for leaf in leaves]
+    return jax.tree.unflatten(tree, [jnp.asarray(value, dtype) for value in values])
+
+
+def unet_inputs(config: UNetConfig, batch: int = 3, size: tuple[int, int] = (8, 6), seed: int = 0):
+    random = np.random.default_rng(seed)
+    sample = random.standard_normal((batch, *size, config.in_channels), np.float32)
+    context = random.standard_normal((batch, 7, config.cross_attention_dim), np.float32)
+    return sample, random.uniform(0, 1000, batch).astype(np.float32), context
+
+
+# Configurations
+
+
+@pytest.mark.parametrize("repository", PUBLISHED)
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_published_configs_are_understood(shared, repository, component):
+    path = shared / "reference" / "hub" / repository / component / "config.json"
+    params = abstract_params(build(COMPONENTS[component], json.loads(path.read_text())))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+
+
+def test_a_model_of_another_kind_is_refused_by_name(shared):
+    folder = shared / "reference" / "hub" / "stabilityai" / "stable-diffusion-xl-base-1.0" / "unet"
+    with pytest.raises(ConfigError, match="addition_embed_type = 'text_time' is not implemented, only None"):
+        UNetConfig.from_dict(json.loads((folder / "config.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (UNetConfig, {"layer_per_block": 2}, "unknown key 'layer_per_block' = 2, did you mean 'layers_per_block'?"),
+        (UNetConfig, {"zzz": None}, "unknown key 'zzz' = None"),
+        (UNetConfig, {"act_fn": "mish"}, "act_fn = 'mish' is not implemented, only 'silu' or 'swish'"),
+        (UNetConfig, {"center_input_sample": True}, "center_input_sample = True is not implemented, only False"),
+        (UNetConfig, {"in_channels": "4"}, "in_channels = '4' is not a positive integer"),
+        (UNetConfig, {"in_channels": True}, "in_channels = True is not a positive integer"),
+        (UNetConfig, {"layers_per_block": [1, 0]}, "layers_per_block = [1, 0] is not a positive integer or a list"),
+        (UNetConfig, {"block_out_channels": []}, "block_out_channels = [] is not a list"),
+        (UNetConfig, {"norm_num_groups": None}, "norm_num_groups = None is not a positive integer"),
+        (UNetConfig, {"norm_num_groups": 3}, "block_out_channels[0] = 8 is not divisible by norm_num_groups = 3"),
+        (UNetConfig, {"attention_head_dim": 3}, "block_out_channels[0] = 8 is not divisible by attention heads = 3"),
+        (UNetConfig, {"attention_head_dim": [2, 5]}, "block_out_channels[1] = 16 is not divisible by"),
+        (UNetConfig, {"num_attention_heads": 5}, "block_out_channels[0] = 8 is not divisible by attention heads = 5"),
+        (UNetConfig, {"down_block_types": ["DownBlock2D"]}, "does not have one entry for each of the 2 block_out"),
+        (UNetConfig, {"attention_head_dim": [2, 2, 2]}, "attention_head_dim = (2, 2, 2) does not have one entry"),
+        (UNetConfig, {"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "'AttnUpBlock2D' is not implemented"),
+        (UNetConfig, {"class_embed_type": "projection"}, "class_embed_type: 'projection' is not implemented"),
+        (UNetConfig, {"mid_block_type": None}, "mid_block_type = None is not implemented"),
+        (VAEConfig, {"shift_factor": 0.1}, "shift_factor = 0.1 is not implemented, only None"),
+        (VAEConfig, {"scaling_factor": "big"}, "scaling_factor = 'big' is not a number"),
+        (VAEConfig, {"up_block_types": ["UpDecoderBlock2D"]}, "does not have one entry for each of the 2 block_out"),
+        (VAEConfig, {"down_block_types": ["DownBlock2D"] * 2}, "only 'DownEncoderBlock2D'"),
+        (VAEConfig, {"norm_num_groups": 16}, "block_out_channels[0] = 8 is not divisible by norm_num_groups = 16"),
+        (CLIPTextConfig, {"model_type": "t5"}, "model_type = 't5' is not implemented, only 'clip_text_model'"),
+        (CLIPTextConfig, {"hidden_act": "relu"}, "hidden_act = 'relu' is not implemented"),
+        (CLIPTextConfig, {"num_attention_heads": 3}, "hidden_size = 16 is not divisible by num_attention_heads = 3"),
+        (CLIPTextConfig, {"num_hidden_layers": 0}, "num_hidden_layers = 0 is not a positive integer"),
+    ],
+    ids=str,
+)
+def test_what_is_not_understood_is_named(config, change, message):
+    base = {UNetConfig: UNET, VAEConfig: VAE, CLIPTextConfig: CLIP}[config]
+    config.from_dict(base)
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        config.from_dict({**base, **change})
+    assert "\n" not in str(error.value) and str(error.value).startswith(config.__name__)
+
+
+def test_an_unknown_class_is_named():
+    with pytest.raises(ConfigError, match="'T5EncoderModel' is not implemented, only AutoencoderKL, CLIPTextModel"):
+        build("T5EncoderModel", {})
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())))
+def test_any_other_key_is_an_error(extra):
+    """Whatever a config holds beyond what is known, it is refused or plainly marked as a note."""
+    known = {**UNetConfig.neutral, **dict.fromkeys(UNetConfig.unused), **UNetConfig.__dataclass_fields__}
+    unknown = [key for key in extra if key not in known and not key.startswith("_")]
+    extra = {key: value for key, value in extra.items() if key not in known}
+    if not unknown:
+        assert UNetConfig.from_dict({**UNET, **extra}) == UNetConfig.from_dict(UNET)
+    else:
+        with pytest.raises(ConfigError, match="unknown key"):
+            UNetConfig.from_dict({**UNET, **extra})
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_parameters_are_named_as_in_the_checkpoint(shapes_sd, component):
+    """Indices of lists joined by "_", the rest letter by letter; PyTorch has one name, weight, for three of ours."""
+    (path,) = (shapes_sd / component).glob("*.safetensors")
+    with safe_open(path, "numpy") as file:
+        theirs = {re.sub(r"\.(\d+)(?=\.)", r"_\1", name).replace(".", "/") for name in file.keys()}  # noqa: SIM118
+    module = build(COMPONENTS[component], json.loads((shapes_sd / component / "config.json").read_text()))
+    ours = flatten_dict(abstract_params(module), sep="/")
+    assert {re.sub("(kernel|scale|embedding)$", "weight", name) for name in ours} == theirs
+
+
+# Attention
+
+
+def exact_attention(q, k, v, causal):
+    """The definition, in float64; [batch, heads, tokens, head_dim]."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    logits = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    if causal:
+        logits[..., ~np.tri(*logits.shape[-2:], dtype=bool)] = -np.inf
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def random_qkv(seed, batch, heads, tokens, keys, head_dim, scale=1.0):
+    random = np.random.default_rng(seed)
+    return tuple(
+        random.standard_normal((batch, heads, length, head_dim), np.float32) * scale for length in (tokens, keys, keys)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(*(st.integers(1, limit) for limit in (3, 3, 40, 40, 9))),
+    queries=st.integers(1, 50),
+    causal=st.booleans(),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention_is_softmax(shape, queries, causal, scale, seed):
+    """Whatever the shape, however the queries are cut up, and however large the logits."""
+    q, k, v = random_qkv(seed, *shape, scale=scale)
+    expected = exact_attention(q, k, v, causal)
+    limit = {"rtol": 0, "atol": 2e-6 * scale * max(1.0, scale) ** 2}  # logits grow, and err, with scale squared
+    np.testing.assert_allclose(chunked(q, k, v, causal=causal, queries=queries), expected, **limit)
+    np.testing.assert_allclose(by_head(q, k, v, causal=causal), expected, **limit)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize(("tokens", "keys", "causal"), [(1030, 77, False), (1030, 1030, False), (77, 77, True)])
+def test_attention_for_every_platform(platform, tokens, keys, causal):
+    q, k, v = random_qkv(0, 2, 2, tokens, keys, 8)
+    with target_platform(platform):
+        out = jax.jit(lambda q, k, v: attention(q, k, v, causal=causal))(*(x.swapaxes(1, 2) for x in (q, k, v)))
+    np.testing.assert_allclose(out.swapaxes(1, 2), exact_attention(q, k, v, causal), rtol=0, atol=2e-6)
+
+
+def test_flash_attention_interpreted():
+    """The TPU's kernel gives what the definition gives, up to bfloat16's rounding of the weights (2^-8)."""
+    from jax.experimental.pallas import tpu
+
+    q, k, v = (x.astype(jnp.bfloat16) for x in random_qkv(0, 1, 2, 384, 512, 40))
+    with tpu.force_tpu_interpret_mode():
+        out = np.asarray(flash(q, k, v), np.float32)
+    expected = exact_attention(q, k, v, False)
+    assert np.linalg.norm(out - expected) < 2**-8 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("tokens", "keys", "head_dim", "used"), [(4096, 4096, 40, True), (4096, 77, 40, False)])
+def test_flash_attention_is_used_where_it_serves(tokens, keys, head_dim, used):
+    shapes = [jax.ShapeDtypeStruct((2, length, 8, head_dim), jnp.bfloat16) for length in (tokens, keys, keys)]
+    with target_platform("tpu"):
+        exported = jax.export.export(jax.jit(lambda q, k, v: attention(q, k, v)), platforms=["tpu"])(*shapes)
+    assert ("tpu_custom_call" in exported.mlir_module()) == used
+
+
+# Layers
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    stride=st.sampled_from([1, 2]),
+    padding=st.sampled_from([(1, 1), (0, 1)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_both_forms_of_the_convolution_agree(size, stride, padding, seed):
+    """The CPU multiplies patches where other platforms convolve; sizes odd and even, down to a single pixel."""
+    layer = Conv3x3(5, stride=stride, padding=padding)
+    x = jnp.asarray(np.random.default_rng(seed).standard_normal((2, *size, 4), np.float32))
+    if min(size) + sum(padding) < 3:
+        return  # no output
+    params = layer.init(jax.random.key(0), x)
+    with target_platform("gpu"):
+        convolved = layer.apply(params, x)
+    np.testing.assert_allclose(layer.apply(params, x), convolved, rtol=0, atol=1e-5)
+
+
+# Models
+
+
+def test_images_do_not_see_each_other():
+    unet = build("UNet2DConditionModel", {**UNET, "num_class_embeds": 10})
+    params, inputs = random_params(unet), (*unet_inputs(unet.config), np.array([1, 5, 9]))
+    others = (*unet_inputs(unet.config, seed=1), np.array([2, 6, 8]))
+    mixed = [np.concatenate([x[:1], other[1:]]) for x, other in zip(inputs, others)]
+    apply = jax.jit(unet.apply)
+    np.testing.assert_array_equal(apply({"params": params}, *inputs)[0], apply({"params": params}, *mixed)[0])
+
+
+@pytest.mark.parametrize("class_embed_type", [None, "timestep"])
+def test_classes_matter(class_embed_type):
+    config = {**UNET, "class_embed_type": class_embed_type, "num_class_embeds": 10}
+    unet = build("UNet2DConditionModel", config)
+    inputs = unet_inputs(unet.config)
+    params = {"params": random_params(unet)}
+    apply = jax.jit(unet.apply)
+    one, other = (apply(params, *inputs, np.array(labels)) for labels in ([1, 2, 3], [1, 2, 4]))
+    np.testing.assert_array_equal(one[:2], other[:2])
+    assert not np.allclose(one[2], other[2])
+    with pytest.raises(InputError, match="pass class_labels"):
+        unet.apply(params, *inputs)
+
+
+def test_a_model_without_classes_takes_none():
+    unet = build("UNet2DConditionModel", UNET)
+    with pytest.raises(InputError, match="leave class_labels out"):
+        unet.apply({"params": random_params(unet)}, *unet_inputs(unet.config), np.array([1, 2, 3]))
+
+
+def test_too_many_tokens():
+    clip = build("CLIPTextModel", CLIP)
+    with pytest.raises(InputError, match="78 tokens are more than the text encoder's 77"):
+        clip.apply({"params": random_params(clip)}, np.zeros((1, 78), np.int32))
+
+
+def test_later_tokens_do_not_change_earlier_states():
+    clip = build("CLIPTextModel", CLIP)
+    ids = np.random.default_rng(0).integers(0, 50, (2, 20))
+    changed = np.where(np.arange(20) < 12, ids, (ids + 1) % 50)
+    apply = jax.jit(clip.apply)
+    one, other = (apply({"params": random_params(clip)}, tokens) for tokens in (ids, changed))
+    np.testing.assert_array_equal(one[:, :12], other[:, :12])
+    assert not np.allclose(one[:, 12:], other[:, 12:])
+
+
+def test_decoding_has_the_size_of_the_encoded():
+    vae = build("AutoencoderKL", VAE)
+    params, images = {"params": random_params(vae)}, np.zeros((2, 12, 20, 3), np.float32)
+    mean, logvar = vae.apply(params, images, method="encode")
+    assert mean.shape == logvar.shape == (2, 6, 10, 4)
+    assert vae.apply(params, mean, method="decode").shape == images.shape
+
+
+@pytest.mark.parametrize("class_name", COMPONENTS.values())
+def test_bfloat16_is_followed_throughout(class_name):
+    """The dtype of parameters and inputs is that of the result, which stays as near as 8 bits of mantissa allow."""
+    module = build(class_name, {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE, "CLIPTextModel": CLIP}[class_name])
+    params = random_params(module)
+    if class_name == "UNet2DConditionModel":
+        inputs = unet_inputs(module.config)
+    elif class_name == "AutoencoderKL":
+        inputs = (np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32),)
+    else:
+        inputs = (np.random.default_rng(0).integers(0, 50, (2, 20)),)
+    exact = np.asarray(jax.jit(module.apply)({"params": params}, *inputs))
+    half_inputs = [x if x.dtype == np.int64 else jnp.asarray(x, jnp.bfloat16) for x in inputs]
+    half_params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    half = jax.jit(module.apply)({"params": half_params}, *half_inputs)
+    assert exact.dtype == jnp.float32 and half.dtype == jnp.bfloat16
+    assert np.linalg.norm(np.asarray(half, np.float32) - exact) < 0.05 * np.linalg.norm(exact)
