@@ -47,7 +47,7 @@ def load(
 
 def _keep_compiled_programs() -> None:
     """Let JAX keep what it compiles on disk, so that the next process starts at once. A user's own setting stands."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_directory() / "compiled"
         if not is_writable(folder):
             log.warning("%s cannot be written: every start compiles anew; SDJAX_CACHE may name another folder", folder)

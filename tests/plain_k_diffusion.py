@@ -1,4 +1,4 @@
-"""Plain loops for `plain_samplers`: the samplers of k-diffusion, A1111 and ComfyUI, DDPM, and those of distilled models.
+"""Plain loops for `plain_samplers`: those of k-diffusion, A1111 and ComfyUI, DDPM, and those of distilled models.
 
 Arguments as there. Distilled models and DDPM are written for the variance-preserving sample, as in their papers.
 """
@@ -73,8 +73,27 @@ def ipndm(denoise, x, sigmas, noise, max_order=4):
     return x
 
 
+def dpm_solver(denoise, x, order, lam, h):
+    """The DPM-Solver paper's steps of order 1 to 3, by `h` in lambda = -log sigma."""
+
+    def epsilon(x, fraction):
+        return slope(denoise, x, math.exp(-(lam + fraction * h)))
+
+    def first(fraction):
+        return x - math.exp(-(lam + fraction * h)) * math.expm1(fraction * h) * e
+
+    e = epsilon(x, 0)
+    if order == 1:
+        return first(1)
+    if order == 2:
+        return first(1) - math.exp(-lam - h) * math.expm1(h) * (epsilon(first(1 / 2), 1 / 2) - e)
+    e1 = epsilon(first(1 / 3), 1 / 3)
+    factor = 2 * (math.expm1(2 / 3 * h) / (2 / 3 * h) - 1)
+    e2 = epsilon(first(2 / 3) - math.exp(-(lam + 2 / 3 * h)) * factor * (e1 - e), 2 / 3)
+    return first(1) - math.exp(-lam - h) * 3 / 2 * (math.expm1(h) / h - 1) * (e2 - e)
+
+
 def dpm_fast(denoise, x, sigmas, noise, eta=0.0):
-    """In lambda = -log sigma, with the three steps as in the DPM-Solver paper."""
     n = len(sigmas) - 1
     end = -math.log(sigmas[-1] or min(sigmas[-2], SMALLEST))
     steps = n // 3 + 1
@@ -85,26 +104,8 @@ def dpm_fast(denoise, x, sigmas, noise, eta=0.0):
         down, _ = split(math.exp(-lam), math.exp(-following), eta)
         goal = min(end, -math.log(down))
         up = math.sqrt(math.exp(-2 * following) - math.exp(-2 * goal)) if goal > following + 1e-12 else 0
-        h = goal - lam
-
-        def epsilon(x, fraction):
-            return slope(denoise, x, math.exp(-(lam + fraction * h)))
-
-        def first(fraction):
-            return x - math.exp(-(lam + fraction * h)) * math.expm1(fraction * h) * e
-
-        e = epsilon(x, 0)
-        if order == 1:
-            x = first(1)
-        elif order == 2:
-            x = first(1) - math.exp(-goal) * math.expm1(h) * (epsilon(first(1 / 2), 1 / 2) - e)
-        else:
-            e1 = epsilon(first(1 / 3), 1 / 3)
-            factor = 2 * (math.expm1(2 / 3 * h) / (2 / 3 * h) - 1)
-            e2 = epsilon(first(2 / 3) - math.exp(-(lam + 2 / 3 * h)) * factor * (e1 - e), 2 / 3)
-            x = first(1) - math.exp(-goal) * 3 / 2 * (math.expm1(h) / h - 1) * (e2 - e)
         evaluation += order
-        x = x + up * noise(evaluation - 1)
+        x = dpm_solver(denoise, x, order, lam, goal - lam) + up * noise(evaluation - 1)
     return x
 
 

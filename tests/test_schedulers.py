@@ -225,7 +225,8 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
     if solver not in ("restart", "ddim_inverse"):  # which are there to rise
         assert np.all(np.diff(plan.sigmas) <= 1e-12)
     # A step of dpm_fast is one evaluation, so that its methods' steps are fewer.
-    assert int(np.sum(plan.is_step)) == (int(steps * strength) // 3 + 1 if solver == "dpm_fast" else int(steps * strength))
+    taken = int(steps * strength)
+    assert int(np.sum(plan.is_step)) == (taken // 3 + 1 if solver == "dpm_fast" else taken)
     assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
 
 
@@ -236,8 +237,8 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         for solver, spacing in itertools.product(SOLVERS, SPACINGS)
         # As in diffusers, PNDM strides off these two grids where steps do not divide the trained timesteps.
         if not (solver in ("pndm", "plms") and spacing in ("trailing", "linspace"))
-        # TCD and DPM-Solver-fast end at the smallest trained level, LCM mixes some of the sample in, DDIM inverse begins
-        # with the picture.
+        # TCD and DPM-Solver-fast end at the smallest trained level, LCM mixes some of the sample in, and DDIM inverse
+        # begins with the picture.
         if solver not in ("dpm_fast", "lcm", "tcd", "ddim_inverse")
         if spacing != "kl_optimal"  # which ends at its lowest level, not at 0
     ],
@@ -268,7 +269,7 @@ def test_a_network_that_knows_the_picture_gets_it_back(solver, spacing):
         ("dpm2_ancestral", {"eta": 0.0}, 2),
         ("dpmpp_2s_ancestral", {"eta": 0.0}, 2),
         ("dpmpp_sde", {"eta": 0.0}, 2),
-        ("dpm_fast", {}, 3),  # at evaluations that leave 2 after division by 3; a last step of first order caps the others
+        ("dpm_fast", {}, 3),  # at 3n + 2 evaluations; otherwise its last step, of first order, caps it
         ("lms", {"order": 1}, 1),
         ("lms", {"order": 2}, 2),
         ("lms", {"order": 3}, 2.9),  # its first two steps are of lower order, and short enough to show but little
@@ -280,7 +281,7 @@ def test_a_network_that_knows_the_picture_gets_it_back(solver, spacing):
     ],
 )
 def test_order_of_convergence(solver, options, order):
-    """On x0 ~ N(mean, std²) the probability-flow ODE has the solution that `exact` says; halving steps shows the order."""
+    """On x0 ~ N(mean, std²) the probability-flow ODE has the solution `exact`; halving steps shows the order."""
     mean, std, end = 0.4, 0.7, 0.3
 
     def error(steps):
@@ -455,7 +456,7 @@ def test_swapping_the_solver_keeps_what_the_checkpoint_says():
         (lambda: schedulers.create("euler").plan(1001), "from 1 to 1000"),
         (lambda: schedulers.create("euler").plan(2.5), "whole number"),
         (lambda: schedulers.create("euler").plan(10, strength=1.5), "strength"),
-        (lambda: schedulers.create("pndm", skip_prk_steps=False).plan(3), "skip_prk_steps=False needs at least 4 steps"),
+        (lambda: schedulers.create("pndm", skip_prk_steps=False).plan(3), "skip_prk_steps=False needs at least 4"),
         (lambda: schedulers.create("lms", order=5).plan(3), "order=5 is not possible"),
         (lambda: schedulers.create("ipndm", max_order=0).plan(3), "max_order=0 is not possible"),
         (lambda: schedulers.create("er_sde", max_stage=4).plan(3), "max_stage=4 is not possible"),

@@ -29,10 +29,12 @@ def generate(
     spacing: Annotated[
         str | None, typer.Option(help="Which noise levels are visited.", show_default="the model's own")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's own")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's own, else 50")
+    ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own"),
+        typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own, else 7.5"),
     ] = None,
     guidance_interval: Annotated[
         tuple[float, float], typer.Option(help="The part of the steps that is guided, from 0 to 1.")
@@ -51,7 +53,7 @@ def generate(
     height: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's own")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="What the networks compute in.", show_default="the model's own"),
+        typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
     ] = None,
 ) -> None:
     """Paint pictures. Their names are printed; how each was made is written into its PNG.

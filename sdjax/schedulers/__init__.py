@@ -1,6 +1,6 @@
 """Samplers as data: noise schedules, spacings and solvers are numpy on the host, and one compiled loop runs them all.
 
-Read in this order: noise, spacings, solvers, plan, loop, scheduler, configs.
+Read in this order: noise, spacings, sigma_spacings, solvers, plan, loop, names, scheduler, classes, configs, explain.
 """
 
 from sdjax.schedulers.configs import from_config

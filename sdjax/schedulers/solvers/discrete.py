@@ -38,7 +38,7 @@ def lcm(grid: Grid, timestep_scaling: float = 10.0) -> Iterator[Row]:
 
 
 def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
-    """Strategic stochastic sampling. Zheng et al. (2024), arXiv:2402.19159, algorithm 4: past the target, then noise up.
+    """Strategic stochastic sampling: past the target, then noise up. Zheng et al. (2024), arXiv:2402.19159, section 4.
 
     eta: the paper's gamma, 0 to 1, by what share of its timestep the target is overshot. The last step goes to the
         smallest trained level, without noise.

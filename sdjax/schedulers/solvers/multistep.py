@@ -57,7 +57,7 @@ def plms_start(grid: Grid) -> Iterator[Row]:
     middle = grid.sigmas[1]
     output = grid.noise.output(X, D, middle)
     # Off its own grid a stride does not arrive from `s`; the same variance-preserving sample is taken to be there.
-    origin = s if grid.stride is None else grid.noise.sigma(grid.timesteps[1] + grid.stride)
+    origin = s if grid.stride is None else float(grid.noise.sigma(grid.timesteps[1] + grid.stride))
     again = SAVED * np.sqrt((1 + origin**2) / (1 + s**2))
     yield Row(middle, middle, transfer(grid, again, (output + D1) / 2, origin, middle))
 
@@ -75,7 +75,7 @@ def runge_kutta_start(grid: Grid) -> Iterator[Row]:
     for s, t in zip(grid.sigmas[:3], grid.sigmas[1:4]):
         start, end = grid.noise.timestep(s), grid.noise.timestep(t)
         half = (start - end) / 2 if grid.stride is None else grid.stride // 2
-        arrival, middle = grid.noise.sigma(start - half), grid.noise.sigma(end + half)
+        arrival, middle = float(grid.noise.sigma(start - half)), float(grid.noise.sigma(end + half))
         output = grid.noise.output(X, D, s)
         x = transfer(grid, X, output, s, arrival)
         yield Row(s, arrival, x, saved=X, d1=output, d2=D1, d3=D2, noise1=output / 6, is_step=False)

@@ -65,10 +65,10 @@ def restart(grid: Grid, restart_list: Mapping[float, Sequence[float]] | None = N
     restarts = {_nearest(levels, level): how for level, how in restart_list.items()}
     for k in range(1, len(levels)):
         path[-1] = np.append(path[-1], levels[k])
-        points, times, top = restarts.get(k, (0, 0, 0.0))
+        points, repeats, top = restarts.get(k, (0, 0, 0.0))
         start = _nearest(levels, top)
-        if times and start < k:
-            path += [karras(grid.noise, levels[k], levels[start], points)] * times
+        if start < k:
+            path += [karras(grid.noise, levels[k], levels[start], int(points))] * int(repeats)
     after = [run[0] for run in path[1:]] + [levels[-1]]
     for run, top in zip(path, after):
         for k, (s, t) in enumerate(pairwise(run)):
@@ -122,16 +122,16 @@ def dpm_solver_step(
     yield Row(s, first, X + (first - s) * slope, saved=X, d1=slope, is_step=False)
     slope = (X - D) / first
     if order == 2:
-        yield Row(first, after, SAVED + (t - s) * slope + up * Z, timestep=noise.timestep(first))
+        yield Row(first, after, SAVED + (t - s) * slope + up * Z, timestep=float(noise.timestep(first)))
         return
     second = s * np.exp(-h * 2 / 3)
     bend = second * (np.expm1(h * 2 / 3) / (h / 3) - 2)
     x = SAVED + (second - s) * D1 - bend * (slope - D1)
-    yield Row(first, second, x, is_step=False, timestep=noise.timestep(first))
+    yield Row(first, second, x, is_step=False, timestep=float(noise.timestep(first)))
     slope = (X - D) / second
     bend = t * (np.expm1(h) / h - 1) * 3 / 2
     x = SAVED + (t - s) * D1 - bend * (slope - D1)
-    yield Row(second, after, x + up * Z, timestep=noise.timestep(second))
+    yield Row(second, after, x + up * Z, timestep=float(noise.timestep(second)))
 
 
 SOLVERS = {
