@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= .venv-parity
 
-.PHONY: demo test parity lint format bench clean
+.PHONY: demo test parity parity-full-size lint format bench clean
 
 demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
@@ -13,7 +13,10 @@ test: $(VENV)/installed  ## what needs no PyTorch
 	$(VENV)/bin/python -m pytest --ignore=tests/parity
 
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
-	$(VENV_PARITY)/bin/python -m pytest tests/parity
+	$(VENV_PARITY)/bin/python -m pytest -s -m "not full_size" tests/parity
+
+parity-full-size: $(VENV_PARITY)/installed  ## the same for the published models at their real size: 10 GB, some minutes
+	$(VENV_PARITY)/bin/python -m pytest -s -m full_size tests/parity
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check

@@ -180,10 +180,10 @@ def test_a_model_that_does_not_say_its_size_wants_it_told(tmp_path):
         ({"latents": np.full((1, 16, 16, 4), np.nan)}, "not finite"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"sampler": ["euler", "ddim"]}, "2 values of sampler were given for 1 pictures"),
-        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval must have"),
+        ({"guidance_interval": (0.5, 0.2)}, "guidance_interval must be a start and an end"),
         ({"guidance_rescale": 2}, "guidance_rescale must be from 0 to 1"),
         ({"guidance_scale": [[1.0, 2.0]], "num_inference_steps": 5}, "2 guidance scales were given for a picture of 5"),
-        ({"sampler": "heun", "cfg_plus_plus": True}, "cfg_plus_plus suits euler"),
+        ({"sampler": "heun", "cfg_plus_plus": True}, "cfg_plus_plus does not suit sampler"),
         ({"output_type": "tensor"}, "unknown output_type"),
     ],
 )
