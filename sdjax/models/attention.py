@@ -4,6 +4,7 @@ Every implementation takes q [batch, heads, tokens, head_dim] and k, v [batch, h
 computes logits and softmax in float32 whatever the dtype, which is what `upcast_attention` of a checkpoint asks for.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -41,9 +42,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False)
 
 def by_head(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
     """One head after the other, so that everything one needs stays in the cache of a CPU."""
-    heads = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-    one = partial(chunked, causal=causal, queries=CPU_QUERIES)
-    return jax.lax.map(lambda head: one(*head), heads).reshape(q.shape)
+    heads = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    return _replace_each(partial(chunked, causal=causal, queries=CPU_QUERIES), *heads).reshape(q.shape)
 
 
 def chunked(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, queries: int) -> jax.Array:
@@ -55,14 +55,26 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, queries: 
         return _softmax_attention(q, k, v, 0 if causal else None)
     padding = [(0, 0)] * (q.ndim - 2) + [(0, chunks * size - tokens), (0, 0)]
     q = jnp.pad(q, padding).reshape(*q.shape[:-2], chunks, size, q.shape[-1])
-    starts = jnp.arange(chunks) * size
 
-    def chunk(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        start, q = inputs
+    def chunk(q: jax.Array, start: jax.Array) -> jax.Array:
         return _softmax_attention(q, k, v, start if causal else None)
 
-    out = jnp.moveaxis(jax.lax.map(chunk, (starts, jnp.moveaxis(q, -3, 0))), 0, -3)
+    out = jnp.moveaxis(_replace_each(chunk, jnp.moveaxis(q, -3, 0), jnp.arange(chunks) * size), 0, -3)
     return out.reshape(*out.shape[:-3], chunks * size, out.shape[-1])[..., :tokens, :]
+
+
+def _replace_each(function: Callable[..., jax.Array], x: jax.Array, *others: jax.Array) -> jax.Array:
+    """`function` of each entry of x and the others, one after the other, in the place of the entry of x.
+
+    `jax.lax.map` would begin with zeros, and XLA makes those of all the attentions of a program at once and keeps
+    them, 180 MB in the UNet of Stable Diffusion 1.5 at 512 pixels.
+    """
+
+    def replace(i: int, x: jax.Array) -> jax.Array:
+        entries = (jax.lax.dynamic_index_in_dim(array, i, keepdims=False) for array in (x, *others))
+        return jax.lax.dynamic_update_index_in_dim(x, function(*entries), i, axis=0)
+
+    return jax.lax.fori_loop(0, x.shape[0], replace, x)
 
 
 def _softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Array | int | None) -> jax.Array:
