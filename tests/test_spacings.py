@@ -1,0 +1,131 @@
+"""Spacings and names, each against its source's own way of writing it."""
+
+import bisect
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sdjax import schedulers
+from sdjax.errors import InputError
+from sdjax.schedulers.names import ALIASES, parse_sampler, parse_spacing
+from sdjax.schedulers.sigma_spacings import STABLE_DIFFUSION_LEVELS
+from sdjax.schedulers.solvers import SOLVERS
+
+NOISE = schedulers.create("euler").noise
+LOW, HIGH = 0.0291671, 14.6146  # Stable Diffusion's ends, as k-diffusion prints them
+
+
+def levels(spacing, steps):
+    """The levels that a plan of Euler steps visits, and the one that it ends at."""
+    plan = schedulers.create("euler", spacing).plan(steps)
+    scale = float(plan.result_scale)
+    return [*plan.sigmas, math.sqrt(max(scale**2 - 1, 0))]
+
+
+def sigma_of(timestep):
+    """k-diffusion's t_to_sigma: linear in log sigma between the trained timesteps."""
+    low, part = int(timestep), timestep % 1
+    high = min(low + 1, 999)
+    return math.exp((1 - part) * math.log(NOISE.sigmas[low]) + part * math.log(NOISE.sigmas[high]))
+
+
+def a1111(spacing, steps):
+    """Levels with the final one, written as loops."""
+    if spacing == "karras":
+        ends = [value ** (1 / 7) for value in (HIGH, LOW)]
+        return [(ends[0] + k / max(steps - 1, 1) * (ends[1] - ends[0])) ** 7 for k in range(steps)] + [0]
+    if spacing in ("exponential", "polyexponential", "lu"):
+        return [HIGH * (LOW / HIGH) ** (k / max(steps - 1, 1)) for k in range(steps)] + [0]
+    if spacing == "beta":
+        quantiles = [stats.beta.ppf(1 - k / max(steps - 1, 1), 0.6, 0.6) for k in range(steps)]
+        return [LOW + quantile * (HIGH - LOW) for quantile in quantiles] + [0]
+    if spacing == "sgm_uniform":
+        return [sigma_of(999 - 999 * k / steps) for k in range(steps)] + [0]
+    if spacing == "simple":
+        return [NOISE.sigmas[-(1 + int(k * len(NOISE) / steps))] for k in range(steps)] + [0]
+    if spacing == "kl_optimal":
+        return [math.tan(k / steps * math.atan(LOW) + (1 - k / steps) * math.atan(HIGH)) for k in range(steps + 1)]
+    raise KeyError(spacing)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 10, 20, 37])
+@pytest.mark.parametrize(
+    "spacing",
+    ["karras", "exponential", "polyexponential", "lu", "beta", "sgm_uniform", "simple", "kl_optimal"],
+)
+def test_levels_are_those_of_the_source(spacing, steps):
+    np.testing.assert_allclose(levels(spacing, steps), a1111(spacing, steps), rtol=2e-5, atol=1e-7)
+
+
+def test_align_your_steps_is_its_table_and_interpolates_in_log_sigma():
+    np.testing.assert_allclose(levels("align_your_steps", 11), [*STABLE_DIFFUSION_LEVELS, 0], rtol=1e-12)
+    doubled = levels("align_your_steps", 21)
+    np.testing.assert_allclose(doubled[:-1:2], STABLE_DIFFUSION_LEVELS, rtol=1e-12)
+    between = np.sqrt(np.array(STABLE_DIFFUSION_LEVELS[1:]) * STABLE_DIFFUSION_LEVELS[:-1])
+    np.testing.assert_allclose(doubled[1:-1:2], between, rtol=1e-12)
+    assert levels("align_your_steps_xl", 11)[3] == pytest.approx(2.181)
+
+
+def test_levels_of_ones_own():
+    scheduler = schedulers.create("dpmpp_2m")
+    plan = scheduler.plan(sigmas=[10.0, 3.0, 1.0, 0.2, 0.0])
+    assert plan.sigmas.tolist() == [10.0, 3.0, 1.0, 0.2]
+    for sigma, timestep in zip(plan.sigmas, plan.timesteps):
+        after = bisect.bisect(NOISE.sigmas.tolist(), sigma)
+        assert after - 1 <= timestep <= after
+    by_timesteps = scheduler.plan(timesteps=[900, 500, 100])
+    np.testing.assert_array_equal(by_timesteps.sigmas, NOISE.sigmas[[900, 500, 100]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sigmas": [1.0, 2.0, 0.0]}, "sigmas must fall"),
+        ({"sigmas": [1.0]}, "a level above 0 to start at"),
+        ({"timesteps": [10, 10]}, "timesteps must fall"),
+        ({"timesteps": [2000, 10]}, "from 0 to 999"),
+        ({"timesteps": ["a"]}, "must be numbers"),
+        ({}, "exactly one of them"),
+        ({"num_inference_steps": 3, "sigmas": [1.0, 0.0]}, "exactly one of them"),
+    ],
+)
+def test_levels_that_cannot_be_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        schedulers.create("euler").plan(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "spacing"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
+        ("DPM++ 2M", "dpmpp_2m", None),
+        ("dpmpp_2m", "dpmpp_2m", None),
+        ("Euler a", "euler_ancestral", None),
+        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"),
+        ("DPM2 a Karras", "dpm2_ancestral", "karras"),
+        ("UniPC", "unipc", None),
+        ("Euler SGM Uniform", "euler", "sgm_uniform"),
+        ("LMS Karras", "lms", "karras"),
+        ("PLMS", "plms", None),
+        ("DPM fast", "dpm_fast", None),
+    ],
+)
+def test_a1111s_names_are_understood(name, solver, spacing):
+    assert parse_sampler(name) == (solver, spacing)
+
+
+def test_every_alias_leads_somewhere():
+    for name, solver in ALIASES.items():
+        assert parse_sampler(name) == (solver, None)
+        assert solver in SOLVERS
+    assert parse_spacing("SGM Uniform") == "sgm_uniform"
+
+
+def test_explain_prints_what_the_loop_computes():
+    text = schedulers.explain(schedulers.create("heun", "karras").plan(2))
+    plan = schedulers.create("heun", "karras").plan(2)
+    assert text.count("denoised = ") == int(plan.nfe) == 3
+    assert f"{plan.weights[0, 0, 0]:.6g} x + {plan.weights[0, 0, 6]:.6g} denoised" in text
+    assert text.splitlines()[-1] == "     x <- denoised"
