@@ -6,14 +6,13 @@ import warnings
 
 import jax
 
-from sdjax.checkpoint import cache_directory, is_writable, read_model
+from sdjax.checkpoint import FLOATS, cache_directory, is_writable, read_model
 from sdjax.convert import resolve
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
 
-DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_MODEL = "shapes"
 
 
@@ -38,8 +37,8 @@ def load(
     """
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if dtype not in FLOATS:
+        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
     _keep_compiled_programs()
     directory = resolve(model, variant=variant, revision=revision, progress=progress)
     return Pipeline(read_model(directory), jax.numpy.dtype(dtype))
