@@ -45,8 +45,10 @@ class GuidedOnly:
     def __init__(self, unet: nn.Module):
         self.unet = unet
 
-    def apply(self, variables: dict, sample: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        return 0.5 * sample if len(sample) == 1 else self.unet.apply(variables, sample, timesteps, context)
+    def apply(
+        self, variables: dict, sample: jax.Array, timesteps: jax.Array, context: jax.Array, labels: None
+    ) -> jax.Array:
+        return 0.5 * sample if len(sample) == 1 else self.unet.apply(variables, sample, timesteps, context, labels)
 
 
 BODIES = {"two UNets": lambda unet: unet, "one UNet": GuidedOnly}

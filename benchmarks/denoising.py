@@ -21,9 +21,11 @@ def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int |
     return (
         plan,
         schedulers.init_state(plan, np.ones((batch, *latents), np.float32)),
-        context,
-        context,
+        programs.Conditioning(context, context, np.zeros((batch, *latents[:2], 0), np.float32), None),
         programs.Guidance(scale, np.zeros(batch, np.float32), np.zeros(batch, bool)),
+        schedulers.Known(
+            *(np.zeros((batch, *latents[:2], channels), np.float32) for channels in (latents[2], latents[2], 1))
+        ),
         jax.random.split(jax.random.key(0), batch),
         np.int32(STEPS),
     )

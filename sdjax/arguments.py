@@ -1,146 +1,166 @@
 """What a call asks for: whatever can be checked without the model, so that a mistake shows before one is downloaded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sdjax import schedulers
 from sdjax.errors import InputError
+from sdjax.inputs import GivenImage, read_depth, read_image, read_mask
 from sdjax.random import image_seeds
 
 OUTPUT_TYPES = ("pil", "np", "latent")
+READERS: dict[str, Callable[[str, GivenImage], Any]] = {
+    "image": read_image,
+    "mask_image": read_mask,
+    "depth_map": read_depth,
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """What one picture is to be; None leaves the choice to the model."""
+    """What one picture is to be, by the names and with the defaults of `Pipeline.__call__`, which explains them.
+
+    None leaves the choice to the model. Images are as `sdjax.inputs` reads them: an RGB picture, or latents; a mask in
+    8-bit grey; and nearness [height, width]. Raises InputError for what suits no model.
+    """
 
     prompt: str
-    negative_prompt: str
-    seed: int
-    sampler: str | None
-    spacing: str | None
-    eta: float | None
-    num_inference_steps: int | None
-    guidance_scale: float | tuple[float, ...] | None  # one number, or one for each step
+    negative_prompt: str = ""
+    seed: int = 0
+    image: Image.Image | np.ndarray | None = None
+    mask_image: Image.Image | None = None
+    depth_map: np.ndarray | None = None
+    strength: float = 0.8
+    mask_blur: float = 4.0
+    padding_mask_crop: int | None = None
+    noise_level: int = 20
+    num_inference_steps: int | None = None
+    guidance_scale: float | tuple[float, ...] | None = None  # one number, or one for each step
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    cfg_plus_plus: bool = False
+    sampler: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.prompt, self.negative_prompt):
+            _check_text(text)
+        for name in ("num_inference_steps", "height", "width"):
+            if (value := getattr(self, name)) is not None:
+                _check_whole(name, value, 1)
+        scales = self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
+        for name, value in (*(("guidance_scale", scale) for scale in scales), ("eta", self.eta)):
+            if value is not None and not _is_finite(value):
+                raise InputError(f"{name} must be a finite number, not {value!r}")
+        _check_interval(self.guidance_interval)
+        _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)
+        self._check_images()
+
+    def _check_images(self) -> None:
+        if self.mask_image is not None and not isinstance(self.image, Image.Image):
+            raise InputError("a mask_image says what to repaint of an image: give the image too, as a picture")
+        if not _is_finite(self.strength) or not 0 < self.strength <= 1:
+            raise InputError(f"strength must be above 0 and at most 1, not {self.strength!r}")
+        _check_range("mask_blur", self.mask_blur, 0, 1000)
+        _check_whole("noise_level", self.noise_level, 0)
+        if self.padding_mask_crop is not None:
+            _check_whole("padding_mask_crop", self.padding_mask_crop, 0)
+            if self.mask_image is None:
+                raise InputError("padding_mask_crop is a border around a mask: give a mask_image")
 
 
-def check_arguments(
-    prompt: str | Sequence[str],
-    *,
-    negative_prompt: str | Sequence[str] | None = None,
-    num_inference_steps: int | Sequence[int] | None = None,
-    guidance_scale: float | Sequence[float | Sequence[float]] | None = None,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
-    guidance_rescale: float = 0.0,
-    sampler: str | Sequence[str] | None = None,
-    spacing: str | Sequence[str] | None = None,
-    eta: float | Sequence[float] | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    num_images_per_prompt: int = 1,
-    seed: int | Sequence[int] = 0,
-    output_type: str = "pil",
+def spread(
+    prompt: str | Iterable[str],
+    negative_prompt: str | Iterable[str] | None,
+    num_images_per_prompt: int,
+    seed: int | Sequence[int],
+    images: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> list[Picture]:
-    """Check the arguments of a pipeline's call, by themselves. Raises InputError for those that suit no model."""
-    _whole("num_images_per_prompt", num_images_per_prompt)
-    prompts, negatives = _paired(prompt, negative_prompt)
-    count = len(prompts) * num_images_per_prompt
-    pictures = [
-        Picture(*values)
-        for values in zip(
-            _repeated(prompts, num_images_per_prompt),
-            _repeated(negatives, num_images_per_prompt),
-            image_seeds(seed, count),
-            _for_each("sampler", sampler, count),
-            _for_each("spacing", spacing, count),
-            _for_each("eta", eta, count),
-            _for_each("num_inference_steps", num_inference_steps, count),
-            [
-                tuple(scale) if _is_list(scale) else scale
-                for scale in _for_each("guidance_scale", guidance_scale, count)
-            ],
-        )
-    ]
-    for picture in pictures:
-        _check(picture)
-    for name, value in (("height", height), ("width", width)):
-        if value is not None:
-            _whole(name, value)
-    if not (
-        _is_list(guidance_interval)
-        and len(guidance_interval) == 2
-        and 0 <= guidance_interval[0] < guidance_interval[1] <= 1
-    ):
-        raise InputError(
-            f"guidance_interval must be a start and an end, 0 <= start < end <= 1, not {guidance_interval!r}"
-        )
-    if not _is_finite(guidance_rescale) or not 0 <= guidance_rescale <= 1:
-        raise InputError(f"guidance_rescale must be from 0 to 1, not {guidance_rescale!r}")
-    if output_type not in OUTPUT_TYPES:
-        raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
-    return pictures
+    """The pictures that a call asks for.
 
-
-def _check(picture: Picture) -> None:
-    if picture.num_inference_steps is not None:
-        _whole("num_inference_steps", picture.num_inference_steps)
-    scales = picture.guidance_scale if isinstance(picture.guidance_scale, tuple) else (picture.guidance_scale,)
-    for name, value in (*(("guidance_scale", scale) for scale in scales), ("eta", picture.eta)):
-        if value is not None and not _is_finite(value):
-            raise InputError(f"{name} must be a finite number, not {value!r}")
-    schedulers.create("ddim" if picture.sampler is None else picture.sampler, picture.spacing)
-
-
-def _paired(prompt: str | Sequence[str], negative: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
-    prompts = _texts(prompt)
-    negatives = _texts(negative) if negative is not None else [""]
+    images: by the names of READERS, each holds one image for all prompts, or a list of one per prompt.
+    settings: the other fields, each of which holds one value for all pictures, or a list of one per picture.
+    Raises InputError for what suits no model.
+    """
+    _check_whole("num_images_per_prompt", num_images_per_prompt, 1)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise InputError("there is no prompt: give at least one (an empty text is one)")
-    if negative is None or isinstance(negative, str):
-        negatives *= len(prompts)
-    if len(negatives) != len(prompts):
-        raise InputError(f"{len(negatives)} negative prompts were given for {len(prompts)} prompts: one, or as many")
-    return prompts, negatives
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        negative_prompt = [negative_prompt or ""] * len(prompts)
+    by_prompt: dict[str, list[Any]] = {"prompt": prompts, "negative_prompt": list(negative_prompt)}
+    for name, value in images.items():
+        if value is not None:
+            by_prompt[name] = _read_images(name, value, len(prompts))
+    for name, values in by_prompt.items():
+        if len(values) != len(prompts):
+            raise InputError(f"{len(values)} of {name} were given for {len(prompts)} prompts: one, or as many")
+    columns = {
+        name: [value for value in values for _ in range(num_images_per_prompt)] for name, values in by_prompt.items()
+    }
+    count = len(columns["prompt"])
+    columns["seed"] = image_seeds(seed, count)
+    for name, value in settings.items():
+        columns[name] = _for_each(name, value, count)
+    return [Picture(**dict(zip(columns, values))) for values in zip(*columns.values())]
 
 
-def _texts(given: str | Iterable[str]) -> list[str]:
-    texts = [given] if isinstance(given, str) else list(given)
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f"a prompt is a text, not {text!r}")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python holds bytes that are no UTF-8
-            raise InputError(f"the prompt {text!r} is not valid Unicode: is the terminal set to UTF-8?")
-    return texts
+def _read_images(name: str, value: Any, count: int) -> list[Any]:
+    """An image for each prompt, read once."""
+    read = READERS[name]
+    return [read(name, each) for each in value] if isinstance(value, list | tuple) else [read(name, value)] * count
 
 
 def _for_each(name: str, value: Any, count: int) -> list[Any]:
-    """One value for all pictures, or one for each."""
-    values = list(value) if _is_list(value) else [value] * count
+    """One value for all pictures, or one for each. A value that has parts itself is kept as a tuple."""
+    parted = name == "guidance_interval"
+    is_list = _is_list(value) and not (parted and len(value) and not _is_list(value[0]))
+    values = list(value) if is_list else [value] * count
     if len(values) != count:
         raise InputError(
             f"{len(values)} values of {name} were given for {count} pictures: one for all, or one for each"
         )
-    return values
+    return [tuple(entry) if _is_list(entry) else entry for entry in values]
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray)
 
 
-def _hashable(scale: Any) -> Any:
-    return tuple(map(float, scale)) if _is_list(scale) else scale
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"a prompt is a text, not {text!r}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python holds bytes that are no UTF-8
+        raise InputError(f"the prompt {text!r} is not valid Unicode: is the terminal set to UTF-8?")
 
 
-def _repeated(texts: list[str], times: int) -> list[str]:
-    return [text for text in texts for _ in range(times)]
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} must be a whole number{f' above {least - 1}' if least else ''}, not {value!r}")
 
 
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} must be a whole number above 0, not {value!r}")
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if not _is_finite(value) or not low <= value <= high:
+        raise InputError(f"{name} must be from {low} to {high}, not {value!r}")
+
+
+def _check_interval(interval: Any) -> None:
+    if not (
+        _is_list(interval)
+        and len(interval) == 2
+        and all(map(_is_finite, interval))
+        and 0 <= interval[0] < interval[1] <= 1
+    ):
+        raise InputError(f"guidance_interval must be a start and an end, 0 <= start < end <= 1, not {interval!r}")
 
 
 def _is_finite(value: Any) -> bool:

@@ -32,6 +32,7 @@ from sdjax.tensors import open_tensors, write_tensors
 FORMAT = 1
 INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
+SCHEDULER = "scheduler_config.json"
 REQUIRED = ("text_encoder", "unet", "vae")
 FLOATS = ("float32", "float16", "bfloat16")  # what parameters may be stored in
 
@@ -56,6 +57,7 @@ class Model:
     index: dict[str, Any]
     components: dict[str, Component]
     scheduler_config: dict[str, Any]
+    low_res_config: dict[str, Any] | None  # of the noise on an upscaling model's small picture
     tokenizer: Path
     defaults: dict[str, Any]
 
@@ -81,7 +83,8 @@ def read_model(directory: str | os.PathLike) -> Model:
         path=path,
         index=index,
         components={name: read_component(path / name, cls) for name, cls in classes.items() if cls in MODELS},
-        scheduler_config=read_json(path / "scheduler" / "scheduler_config.json"),
+        scheduler_config=read_json(path / "scheduler" / SCHEDULER),
+        low_res_config=read_json(path / "low_res_scheduler" / SCHEDULER) if "low_res_scheduler" in classes else None,
         tokenizer=path / "tokenizer",
         defaults=dict(index["sdjax"].get("defaults", {})),
     )

@@ -1,4 +1,4 @@
-"""Text to image: prompts in, pictures out."""
+"""Prompts, and images where some are given, to pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,17 @@ import numpy as np
 from PIL import Image
 
 from sdjax import programs, schedulers
-from sdjax.arguments import Picture, check_arguments
+from sdjax.arguments import OUTPUT_TYPES, Picture, spread
 from sdjax.checkpoint import Model
-from sdjax.errors import CheckpointError, ConfigError, InputError
+from sdjax.errors import CheckpointError, InputError
+from sdjax.inputs import GivenImage
 from sdjax.parallel import fitting_in_memory, pmap, replicate, shard, unshard
+from sdjax.programs import Conditioning
 from sdjax.prompts import load_tokenizer, tokenize
-from sdjax.random import image_keys, start_noise
-from sdjax.recipes import Recipe, guidance_of, guidance_settings, settings_of
+from sdjax.random import image_keys, normal
+from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
 from sdjax.schedulers import Plan
+from sdjax.starts import Given, begin, given, size_of, task_of
 
 # Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
 Progress = Callable[[str, int, int], None]
@@ -44,24 +47,21 @@ class Pipeline:
     """A model, ready to draw. Made by `sdjax.load`.
 
     The parameters are placed on every local device once. Programs are compiled at the first call of each batch size
-    and resolution; other prompts, seeds, samplers, spacings, steps and guidance scales use the same ones.
+    and resolution; other prompts, seeds, samplers, spacings, steps, strengths, masks and guidance scales use the same.
     """
 
     def __init__(self, model: Model, dtype: np.dtype):
         self.model = model
         self.dtype = np.dtype(dtype)
         self.modules = {name: component.module for name, component in model.components.items()}
+        self.task = task_of(self.modules["unet"].config, self.modules["vae"].config)
+        self.scheduler = schedulers.from_config(model.scheduler_config)
+        self.low_res = schedulers.from_config(model.low_res_config).noise if model.low_res_config else None
+        self.tokenizer = load_tokenizer(model.tokenizer)
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.params = {name: replicate(part.params, self.dtype) for name, part in model.components.items()}
-        self.scheduler = schedulers.from_config(model.scheduler_config)
-        self.tokenizer = load_tokenizer(model.tokenizer)
-        unet, vae = self.modules["unet"].config, self.modules["vae"].config
-        if unet.in_channels != vae.latent_channels:
-            raise ConfigError(
-                f"the UNet of {model.path} takes {unet.in_channels} channels, its latents have {vae.latent_channels}: "
-                "models that also take an image (inpainting, depth, upscaling) can be converted, but not run yet"
-            )
-        self._encode = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0))
+        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0))
+        self._encode = pmap(partial(programs.encode, self.modules["vae"]), in_axes=(None, 0))
         self._denoise = pmap(
             partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
         )
@@ -72,6 +72,13 @@ class Pipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
+        image: GivenImage | Sequence[GivenImage] | None = None,
+        mask_image: GivenImage | Sequence[GivenImage] | None = None,
+        depth_map: GivenImage | Sequence[GivenImage] | None = None,
+        strength: float | Sequence[float] = 0.8,
+        mask_blur: float | Sequence[float] = 4.0,
+        padding_mask_crop: int | Sequence[int] | None = None,
+        noise_level: int | Sequence[int] = 20,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float | Sequence[float]] | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -88,10 +95,22 @@ class Pipeline:
         output_type: str = "pil",
         progress: Progress | None = None,
     ) -> Output:
-        """Draw pictures.
+        """Draw pictures: from a prompt alone, or from an image, or a part of it.
+
+        Every setting is one for all pictures, or a list of one for each; texts and images are one for all prompts, or
+        a list of one for each.
 
         prompt: one or several; each gives `num_images_per_prompt` pictures.
-        negative_prompt: what to keep away from, one for all or one per prompt; nothing where None.
+        negative_prompt: what to keep away from; nothing where None.
+        image: what to start from: a path, a PIL image, an array [height, width, 3] (8 bits, or floats in [0, 1]), or
+            latents [height / factor, width / factor, channels] as output_type "latent" gives them. An upscaling model
+            makes it larger.
+        mask_image: paint only a part of the image anew, where the mask is white; the rest stays as it is, every pixel.
+        depth_map: for models that follow depth, brighter where nearer: a picture of any depth of bits, or an array.
+        strength: in (0, 1], how much of the image is lost to noise; the share of the steps that is taken.
+        mask_blur: pixels over which the edge of the mask is softened.
+        padding_mask_crop: work only on the mask's surroundings, so many pixels around it, at full size ("only masked").
+        noise_level: of an upscaling model, in timesteps; the noise that is put on its image.
         num_inference_steps: the model's own default where None, else 50.
         guidance_scale: how much more than its prompt a picture is to be; the model's own default where None, else 7.5.
             At 1 the negative prompt plays no part and is not computed. A list has an entry for each picture, which is
@@ -103,8 +122,8 @@ class Pipeline:
         sampler, spacing: names in `sdjax.schedulers.SOLVERS` and `SPACINGS`, or A1111's ("DPM++ 2M Karras"); the
             checkpoint's own where None.
         eta: share of fresh noise, for samplers that have it (ddim, euler_ancestral).
-            Of these four, and of guidance scales, a list has one for each picture of the batch.
-        height, width: in pixels, multiples of the VAE's factor; the size that the UNet was trained at where None.
+        height, width: in pixels, multiples of the VAE's factor; those of the image, or else the size that the UNet was
+            trained at, where None.
         seed: one number, counted up over the pictures, or one per picture, each in [0, 2**64).
         latents: standard-normal start noise [pictures, height / factor, width / factor, channels] in place of the
             seeds' own.
@@ -114,57 +133,80 @@ class Pipeline:
         Raises InputError, before any work, for arguments that cannot work, and CheckpointError where the model's
         numbers overflow or are not numbers at all.
         """
-        pictures = check_arguments(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            guidance_rescale=guidance_rescale,
-            sampler=sampler,
-            spacing=spacing,
-            eta=eta,
-            height=height,
-            width=width,
-            num_images_per_prompt=num_images_per_prompt,
-            seed=seed,
-            output_type=output_type,
-        )
-        shape = self._latent_shape(height, width)
-        start = self._start(latents, (len(pictures), *shape))
-        recipes = [self._recipe(picture) for picture in pictures]
-        plan = schedulers.stack([recipe.plan for recipe in recipes])
-        guidance = guidance_of(recipes, plan.sigmas.shape[-1], guidance_interval, guidance_rescale, cfg_plus_plus)
-        shared = self._shared_settings(shape) | guidance_settings(guidance_interval, guidance_rescale, cfg_plus_plus)
-        size = f"{shared['width']} x {shared['height']} pixels"
-        with fitting_in_memory(f"{len(pictures)} of {size} at once: ask for fewer or smaller pictures"):
-            images = self._draw(pictures, plan, guidance, shape, start, output_type != "latent", progress)
+        images = {"image": image, "mask_image": mask_image, "depth_map": depth_map}
+        settings = {
+            "strength": strength,
+            "mask_blur": mask_blur,
+            "padding_mask_crop": padding_mask_crop,
+            "noise_level": noise_level,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
+            "guidance_rescale": guidance_rescale,
+            "cfg_plus_plus": cfg_plus_plus,
+            "sampler": sampler,
+            "spacing": spacing,
+            "eta": eta,
+            "height": height,
+            "width": width,
+        }
+        pictures = spread(prompt, negative_prompt, num_images_per_prompt, seed, images, settings)
+        return self.draw(pictures, latents=latents, output_type=output_type, progress=progress)
+
+    def draw(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        latents: np.ndarray | None = None,
+        output_type: str = "pil",
+        progress: Progress | None = None,
+    ) -> Output:
+        """Draw pictures of one size, each with settings of its own, in one batch. Arguments as in a call."""
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
+        factor = self.modules["vae"].config.factor
+        width, height = size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
+        shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
+        noise = self._noise(latents, (len(pictures), *shape))
+        recipes = [recipe_of(picture, self.scheduler, self.model.defaults) for picture in pictures]
+        with fitting_in_memory(
+            f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
+        ):
+            givens = [given(picture, self.task, shape, factor) for picture in pictures]
+            images = self._draw(recipes, givens, noise, shape, output_type != "latent", progress)
+        whole = list(images) if output_type == "latent" else finished(images, givens)
+        shared = {"width": width, "height": height, "dtype": self.dtype.name}
         return Output(
-            images=to_pil(images) if output_type == "pil" else images,
+            images=to_pil(whole) if output_type == "pil" else np.stack(whole),
             seeds=[picture.seed for picture in pictures],
-            nfe=int(plan.nfe.max()),
-            settings=[settings_of(recipe) | shared for recipe in recipes],
+            nfe=max(int(recipe.plan.nfe) for recipe in recipes),
+            settings=[settings_of(recipe, self.task) | shared for recipe in recipes],
         )
 
     def _draw(
         self,
-        pictures: Sequence[Picture],
-        plan: Plan,
-        guidance: programs.Guidance,
+        recipes: Sequence[Recipe],
+        givens: Sequence[Given],
+        noise: np.ndarray | None,
         shape: tuple[int, int, int],
-        start: np.ndarray | None,
         decode: bool,
         progress: Progress | None,
     ) -> np.ndarray:
         """The decoded pictures or the denoised latents, on the host."""
         report = progress or (lambda stage, done, total: None)
+        pictures = [recipe.picture for recipe in recipes]
+        plan = schedulers.stack([recipe.plan for recipe in recipes])
+        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
+        keys = image_keys([picture.seed for picture in pictures])
+        noise = np.asarray(normal(keys.start, shape)) if noise is None else noise
         report("encode", 0, 1)
         context = self._encode_texts([picture.prompt for picture in pictures])
         negative = self._encode_texts([picture.negative_prompt for picture in pictures])
+        start = begin(pictures, givens, plan, noise, keys, self._encode_images, self.low_res)
         report("encode", 1, 1)
-        start_keys, step_keys = image_keys([picture.seed for picture in pictures])
-        x = plan.start(start_noise(start_keys, shape) if start is None else jnp.asarray(start))
-        latents = self._run(plan, x, (context, negative, shard(guidance), shard(step_keys)), progress)
+        conditioning = Conditioning(context, negative, shard(start.channels), shard(start.class_labels))
+        inputs = (conditioning, shard(guidance), shard(start.known), shard(keys.step))
+        latents = self._run(plan, start.x, inputs, progress)
         self._check_finite(latents)
         if not decode:
             return latents
@@ -176,9 +218,19 @@ class Pipeline:
 
     def _encode_texts(self, texts: Sequence[str]) -> jax.Array:
         """The UNet's context, [devices, pictures per device, tokens, features]."""
-        return self._encode(self.params["text_encoder"], shard(tokenize(self.tokenizer, texts)))
+        return self._encode_text(self.params["text_encoder"], shard(tokenize(self.tokenizer, texts)))
 
-    def _run(self, plan: Plan, x: jax.Array, inputs: tuple, progress: Progress | None) -> np.ndarray:
+    def _encode_images(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The mean and the deviation of each image's latents. One image on each device at a time, for any number."""
+        moments: list[tuple[np.ndarray, np.ndarray]] = []
+        devices = jax.local_device_count()
+        for i in range(0, len(images), devices):
+            group = np.stack(images[i : i + devices])
+            mean, deviation = unshard(self._encode(self.params["vae"], shard(group)), len(group))
+            moments += zip(mean, deviation)
+        return moments
+
+    def _run(self, plan: Plan, x: np.ndarray, inputs: tuple, progress: Progress | None) -> np.ndarray:
         """The denoised latents on the host, from the first sample. With progress, one program is called per step."""
         state = shard(schedulers.init_state(plan, x))
         run = partial(self._denoise, self.params["unet"], shard(plan))
@@ -195,30 +247,7 @@ class Pipeline:
                 progress("denoise", row, nfe)
         return np.asarray(schedulers.result(plan, unshard(state, x.shape[0])))
 
-    def _recipe(self, picture: Picture) -> Recipe:
-        steps = self._default("num_inference_steps", picture.num_inference_steps, 50)
-        scale = self._default("guidance_scale", picture.guidance_scale, 7.5)
-        scheduler = self.scheduler
-        if not (picture.sampler is picture.spacing is picture.eta is None):
-            options = {} if picture.eta is None else {"eta": float(picture.eta)}
-            scheduler = scheduler.with_solver(picture.sampler or scheduler.solver, picture.spacing, **options)
-        return Recipe(picture, scheduler, scheduler.plan(steps), scale, int(steps))
-
-    def _shared_settings(self, shape: tuple[int, int, int]) -> dict[str, Any]:
-        factor = self.modules["vae"].config.factor
-        return {"width": shape[1] * factor, "height": shape[0] * factor, "dtype": self.dtype.name}
-
-    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        vae = self.modules["vae"].config
-        native = (self.modules["unet"].config.sample_size or 0) * vae.factor
-        if not native and None in (height, width):
-            raise InputError(f"{self.model.path} does not say its size: give a height and a width")
-        for name, size in (("height", height), ("width", width)):
-            if size is not None and size % vae.factor:
-                raise InputError(f"{name} must be a multiple of {vae.factor} with this model, not {size!r}")
-        return ((height or native) // vae.factor, (width or native) // vae.factor, vae.latent_channels)
-
-    def _start(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    def _noise(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
         if latents is None:
             return None
         latents = np.asarray(latents, np.float32)
@@ -227,9 +256,6 @@ class Pipeline:
         if not np.isfinite(latents).all():
             raise InputError("latents hold values that are not finite")
         return latents
-
-    def _default(self, name: str, given: Any, otherwise: Any) -> Any:
-        return given if given is not None else self.model.defaults.get(name, otherwise)
 
     def _check_finite(self, values: np.ndarray) -> None:
         if np.isfinite(values).all():
@@ -242,6 +268,11 @@ class Pipeline:
         raise CheckpointError(f"{self.model.path} overflowed in {self.dtype}: try another dtype, such as float32")
 
 
-def to_pil(pictures: np.ndarray) -> list[Image.Image]:
-    """Pictures [batch, height, width, 3] in [0, 1] as PIL images, rounded to 8 bits."""
+def finished(drawn: np.ndarray, givens: Sequence[Given]) -> list[np.ndarray]:
+    """What was drawn, put into the pictures of which it is a part: each [height, width, 3] in [0, 1]."""
+    return [each.repaint.finish(image) if each.repaint else image for image, each in zip(drawn, givens)]
+
+
+def to_pil(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Pictures, each [height, width, 3] in [0, 1], as PIL images, rounded to 8 bits."""
     return [Image.fromarray(np.round(picture * 255).astype(np.uint8)) for picture in pictures]

@@ -1,4 +1,5 @@
-"""The three programs of a picture, as pure functions of parameters and arrays: encode the text, denoise, decode.
+"""The programs of a picture, as pure functions of parameters and arrays: encode the text, denoise, decode; and encode
+pictures, where some are given.
 
 Each works on the pictures of one device; `sdjax.pipeline` spreads them over devices. The dtype of the parameters is
 the dtype that is computed in.
@@ -14,9 +15,24 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.schedulers import Plan
-from sdjax.schedulers.loop import PlanRow, RowModel, State
+from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
 
 Params = dict[str, Any]
+
+
+class Conditioning(NamedTuple):
+    """What the UNet is told besides the sample and the time.
+
+    context, negative_context: [batch, tokens, features], the encoded prompts.
+    channels: [batch, height, width, extra], put behind those of the sample (masks, depth, a small picture); most
+        models take none.
+    class_labels: [batch], for the models that have them, else None.
+    """
+
+    context: jax.Array
+    negative_context: jax.Array
+    channels: jax.Array | np.ndarray
+    class_labels: jax.Array | np.ndarray | None
 
 
 class Guidance(NamedTuple):
@@ -55,35 +71,35 @@ def denoise(
     params: Params,
     plan: Plan,
     state: State,
-    context: jax.Array,
-    negative_context: jax.Array,
+    conditioning: Conditioning,
     guidance: Guidance,
+    known: Known,
     step_keys: jax.Array,
     stop: jax.Array,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
-    plan: stacked, a leading batch axis on every leaf. context, negative_context: [batch, tokens, features].
-    step_keys: [batch] keys. stop: a number.
+    plan: stacked, a leading batch axis on every leaf. step_keys: [batch] keys. stop: a number.
     """
-    model = guided(unet, params, context, negative_context, guidance)
-    registers = state.registers.shape
-    noise = schedulers.noise_source((registers[0], *registers[2:]), step_keys)
-    return schedulers.advance(plan, state, model, noise, stop)
+    model = guided(unet, params, conditioning, guidance)
+    noise = schedulers.noise_source(state.denoised.shape, step_keys)
+    return schedulers.advance(plan, state, model, noise, stop, known)
 
 
-def guided(
-    unet: nn.Module, params: Params, context: jax.Array, negative_context: jax.Array, guidance: Guidance
-) -> RowModel:
+def guided(unet: nn.Module, params: Params, conditioning: Conditioning, guidance: Guidance) -> RowModel:
     """Classifier-free guidance, Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it.
 
     With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
     arXiv:2406.08070, algorithm 1. In a row in which no picture needs the unconditional half it is not computed.
     """
 
+    context, negative_context, channels, class_labels = conditioning
+
     def predict(x: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        output = unet.apply({"params": params}, x.astype(context.dtype), timesteps, context)
-        return output.astype(jnp.float32)
+        halves = x.shape[0] // channels.shape[0]
+        sample = jnp.concatenate([x, jnp.tile(channels, (halves, 1, 1, 1))], axis=-1).astype(context.dtype)
+        labels = None if class_labels is None else jnp.tile(class_labels, halves)
+        return unet.apply({"params": params}, sample, timesteps, context, labels).astype(jnp.float32)
 
     def alone(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         output = predict(x, timesteps, context)
@@ -103,6 +119,18 @@ def guided(
         return jax.lax.cond(needed, against_negative, alone, x, row.timesteps, scale)
 
     return model
+
+
+@precisely
+def encode(vae: nn.Module, params: Params, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pictures [batch, height, width, 3] in [-1, 1] to the mean and the deviation of their latents, float32.
+
+    Each [batch, h, w, channels], in the scale that the UNet works in.
+    """
+    dtype = jax.tree.leaves(params)[0].dtype
+    mean, logvar = vae.apply({"params": params}, pictures.astype(dtype), method="encode")
+    moments = (mean.astype(jnp.float32), jnp.exp(logvar.astype(jnp.float32) / 2))
+    return jax.tree.map(lambda moment: moment * vae.config.scaling_factor, moments)
 
 
 @precisely

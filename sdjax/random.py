@@ -1,6 +1,7 @@
 """Noise that belongs to a picture: it follows from the picture's seed alone, not from the batch, slot or device."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +29,25 @@ def image_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return [int(value) for value in seeds]
 
 
-def image_keys(seeds: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """For every picture, the key of its start noise and the key of its step noise: two arrays of keys, [batch]."""
+class Keys(NamedTuple):
+    """Keys of what is random in a picture, each [batch]: another one for every use, so that none depends on another."""
+
+    start: jax.Array  # the first sample
+    step: jax.Array  # fresh noise along the way
+    image: jax.Array  # the latents of the image that it starts from
+    condition: jax.Array  # the latents of a masked image, or what is added to a small picture
+
+
+def image_keys(seeds: Sequence[int]) -> Keys:
+    """The keys of every picture, from its seed alone."""
     words = np.array([(seed >> 32, seed & 0xFFFFFFFF) for seed in seeds], np.uint32)
     keys = jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
+    split = jax.vmap(lambda key: jax.random.split(key, len(Keys._fields)))(keys)
+    return Keys(*(split[:, i] for i in range(len(Keys._fields))))
 
 
-def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard-normal start noise of pictures, [batch, *shape] float32."""
+def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard-normal noise, [batch, *shape] float32, the share of each picture drawn from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 

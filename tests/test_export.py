@@ -14,16 +14,18 @@ from jax import ShapeDtypeStruct as Shape
 from sdjax import programs, schedulers
 from sdjax.models import abstract_params, build
 from sdjax.models.platform import target_platform
-from sdjax.random import start_noise
+from sdjax.random import normal
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 
 
 def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_keys, guidance):
     encode = partial(programs.encode_text, modules["text_encoder"], params["text_encoder"])
-    noise = start_noise(start_keys, (64, 64, 4))
+    noise = normal(start_keys, (64, 64, 4))
     state = schedulers.init_state(plan, noise)
-    inputs = (encode(ids), encode(negative_ids), guidance, step_keys, jnp.int32(1000))
+    conditioning = programs.Conditioning(encode(ids), encode(negative_ids), jnp.zeros((2, 64, 64, 0)), None)
+    known = schedulers.Known(jnp.zeros_like(noise), noise, jnp.zeros((2, 64, 64, 1)))
+    inputs = (conditioning, guidance, known, step_keys, jnp.int32(1000))
     state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs)
     return programs.decode(modules["vae"], params["vae"], schedulers.result(plan, state))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.programs import Guidance, guided
+from sdjax.programs import Conditioning, Guidance, guided
 from sdjax.schedulers.loop import PlanRow
 
 BATCH, ROWS = 3, 4
@@ -19,7 +19,7 @@ class FakeUNet(nn.Module):
     """Depends on everything that a UNet is given."""
 
     @nn.compact
-    def __call__(self, x, timesteps, context):
+    def __call__(self, x, timesteps, context, class_labels):
         return predict(x, timesteps, context)
 
 
@@ -27,14 +27,18 @@ def predict(x, timesteps, context):
     return jnp.tanh(x * context.mean((1, 2))[:, None, None, None]) + timesteps[:, None, None, None] / 1000
 
 
+def conditioning(negative):
+    return Conditioning(jnp.array(CONTEXT), jnp.array(negative), jnp.zeros((BATCH, 4, 4, 0)), None)
+
+
 def rows(number, live=(True,) * BATCH):
     unused = jnp.zeros((BATCH, 1))
-    return PlanRow(unused, unused, jnp.array(TIMESTEPS), unused, unused, jnp.array(number), jnp.array(live))
+    return PlanRow(unused, unused, jnp.array(TIMESTEPS), unused, unused, unused, jnp.array(number), jnp.array(live))
 
 
 def run(scale, number, rescale=0.0, plus_plus=False, live=(True,) * BATCH):
     guidance = Guidance(jnp.array(scale), jnp.full(BATCH, rescale), jnp.full(BATCH, plus_plus))
-    model = guided(FakeUNet(), {}, jnp.array(CONTEXT), jnp.array(NEGATIVE), guidance)
+    model = guided(FakeUNet(), {}, conditioning(NEGATIVE), guidance)
     return [np.asarray(part) for part in model(jnp.array(X), rows(number, live))]
 
 
@@ -68,6 +72,6 @@ def test_cfg_plus_plus_tells_the_noise_by_the_unconditional_prediction():
 def test_without_guidance_the_unconditional_half_plays_no_part(scale, live):
     unreadable = np.full_like(NEGATIVE, np.nan)
     guidance = Guidance(jnp.full((BATCH, ROWS), scale), jnp.zeros(BATCH), jnp.zeros(BATCH, bool))
-    model = guided(FakeUNet(), {}, jnp.array(CONTEXT), jnp.array(unreadable), guidance)
+    model = guided(FakeUNet(), {}, conditioning(unreadable), guidance)
     prediction, _ = model(jnp.array(X), rows([0, 1, 2], live))
     np.testing.assert_allclose(prediction, POSITIVE, rtol=1e-5, atol=1e-6)

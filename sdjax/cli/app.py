@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from sdjax.cli.convert import convert
-from sdjax.cli.generate import generate
+from sdjax.cli.generate import generate, img2img, inpaint, upscale
 from sdjax.cli.info import info
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, convert, info, samplers):
+    for command in (generate, img2img, inpaint, upscale, convert, info, samplers):
         app.command()(command)
     return _run(app, arguments)
 

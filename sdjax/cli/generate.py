@@ -1,60 +1,37 @@
-"""`sdjax generate`: prompts to pictures."""
+"""`sdjax generate`, `img2img`, `inpaint` and `upscale`: prompts, and images, to pictures."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from sdjax.cli.interrupt import nothing_to_tidy
-from sdjax.cli.output import check_output, picture_paths
-from sdjax.cli.progress import progress_bars
-from sdjax.images import save_png
+from sdjax.cli import options
+from sdjax.cli.painting import paint
+
+HERE = Path(".")
+WHOLE = (0.0, 1.0)
 
 
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to paint; one picture per prompt.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A name that ends in .png, replaced if it exists (several pictures: name-1.png, name-2.png, ...), "
-            "or a folder in which pictures are numbered and none is replaced.",
-        ),
-    ] = Path("."),
-    model: Annotated[str, typer.Option(help="An embedded model, a directory, or a hub id.")] = "shapes",
-    sampler: Annotated[
-        str | None, typer.Option(help="One of those that `sdjax samplers` lists.", show_default="the model's own")
+    prompts: options.Prompts,
+    output: options.Output = HERE,
+    model: options.Model = "shapes",
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    guidance_interval: options.GuidanceInterval = WHOLE,
+    guidance_rescale: options.GuidanceRescale = 0.0,
+    eta: options.Eta = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: options.Seed = None,
+    num_images: options.NumImages = 1,
+    width: options.Width = None,
+    height: options.Height = None,
+    depth_map: Annotated[
+        Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
-    spacing: Annotated[
-        str | None, typer.Option(help="Which noise levels are visited.", show_default="the model's own")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's own, else 50")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own, else 7.5"),
-    ] = None,
-    guidance_interval: Annotated[
-        tuple[float, float], typer.Option(help="The part of the steps that is guided, from 0 to 1.")
-    ] = (0.0, 1.0),
-    guidance_rescale: Annotated[
-        float, typer.Option(help="How far the spread of guided predictions is brought back, from 0 to 1.")
-    ] = 0.0,
-    eta: Annotated[float | None, typer.Option(help="Share of fresh noise.", show_default="the sampler's own")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to paint.", show_default="nothing")] = None,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(help="Another seed, another picture; give it once, or once per picture.", show_default="0"),
-    ] = None,
-    num_images: Annotated[int, typer.Option(min=1, help="Pictures per prompt.")] = 1,
-    width: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's own")] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the model's own")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
-    ] = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Paint pictures. Their names are printed; how each was made is written into its PNG.
 
@@ -72,31 +49,136 @@ def generate(
 
     sdjax generate "a green star on a blue background" -o stars --num-images 8 --sampler dpmpp_2m --spacing karras
     """
-    check_output(output)
-
-    import sdjax
-    from sdjax.arguments import check_arguments
-
-    seeds = seed or [0]
-    asked: dict[str, Any] = {
-        "negative_prompt": negative_prompt,
-        "height": height,
-        "width": width,
+    images = {} if depth_map is None else {"depth_map": depth_map}
+    settings = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "guidance_interval": guidance_interval,
         "guidance_rescale": guidance_rescale,
-        "eta": eta,
         "sampler": sampler,
         "spacing": spacing,
-        "num_images_per_prompt": num_images,
-        "seed": seeds[0] if len(seeds) == 1 else seeds,
+        "eta": eta,
+        "height": height,
+        "width": width,
     }
-    check_arguments(prompts, **asked)
-    with progress_bars(of_bytes=True) as report:
-        pipe = sdjax.load(model, dtype=dtype, progress=report)
-    with progress_bars() as report, nothing_to_tidy():
-        result = pipe(prompts, **asked, progress=report)
-    for image, settings, path in zip(result.images, result.settings, picture_paths(output, len(result.images))):
-        save_png(image, path, {"model": model, **settings, "version": sdjax.__version__})
-        typer.echo(path)
+    paint(prompts, output, model, dtype, num_images, seed, negative_prompt, images, settings)
+
+
+def img2img(
+    prompt: options.Prompt,
+    image: Annotated[Path, typer.Argument(help="The picture to start from.")],
+    output: options.Output = HERE,
+    model: options.Model = "shapes",
+    strength: options.Strength = 0.8,
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: options.Seed = None,
+    num_images: options.NumImages = 1,
+    width: options.Width = None,
+    height: options.Height = None,
+    depth_map: Annotated[
+        Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
+    ] = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Paint a picture from another one, which it keeps the more of the lower the strength is.
+
+    [bold]Example[/bold]
+
+    sdjax img2img "a big blue heart at the top left on a yellow background" heart.png --strength 0.6 -o blue.png
+    """
+    images = {"image": image} if depth_map is None else {"image": image, "depth_map": depth_map}
+    settings = {
+        "strength": strength,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "sampler": sampler,
+        "spacing": spacing,
+        "height": height,
+        "width": width,
+    }
+    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+
+
+def inpaint(
+    prompt: options.Prompt,
+    image: Annotated[Path, typer.Argument(help="The picture to change.")],
+    mask: Annotated[Path, typer.Argument(help="White where to paint anew; the rest keeps every pixel.")],
+    output: options.Output = HERE,
+    model: options.Model = "shapes",
+    strength: options.Strength = 0.8,
+    mask_blur: Annotated[float, typer.Option(min=0, help="Pixels over which the mask's edge is softened.")] = 4.0,
+    only_masked: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PADDING",
+            help="Work only on the mask's surroundings, so many pixels around it, enlarged to the full size.",
+            show_default="on the whole picture",
+        ),
+    ] = None,
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: options.Seed = None,
+    num_images: options.NumImages = 1,
+    width: options.Width = None,
+    height: options.Height = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Paint a part of a picture anew, with any model; one made for inpainting sees what is around.
+
+    [bold]Example[/bold]
+
+    sdjax inpaint "a big red heart at the top left on a yellow background" scene.png mask.png --strength 1 -o new.png
+    """
+    settings = {
+        "strength": strength,
+        "mask_blur": mask_blur,
+        "padding_mask_crop": only_masked,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "sampler": sampler,
+        "spacing": spacing,
+        "height": height,
+        "width": width,
+    }
+    images = {"image": image, "mask_image": mask}
+    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+
+
+def upscale(
+    prompt: options.Prompt,
+    image: Annotated[Path, typer.Argument(help="The picture to enlarge.")],
+    output: options.Output = HERE,
+    model: options.Model = "stabilityai/stable-diffusion-x4-upscaler",
+    noise_level: Annotated[
+        int, typer.Option(min=0, help="Noise that is put on the picture: more of it, more is invented.")
+    ] = 20,
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: options.Seed = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Enlarge a picture four times, with a model made for it, which paints in the detail.
+
+    [bold]Example[/bold]
+
+    sdjax upscale "a lighthouse in a storm" small.png -o large.png
+    """
+    settings = {
+        "noise_level": noise_level,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "sampler": sampler,
+        "spacing": spacing,
+    }
+    paint([prompt], output, model, dtype, 1, seed, negative_prompt, {"image": image}, settings)

@@ -5,7 +5,17 @@ Read in this order: noise, spacings, sigma_spacings, solvers, plan, loop, names,
 
 from sdjax.schedulers.configs import from_config
 from sdjax.schedulers.explain import explain
-from sdjax.schedulers.loop import advance, denoise, init_state, noise_source, of_timesteps, result, step
+from sdjax.schedulers.loop import (
+    Known,
+    advance,
+    denoise,
+    estimate,
+    init_state,
+    noise_source,
+    of_timesteps,
+    result,
+    step,
+)
 from sdjax.schedulers.names import SPACINGS
 from sdjax.schedulers.noise import NoiseSchedule
 from sdjax.schedulers.plan import Plan, stack
@@ -15,12 +25,14 @@ from sdjax.schedulers.solvers import SOLVERS
 __all__ = [
     "SOLVERS",
     "SPACINGS",
+    "Known",
     "NoiseSchedule",
     "Plan",
     "Scheduler",
     "advance",
     "create",
     "denoise",
+    "estimate",
     "explain",
     "from_config",
     "init_state",

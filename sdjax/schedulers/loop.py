@@ -19,10 +19,24 @@ class State(NamedTuple):
 
     registers: [batch, registers, height, width, channels] float32; the first is the sample.
     row: [batch] int32, the row of its plan that each image comes to next.
+    denoised: [batch, height, width, channels] float32, the last estimate of the result (see `estimate`).
     """
 
     registers: jax.Array
     row: jax.Array
+    denoised: jax.Array
+
+
+class Known(NamedTuple):
+    """The part of the result that is given, as in inpainting: it is put back, noised anew, behind every row.
+
+    latents: [batch, height, width, channels], in the result's scale. noise: the same shape, standard normal.
+    keep: [batch, height, width, 1], 1 where the latents are known and 0 where they are to be found.
+    """
+
+    latents: jax.Array | np.ndarray
+    noise: jax.Array | np.ndarray
+    keep: jax.Array | np.ndarray
 
 
 class PlanRow(NamedTuple):
@@ -34,6 +48,7 @@ class PlanRow(NamedTuple):
     weights: jax.Array  # [batch, registers, registers + 3]
     estimate: jax.Array  # [batch, 2]
     timesteps: jax.Array  # [batch]
+    known: jax.Array  # [batch, 2]
     clip_range: jax.Array  # [batch]
     threshold: jax.Array  # [batch, 2]
     number: jax.Array  # [batch]
@@ -45,13 +60,13 @@ class PlanRow(NamedTuple):
 RowModel = Callable[[jax.Array, PlanRow], tuple[jax.Array, jax.Array]]
 
 
-def init_state(plan: Plan, x: jax.Array) -> State:
+def init_state(plan: Plan, x: jax.Array | np.ndarray) -> State:
     """The state before the first row, from the first sample `x` (see `Plan.start`)."""
     registers = jnp.zeros((x.shape[0], REGISTERS, *x.shape[1:]), jnp.float32).at[:, 0].set(x)
-    return State(registers, jnp.zeros(x.shape[0], jnp.int32))
+    return State(registers, jnp.zeros(x.shape[0], jnp.int32), jnp.zeros(x.shape, jnp.float32))
 
 
-def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array) -> State:
+def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array, known: Known | None = None) -> State:
     """Ask the network once and move every register. Images behind their plan's end stay as they are."""
     x = state.registers[:, 0]
     prediction, direction = model(x, row)
@@ -62,7 +77,13 @@ def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array) -> State
     weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, INPUTS))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
     registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
-    return State(registers, state.row + row.live)
+    if known is not None:
+        given = _over_samples(row.known, x)
+        given = given[:, 0] * known.latents + given[:, 1] * known.noise
+        put_back = known.keep * row.live[:, None, None, None]
+        registers = registers.at[:, 0].add(put_back * (given - registers[:, 0]))
+    denoised = jnp.where(row.live[:, None, None, None], denoised, state.denoised)
+    return State(registers, state.row + row.live, denoised)
 
 
 def clipped(denoised: jax.Array, clip_range: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -86,14 +107,26 @@ def clipped(denoised: jax.Array, clip_range: jax.Array, threshold: jax.Array) ->
 
 def result(plan: Plan, state: State) -> jax.Array:
     """The final sample, in the scale of images or of VAE latents."""
-    x = state.registers[:, 0]
-    return _over_samples(jnp.broadcast_to(jnp.asarray(plan.result_scale, jnp.float32), x.shape[:1]), x) * x
+    return _scaled(state.registers[:, 0], plan.result_scale)
 
 
-def advance(plan: Plan, state: State, model: RowModel, noise: Callable[[jax.Array], jax.Array], stop) -> State:
+def estimate(plan: Plan, state: State) -> jax.Array:
+    """The result as it was last seen coming, in the same scale; zeros before the first row."""
+    return _scaled(state.denoised, plan.data_std)
+
+
+def advance(
+    plan: Plan,
+    state: State,
+    model: RowModel,
+    noise: Callable[[jax.Array], jax.Array],
+    stop,
+    known: Known | None = None,
+) -> State:
     """Run every image's plan up to its row `stop` ([batch] or a number) or its end: one scan over the plan's length.
 
     noise: maps rows [batch] to fresh noise of the sample's shape.
+    known: what of the result is given already; none of it where None.
     """
     batch = state.row.shape[0]
 
@@ -101,7 +134,7 @@ def advance(plan: Plan, state: State, model: RowModel, noise: Callable[[jax.Arra
         leaf = jnp.asarray(leaf, jnp.float32)
         return leaf if jnp.ndim(plan.nfe) else jnp.broadcast_to(leaf, (batch, *leaf.shape))  # one plan for all images
 
-    by_row = [for_batch(leaf) for leaf in (plan.weights, plan.estimate, plan.timesteps)]
+    by_row = [for_batch(leaf) for leaf in (plan.weights, plan.estimate, plan.timesteps, plan.known)]
     clip_range, threshold = for_batch(plan.clip_range), for_batch(plan.threshold)
     stop = jnp.minimum(stop, jnp.asarray(plan.nfe))
 
@@ -109,9 +142,9 @@ def advance(plan: Plan, state: State, model: RowModel, noise: Callable[[jax.Arra
         live = jnp.broadcast_to(state.row < stop, (batch,))
 
         def run(state: State) -> State:
-            weights, estimate, timesteps = (field[jnp.arange(batch), state.row] for field in by_row)
-            row = PlanRow(weights, estimate, timesteps, clip_range, threshold, state.row, live)
-            return step(row, state, model, noise(state.row))
+            weights, estimate, timesteps, known_scale = (field[jnp.arange(batch), state.row] for field in by_row)
+            row = PlanRow(weights, estimate, timesteps, known_scale, clip_range, threshold, state.row, live)
+            return step(row, state, model, noise(state.row), known)
 
         return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
 
@@ -159,6 +192,10 @@ def noise_source(shape: tuple[int, ...], key: jax.Array | None, step_noise=None)
     keys = jax.random.split(key, shape[0]) if jnp.ndim(key) == 0 else key
     draw = jax.vmap(lambda key, row: jax.random.normal(jax.random.fold_in(key, row), shape[1:], jnp.float32))
     return lambda rows: draw(keys, rows)
+
+
+def _scaled(x: jax.Array, scale) -> jax.Array:
+    return _over_samples(jnp.broadcast_to(jnp.asarray(scale, jnp.float32), x.shape[:1]), x) * x
 
 
 def _over_samples(coefficients: jax.Array, x: jax.Array) -> jax.Array:

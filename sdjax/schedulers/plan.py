@@ -26,6 +26,7 @@ class Plan:
     timesteps: [rows]  what the network is told
     sigmas: [rows]  the noise level at which it is asked
     is_step: [rows]  False where a row ends inside a step
+    known: [rows, 2]  sample behind the row = known[0] * latents + known[1] * noise, where the latents are known
     clip_range: []  estimates of x0 are clipped to +-this; infinite where they are not
     threshold: [2]  quantile and largest value of dynamic thresholding; 0 where there is none
     nfe: []  evaluations of the network: the rows that count; those behind them are padding
@@ -39,6 +40,7 @@ class Plan:
     timesteps: np.ndarray
     sigmas: np.ndarray
     is_step: np.ndarray
+    known: np.ndarray
     clip_range: np.ndarray
     threshold: np.ndarray
     nfe: np.ndarray
@@ -65,6 +67,8 @@ class Plan:
             saved_scale = outputs[SAVED.argmax()]
         sigmas = np.array([row.sigma for row in rows])
         network_sees_x = np.sqrt(1 + sigmas**2)
+        # What is known is as noisy as the sample is when the network is asked next, and without noise at the end.
+        known = np.stack([1 / network_sees_x / grid.noise.data_std, sigmas / network_sees_x], axis=-1)
         return cls(
             weights=np.array(weights),
             estimate=np.stack(
@@ -73,6 +77,7 @@ class Plan:
             timesteps=np.array([grid.timestep(row.sigma) if row.timestep is None else row.timestep for row in rows]),
             sigmas=sigmas,
             is_step=np.array([row.is_step for row in rows]),
+            known=np.array([*known[1:], (1 / result_scale, 0)]),
             clip_range=np.array(np.inf if clip_range is None else clip_range),
             threshold=np.array(threshold or (0.0, 0.0)),
             nfe=np.array(len(rows), np.int32),
@@ -114,6 +119,7 @@ class Plan:
             timesteps=pad(self.timesteps, -1),
             sigmas=pad(self.sigmas, -1),
             is_step=pad(self.is_step, -1),
+            known=pad(self.known, -2),
         )
 
     def start(self, noise, latents=None):

@@ -1,0 +1,48 @@
+"""The options that the painting commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to paint; one picture per prompt.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A name that ends in .png, replaced if it exists (several pictures: name-1.png, name-2.png, ...), "
+        "or a folder in which pictures are numbered and none is replaced.",
+    ),
+]
+Model = Annotated[str, typer.Option(help="An embedded model, a directory, or a hub id.")]
+Sampler = Annotated[
+    str | None, typer.Option(help="One of those that `sdjax samplers` lists.", show_default="the model's own")
+]
+Spacing = Annotated[str | None, typer.Option(help="Which noise levels are visited.", show_default="the model's own")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's own, else 50")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own, else 7.5"),
+]
+GuidanceInterval = Annotated[
+    tuple[float, float], typer.Option(help="The part of the steps that is guided, from 0 to 1.")
+]
+GuidanceRescale = Annotated[
+    float, typer.Option(help="How far the spread of guided predictions is brought back, from 0 to 1.")
+]
+Eta = Annotated[float | None, typer.Option(help="Share of fresh noise.", show_default="the sampler's own")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What not to paint.", show_default="nothing")]
+Seed = Annotated[
+    list[int] | None,
+    typer.Option(help="Another seed, another picture; give it once, or once per picture.", show_default="0"),
+]
+NumImages = Annotated[int, typer.Option(min=1, help="Pictures per prompt.")]
+Width = Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the image's or the model's own")]
+Height = Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the image's or the model's own")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
+]
+Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]
