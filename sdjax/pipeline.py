@@ -168,7 +168,7 @@ class Pipeline:
         width, height = size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
         shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
         noise = self._noise(latents, (len(pictures), *shape))
-        recipes = [recipe_of(picture, self.scheduler, self.model.defaults) for picture in pictures]
+        recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
         with fitting_in_memory(
             f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
         ):

@@ -24,11 +24,11 @@ class Recipe:
     steps: int
 
 
-def recipe_of(picture: Picture, own: Scheduler, defaults: Mapping[str, Any]) -> Recipe:
-    """The recipe of a picture with a model whose own scheduler and defaults are given."""
+def recipe_of(picture: Picture, task: str, own: Scheduler, defaults: Mapping[str, Any]) -> Recipe:
+    """A picture's recipe with a model: its task (see `sdjax.starts`), its own scheduler, and the defaults that suit it."""
     steps = _chosen(picture.num_inference_steps, defaults, "num_inference_steps", 50)
     scale = _chosen(picture.guidance_scale, defaults, "guidance_scale", 7.5)
-    strength = 1.0 if picture.image is None else picture.strength
+    strength = picture.strength if picture.image is not None and task != "upscale" else 1.0
     scheduler, plan = _written(own, picture.sampler, picture.spacing, picture.eta, int(steps), strength)
     return Recipe(picture, scheduler, plan, scale, int(steps))
 
