@@ -173,6 +173,8 @@ class Pipeline:
             f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
         ):
             givens = [given(picture, self.task, shape, factor) for picture in pictures]
+            if output_type == "np" and len({each.repaint.whole.size for each in givens if each.repaint}) > 1:
+                raise InputError("output_type np wants one size, and these pictures have several: take pil")
             images = self._draw(recipes, givens, noise, shape, output_type != "latent", progress)
         whole = list(images) if output_type == "latent" else finished(images, givens)
         shared = {"width": width, "height": height, "dtype": self.dtype.name}

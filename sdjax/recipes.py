@@ -25,7 +25,7 @@ class Recipe:
 
 
 def recipe_of(picture: Picture, task: str, own: Scheduler, defaults: Mapping[str, Any]) -> Recipe:
-    """A picture's recipe with a model: its task (see `sdjax.starts`), its own scheduler, and the defaults that suit it."""
+    """A picture's recipe with a model, of which the task (see `sdjax.starts`), scheduler and defaults are given."""
     steps = _chosen(picture.num_inference_steps, defaults, "num_inference_steps", 50)
     scale = _chosen(picture.guidance_scale, defaults, "guidance_scale", 7.5)
     strength = picture.strength if picture.image is not None and task != "upscale" else 1.0

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from checkpoints import write_tiny
 
@@ -43,3 +44,17 @@ def tiny_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_original: Path, tmp_path: Path) -> Path:
     """A copy of the tiny checkpoint, to be damaged at will."""
     return Path(shutil.copytree(tiny_original, tmp_path / "tiny-sd"))
+
+
+@pytest.fixture
+def compilations():
+    """Counts XLA compilations (and loads of compiled programs) while it is used."""
+    count = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            count.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield count
+    jax.monitoring.unregister_event_duration_listener(listen)

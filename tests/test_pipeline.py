@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from checkpoints import edit_json
@@ -22,20 +21,6 @@ HEART = "a big red heart at the top left on a yellow background"
 @pytest.fixture(scope="module")
 def pipe():
     return sdjax.load()
-
-
-@pytest.fixture
-def compilations():
-    """Counts XLA compilations (and loads of compiled programs) while it is used."""
-    count = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            count.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield count
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_the_picture_shows_the_prompt(pipe):
