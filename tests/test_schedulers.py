@@ -475,6 +475,7 @@ def test_wrong_arguments_are_named(make, message):
     ("config", "message"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
+        ({"_class_name": "IPNDMScheduler"}, "the solver itself is sampler 'ipndm'"),
         ({}, "class None"),
         ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "timestep_type='continuous'"),
         (

@@ -203,6 +203,12 @@ CLASSES: dict[str, SchedulerClass] = {
     ),
 }
 
+# Classes that are known and not implemented, and why.
+REFUSED = {
+    "IPNDMScheduler": "it has the noise levels of one audio model, and does not hear the network at the first; the "
+    "solver itself is sampler 'ipndm', for any model",
+}
+
 # Options that are implemented at these values only.
 IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "flow_shift": (1.0,),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdjax.errors import ConfigError
-from sdjax.schedulers.classes import CLASSES, COMMON, IMPLEMENTED, SchedulerClass
+from sdjax.schedulers.classes import CLASSES, COMMON, IMPLEMENTED, REFUSED, SchedulerClass
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.scheduler import Scheduler
 from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
@@ -31,6 +31,8 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
     Raises ConfigError, naming it, for a class, a key or a value that is not implemented.
     """
     name = config.get("_class_name")
+    if name in REFUSED:
+        raise ConfigError(f"scheduler class {name!r} is not implemented: {REFUSED[name]}")
     if name not in CLASSES:
         raise ConfigError(f"scheduler class {name!r} is not implemented; implemented: {', '.join(CLASSES)}")
     kind = CLASSES[name]

@@ -116,9 +116,14 @@ def ours(config, steps, strength, told):
     scheduler = schedulers.from_config(config)
     scheduler = dataclasses.replace(scheduler, options={**scheduler.options, **told})
     plan = scheduler.plan(steps, strength)
+    return run_on_host(plan, LATENTS if strength < 1 else None)
+
+
+def run_on_host(plan, latents=None):
+    """The plan by a plain loop in float64."""
     fresh = iter(NOISE)
     registers = np.zeros((plan.weights.shape[-2], *SHAPE))
-    registers[0] = plan.start(START, LATENTS if strength < 1 else None)
+    registers[0] = plan.start(START, latents)
     for k in range(int(plan.nfe)):
         a, b = plan.estimate[k]
         raw = a * registers[0] + b * network(registers[0], plan.timesteps[k])
@@ -253,3 +258,38 @@ def test_trajectories_end_where_those_of_diffusers_do(name, monkeypatch):
     for reason, count in left_out.items():
         print(f"  {count} left out: {reason}")
     assert compared > 100
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_ipndm_is_that_of_diffusers_on_levels_of_its_own(steps, monkeypatch):
+    """Its class knows one audio model's levels, which `from_config` refuses; trained_betas let it have others."""
+    exponential.in_float64(inspect.getmodule(diffusers.IPNDMScheduler), monkeypatch)
+    levels = np.geomspace(14, 0.05, steps + 1)
+    config = {"_class_name": "PNDMScheduler", **STABLE_DIFFUSION, "prediction_type": "v_prediction"}
+    plan = schedulers.from_config(config).with_solver("ipndm").plan(sigmas=levels)
+    scheduler = diffusers.IPNDMScheduler(trained_betas=list(levels / np.sqrt(1 + levels**2)))
+    scheduler.set_timesteps(steps)
+    x = torch.from_numpy(plan.start(START))
+    # Told other timesteps for the same levels, the network is asked by ours.
+    for t, told in zip(scheduler.timesteps, plan.timesteps, strict=True):
+        x = scheduler.step(torch.from_numpy(network(x.numpy(), told)), t, x).prev_sample
+    expected = x.numpy() * np.sqrt(1 + levels[-1] ** 2)
+    error = np.linalg.norm(run_on_host(plan) - expected) / np.linalg.norm(expected)
+    print(f"\nIPNDMScheduler, {steps} steps: relative error {error:.1e}")
+    assert error <= 1e-5
+
+
+def test_ipndm_of_diffusers_does_not_listen_at_its_first_level():
+    """Why its own levels are refused: they begin without any signal, and what is divided by none is set to nothing."""
+
+    def end(first_output):
+        scheduler = diffusers.IPNDMScheduler()
+        scheduler.set_timesteps(5)
+        x = torch.from_numpy(START)
+        for k, t in enumerate(scheduler.timesteps):
+            output = first_output if k == 0 else torch.from_numpy(network(x.numpy(), 0))
+            x = scheduler.step(output, t, x).prev_sample
+        return x.numpy()
+
+    silence, shout = torch.zeros(SHAPE), torch.full(SHAPE, 100.0)
+    assert np.array_equal(end(silence), end(shout))
