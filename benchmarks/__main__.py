@@ -5,6 +5,7 @@ import typer
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
 from benchmarks.loop import loop
+from benchmarks.nfe import nfe
 from benchmarks.start import start
 from benchmarks.unet import unet
 
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 QUICK = "Quick: two minutes at most, and nothing is needed"
 LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
+app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
 app.command("unet", rich_help_panel=LARGE)(unet)

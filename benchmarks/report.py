@@ -21,7 +21,7 @@ PACKAGES = ("sdjax", "jax", "jaxlib", "flax", "numpy", "transformers", "torch", 
 LOAD = os.getloadavg()[0]  # before the benchmark adds its own
 
 
-def _in_a_folder(file: Path | None) -> Path | None:
+def in_a_folder(file: Path | None) -> Path | None:
     if file is not None and not file.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {file.parent}")
     return file
@@ -30,13 +30,22 @@ def _in_a_folder(file: Path | None) -> Path | None:
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", dir_okay=False, callback=_in_a_folder, help="Also write the numbers to a file."
+        "--json", metavar="FILE", dir_okay=False, callback=in_a_folder, help="Also write the numbers to a file."
     ),
 ]
 
 
-def publish(benchmark: str, rows: Sequence[dict[str, Any]], json_file: Path | None, note: str = "") -> None:
-    """Prints `rows`, which have the same keys, as a table with `note` below it; writes them where a file is named."""
+def publish(
+    benchmark: str,
+    rows: Sequence[dict[str, Any]],
+    json_file: Path | None,
+    note: str = "",
+    all_rows: Sequence[dict[str, Any]] | None = None,
+) -> None:
+    """Prints `rows`, which have the same keys, as a table with `note` below it; writes them where a file is named.
+
+    all_rows: what is written instead, where the table shows a part only.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
@@ -50,7 +59,9 @@ def publish(benchmark: str, rows: Sequence[dict[str, Any]], json_file: Path | No
         console.print(f"\nThe machine was busy before (load {LOAD:.1f}): on a quiet one, the numbers may be others.")
     if json_file is not None:
         about = {"benchmark": benchmark, "command": _command(), "date": _now(), "machine": machine()}
-        json_file.write_text(json.dumps({**about, "versions": versions(), "rows": rows, "note": note}, indent=2) + "\n")
+        json_file.write_text(
+            json.dumps({**about, "versions": versions(), "rows": all_rows or rows, "note": note}, indent=2) + "\n"
+        )
         console.print(f"\nwritten to {json_file}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,52 @@
+"""How the studies are drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.report import in_a_folder
+
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE", dir_okay=False, callback=in_a_folder, help="Also draw them: a .png, .svg or .pdf."
+    ),
+]
+
+# Those that people know best, each on the spacing that it is mostly used with.
+CURVES = (
+    ("ddim", "leading"),
+    ("euler", "karras"),
+    ("heun", "karras"),
+    ("lms", "karras"),
+    ("dpmpp_2m", "karras"),
+    ("dpmpp_3m", "karras"),
+    ("unipc", "karras"),
+    ("deis", "karras"),
+    ("res_multistep", "karras"),
+)
+
+
+def error_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Error over evaluations, both logarithmic, for the samplers of CURVES that were measured."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for sampler, spacing in CURVES:
+        line = [row for row in rows if (row["sampler"], row["spacing"]) == (sampler, spacing)]
+        if line:
+            axes.loglog(
+                [row["nfe"] for row in line], [row["error"] for row in line], "o-", ms=4, label=f"{sampler}, {spacing}"
+            )
+    axes.set_xlabel("evaluations of the network (NFE)")
+    axes.set_ylabel("median error, in deviations of the data")
+    axes.set_xticks(
+        [4, 5, 6, 8, 10, 15, 20, 50, 100, 200], labels=["4", "5", "6", "8", "10", "15", "20", "50", "100", "200"]
+    )
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=150)
