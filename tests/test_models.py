@@ -1,4 +1,4 @@
-"""The three networks without PyTorch: strict configurations, names, shapes, attention, precision."""
+"""The networks without PyTorch: strict configurations, names, shapes, attention, precision."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from sdjax.errors import ConfigError, InputError
-from sdjax.models import CLIPTextConfig, UNetConfig, VAEConfig, abstract_params, attention, build
+from sdjax.models import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig, abstract_params, attention, build
 from sdjax.models.attention import by_head, chunked, flash
 from sdjax.models.layers import Conv3x3
 from sdjax.models.platform import target_platform
@@ -41,6 +41,12 @@ VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
     "norm_num_groups": 4,
+}
+TINY_VAE = {
+    "encoder_block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "num_encoder_blocks": [1, 2],
+    "num_decoder_blocks": [2, 1],
 }
 CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 
@@ -103,6 +109,9 @@ def test_a_model_of_another_kind_is_refused_by_name(shared):
         (VAEConfig, {"up_block_types": ["UpDecoderBlock2D"]}, "does not have one entry for each of the 2 block_out"),
         (VAEConfig, {"down_block_types": ["DownBlock2D"] * 2}, "only 'DownEncoderBlock2D'"),
         (VAEConfig, {"norm_num_groups": 16}, "block_out_channels[0] = 8 is not divisible by norm_num_groups = 16"),
+        (AutoencoderTinyConfig, {"act_fn": "gelu"}, "act_fn = 'gelu' is not implemented, only 'relu'"),
+        (AutoencoderTinyConfig, {"num_encoder_blocks": [1]}, "does not have one entry for each of the 2 decoder_block"),
+        (AutoencoderTinyConfig, {"decoder_block_out_channels": [8, 4]}, "(8, 4) is not implemented, only equal"),
         (CLIPTextConfig, {"model_type": "t5"}, "model_type = 't5' is not implemented, only 'clip_text_model'"),
         (CLIPTextConfig, {"hidden_act": "relu"}, "hidden_act = 'relu' is not implemented"),
         (CLIPTextConfig, {"num_attention_heads": 3}, "hidden_size = 16 is not divisible by num_attention_heads = 3"),
@@ -111,7 +120,7 @@ def test_a_model_of_another_kind_is_refused_by_name(shared):
     ids=str,
 )
 def test_what_is_not_understood_is_named(config, change, message):
-    base = {UNetConfig: UNET, VAEConfig: VAE, CLIPTextConfig: CLIP}[config]
+    base = {UNetConfig: UNET, VAEConfig: VAE, AutoencoderTinyConfig: TINY_VAE, CLIPTextConfig: CLIP}[config]
     config.from_dict(base)
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         config.from_dict({**base, **change})
@@ -119,7 +128,7 @@ def test_what_is_not_understood_is_named(config, change, message):
 
 
 def test_an_unknown_class_is_named():
-    with pytest.raises(ConfigError, match="'T5EncoderModel' is not implemented, only AutoencoderKL, CLIPTextModel"):
+    with pytest.raises(ConfigError, match="'T5EncoderModel' is not implemented, only AutoencoderKL, AutoencoderTiny"):
         build("T5EncoderModel", {})
 
 
@@ -285,22 +294,26 @@ def test_later_tokens_do_not_change_earlier_states():
     assert not np.allclose(one[:, 12:], other[:, 12:])
 
 
-def test_decoding_has_the_size_of_the_encoded():
-    vae = build("AutoencoderKL", VAE)
+@pytest.mark.parametrize(("class_name", "config"), [("AutoencoderKL", VAE), ("AutoencoderTiny", TINY_VAE)])
+def test_decoding_has_the_size_of_the_encoded(class_name, config):
+    vae = build(class_name, config)
     params, images = {"params": random_params(vae)}, np.zeros((2, 12, 20, 3), np.float32)
     mean, logvar = vae.apply(params, images, method="encode")
     assert mean.shape == logvar.shape == (2, 6, 10, 4)
     assert vae.apply(params, mean, method="decode").shape == images.shape
 
 
-@pytest.mark.parametrize("class_name", COMPONENTS.values())
+CONFIGS = {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE, "AutoencoderTiny": TINY_VAE, "CLIPTextModel": CLIP}
+
+
+@pytest.mark.parametrize("class_name", CONFIGS)
 def test_bfloat16_is_followed_throughout(class_name):
     """The dtype of parameters and inputs is that of the result, which stays as near as 8 bits of mantissa allow."""
-    module = build(class_name, {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE, "CLIPTextModel": CLIP}[class_name])
+    module = build(class_name, CONFIGS[class_name])
     params = random_params(module)
     if class_name == "UNet2DConditionModel":
         inputs = unet_inputs(module.config)
-    elif class_name == "AutoencoderKL":
+    elif class_name.startswith("Autoencoder"):
         inputs = (np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32),)
     else:
         inputs = (np.random.default_rng(0).integers(0, 50, (2, 20)),)

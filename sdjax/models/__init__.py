@@ -9,13 +9,16 @@ import jax
 from sdjax.errors import ConfigError
 from sdjax.models.attention import attention
 from sdjax.models.clip import CLIPTextModel
-from sdjax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig
+from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
 from sdjax.models.vae import AutoencoderKL
 
 __all__ = [
     "MODELS",
     "AutoencoderKL",
+    "AutoencoderTiny",
+    "AutoencoderTinyConfig",
     "CLIPTextConfig",
     "CLIPTextModel",
     "UNet2DConditionModel",
@@ -27,7 +30,7 @@ __all__ = [
 ]
 
 MODELS: dict[str, type[nn.Module]] = {
-    model.__name__: model for model in (AutoencoderKL, CLIPTextModel, UNet2DConditionModel)
+    model.__name__: model for model in (AutoencoderKL, AutoencoderTiny, CLIPTextModel, UNet2DConditionModel)
 }
 
 

@@ -1,4 +1,4 @@
-"""The configurations of the three models, with the names that a checkpoint's `config.json` has for everything."""
+"""The configurations of the models, with the names that a checkpoint's `config.json` has for everything."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +186,46 @@ class VAEConfig(Config):
     def factor(self) -> int:
         """Pixels per latent along each side: 8 for Stable Diffusion's four levels."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class AutoencoderTinyConfig(Config):
+    """Configuration of `AutoencoderTiny`, with the names and the defaults of the checkpoint's `config.json`."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    scaling_factor: float = 1.0
+
+    neutral = {
+        "act_fn": ("relu",),
+        "upsample_fn": ("nearest",),
+        "upsampling_scaling_factor": (2,),
+        "shift_factor": (0.0, None),
+    }
+    # The magnitude and the shift are for storing latents as bytes; block_out_channels repeats the decoder's.
+    unused = frozenset({"block_out_channels", "force_upcast", "latent_magnitude", "latent_shift"})
+
+    def __post_init__(self) -> None:
+        levels = len(self.decoder_block_out_channels)
+        for key in ("encoder_block_out_channels", "num_encoder_blocks", "num_decoder_blocks"):
+            value = getattr(self, key)
+            self.require(
+                len(value) == levels,
+                f"{key} = {value!r} does not have one entry for each of the {levels} decoder_block_out_channels",
+            )
+        for key in ("encoder_block_out_channels", "decoder_block_out_channels"):
+            value = getattr(self, key)
+            self.require(len(set(value)) == 1, f"{key} = {value!r} is not implemented, only equal numbers")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each side."""
+        return 2 ** (len(self.decoder_block_out_channels) - 1)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ class Conv3x3(nn.Module):
     features: int
     stride: int = 1
     padding: tuple[int, int] = (1, 1)
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else 0.0
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
         padding, strides = [self.padding] * 2, (self.stride, self.stride)
         height, width = (1 + (sum(self.padding) + size - 3) // self.stride for size in x.shape[1:3])
