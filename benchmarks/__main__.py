@@ -8,6 +8,7 @@ from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.start import start
 from benchmarks.unet import unet
+from benchmarks.vae import vae
 
 app = typer.Typer(
     help="What sdjax costs: time and memory. Each benchmark prints a table, and writes it as JSON with --json FILE.",
@@ -22,6 +23,7 @@ app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
 app.command("unet", rich_help_panel=LARGE)(unet)
+app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)
 

@@ -53,11 +53,19 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 3), keepdims=True)
-        y = ((grouped - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape) * scale + bias
+        mean, variance = self.moments(x)
+        y = ((self.grouped(x) - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape) * scale + bias
         return y.astype(x.dtype)
+
+    def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of each group, [batch, 1, groups, 1]."""
+        grouped = self.grouped(x)
+        mean = grouped.mean((1, 3), keepdims=True)
+        return mean, jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+
+    def grouped(self, x: jax.Array) -> jax.Array:
+        """[batch, pixels, groups, channels of a group], float32."""
+        return x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:

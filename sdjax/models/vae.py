@@ -40,12 +40,12 @@ class Encoder(nn.Module):
         for i, channels in enumerate(config.block_out_channels):
             x = Block(
                 config.layers_per_block,
-                _resnet(config, channels),
+                resnet(config, channels),
                 # Trained with zeros after each side only.
                 resampler=partial(Downsample2D, (0, 1), name="downsamplers_0") if i < levels - 1 else None,
                 name=f"down_blocks_{i}",
             )(x)[-1]
-        x = _mid_block(config)(x)
+        x = mid_block(config)(x)
         x = nn.silu(GroupNorm(config.norm_num_groups, EPS, name="conv_norm_out")(x))
         return Conv3x3(2 * config.latent_channels, name="conv_out")(x)
 
@@ -60,12 +60,12 @@ class Decoder(nn.Module):
         config = self.config
         levels = len(config.block_out_channels)
         x = Conv3x3(config.block_out_channels[-1], name="conv_in")(x)
-        x = _mid_block(config)(x)
+        x = mid_block(config)(x)
         for i, channels in enumerate(reversed(config.block_out_channels)):
             size = (2 * x.shape[1], 2 * x.shape[2])
             x = Block(
                 config.layers_per_block + 1,
-                _resnet(config, channels),
+                resnet(config, channels),
                 resampler=partial(Upsample2D, size, name="upsamplers_0") if i < levels - 1 else None,
                 name=f"up_blocks_{i}",
             )(x)[-1]
@@ -73,13 +73,13 @@ class Decoder(nn.Module):
         return Conv3x3(config.out_channels, name="conv_out")(x)
 
 
-def _resnet(config: VAEConfig, channels: int) -> partial[ResnetBlock2D]:
+def resnet(config: VAEConfig, channels: int) -> partial[ResnetBlock2D]:
     return partial(ResnetBlock2D, channels, config.norm_num_groups, EPS)
 
 
-def _mid_block(config: VAEConfig) -> MidBlock:
+def mid_block(config: VAEConfig) -> MidBlock:
     attention = partial(SpatialAttention, config.norm_num_groups) if config.mid_block_add_attention else None
-    return MidBlock(_resnet(config, config.block_out_channels[-1]), attention, name="mid_block")
+    return MidBlock(resnet(config, config.block_out_channels[-1]), attention, name="mid_block")
 
 
 class AutoencoderKL(nn.Module):
