@@ -34,12 +34,14 @@ log = logging.getLogger("sdjax")
 Progress = Callable[[str, int, int], None]
 
 COPIED = ("tokenizer", "scheduler", "low_res_scheduler")
+VAES = ("AutoencoderKL", "AutoencoderTiny")  # what a directory without an index may hold
+CONFIG = "config.json"
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "depth_estimator")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What there is to convert in a diffusers directory."""
+    """What there is to convert in a diffusers directory, or in one that is a VAE by itself (`alone`)."""
 
     path: Path
     name: str  # what the converted model remembers as its origin
@@ -47,14 +49,18 @@ class Source:
     models: dict[str, str]  # component -> class
     copied: tuple[str, ...]
     weights: dict[str, WeightFile]
+    alone: bool = False
+
+    def folder(self, component: str) -> Path:
+        return self.path if self.alone else self.path / component
 
     def files(self) -> list[Path]:
         """Every file that conversion reads."""
-        names = [INDEX, *(f"{component}/config.json" for component in self.models)]
+        files = [] if self.alone else [self.path / INDEX]
         for component, kind in self.weights.items():
-            names += [f"{component}/{name}" for name in kind.files(_file_names(self.path / component))]
-        copied = [file for folder in self.copied for file in small_files(self.path / folder)]
-        return [self.path / name for name in names] + copied
+            folder = self.folder(component)
+            files += [folder / name for name in ("config.json", *kind.files(_file_names(folder)))]
+        return files + [file for folder in self.copied for file in small_files(self.path / folder)]
 
 
 def read_source(path: Path, name: str, variant: str | None) -> Source:
@@ -63,7 +69,7 @@ def read_source(path: Path, name: str, variant: str | None) -> Source:
     Raises CheckpointError when it is no such directory, or lacks a file, or holds a component that sdjax lacks.
     """
     if not (path / INDEX).is_file():
-        raise CheckpointError(f"{path} is no diffusers directory: it has no {INDEX}")
+        return _read_vae(path, name, variant)
     if is_model(path):
         raise CheckpointError(f"{path} is an sdjax model directory already")
     index = _read_config(path / INDEX)
@@ -76,6 +82,21 @@ def read_source(path: Path, name: str, variant: str | None) -> Source:
             raise CheckpointError(f"{path / component / 'config.json'} is missing")
     weights = choose_weights({name: _file_names(path / name) for name in models}, variant, path)
     return Source(path, name, index, models, copied, weights)
+
+
+def _read_vae(path: Path, name: str, variant: str | None) -> Source:
+    if not (path / CONFIG).is_file():
+        raise CheckpointError(f"{path} is no diffusers directory: it has no {INDEX}")
+    class_name = vae_class(read_json(path / CONFIG), path)
+    weights = choose_weights({"vae": _file_names(path)}, variant, path)
+    return Source(path, name, {"vae": ["diffusers", class_name]}, {"vae": class_name}, (), weights, alone=True)
+
+
+def vae_class(config: Mapping[str, Any], where: object) -> str:
+    """The class of a network that has a directory or repository to itself. Raises CheckpointError if it is no VAE."""
+    if (class_name := config.get("_class_name")) not in VAES:
+        raise CheckpointError(f"{where} has no {INDEX}, and of networks by themselves only VAEs are converted")
+    return class_name
 
 
 def sort_components(index: Mapping[str, Any], where: Path) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -178,7 +199,7 @@ class _Job:
 
 def _plan(source: Source, component: str, dtype: str | None) -> _Job:
     """Checks one component's config, tensor names and shapes, and says what it will be written as."""
-    folder = source.path / component
+    folder = source.folder(component)
     config = _read_config(folder / "config.json")
     target = flat_specs(build_module(folder, source.models[component], config))
     tensors = open_weights(folder, source.weights[component])

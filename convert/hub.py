@@ -1,6 +1,7 @@
 """Downloading from the Hugging Face hub: of a model's files only those that conversion reads."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,7 +9,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sdjax.checkpoint import INDEX, nearest, read_json
-from sdjax.convert.directory import choose_weights, sort_components
+from sdjax.convert.directory import CONFIG, choose_weights, sort_components, vae_class
 from sdjax.errors import CheckpointError, InputError, SdjaxError
 
 
@@ -52,6 +53,10 @@ def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None
 
 
 def _needed(repo: str, revision: str | None, names: list[str], variant: str | None) -> list[str]:
+    if INDEX not in names and CONFIG in names:
+        vae_class(read_json(Path(hf_hub_download(repo, CONFIG, revision=revision))), repo)
+        inside = [name for name in names if "/" not in name]
+        return [CONFIG, *choose_weights({"vae": inside}, variant, repo)["vae"].files(inside)]
     if INDEX not in names:
         raise CheckpointError(f"{repo} on the hub is not in diffusers layout: it has no {INDEX}")
     index = read_json(Path(hf_hub_download(repo, INDEX, revision=revision)))
@@ -59,13 +64,13 @@ def _needed(repo: str, revision: str | None, names: list[str], variant: str | No
 
 
 def _downloaded_before(repo: str, revision: str | None, reason: Exception) -> Path:
-    try:
-        return Path(hf_hub_download(repo, INDEX, revision=revision, local_files_only=True)).parent
-    except Exception as error:
-        raise InputError(
-            f"there is no directory {repo}, and the Hugging Face hub cannot be reached to look for such a model "
-            f"({type(reason).__name__}); {nearest(repo)}"
-        ) from error
+    for name in (INDEX, CONFIG):
+        with suppress(Exception):
+            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=True)).parent
+    raise InputError(
+        f"there is no directory {repo}, and the Hugging Face hub cannot be reached to look for such a model "
+        f"({type(reason).__name__}); {nearest(repo)}"
+    ) from reason
 
 
 def _explain(error: Exception, repo: str, revision: str | None) -> SdjaxError:

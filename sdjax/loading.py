@@ -3,10 +3,11 @@
 import logging
 import os
 import warnings
+from dataclasses import replace
 
 import jax
 
-from sdjax.checkpoint import FLOATS, cache_directory, is_writable, read_model
+from sdjax.checkpoint import FLOATS, Model, cache_directory, is_writable, read_model, read_vae
 from sdjax.convert import resolve
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
@@ -20,6 +21,7 @@ def load(
     model: str | os.PathLike = DEFAULT_MODEL,
     dtype: str | None = None,
     *,
+    vae: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
     progress=None,
@@ -31,6 +33,8 @@ def load(
         cache ($SDJAX_CACHE, else ~/.cache/sdjax).
     dtype: "float32", "bfloat16" or "float16", what is computed in; where None, float32 on the CPU and bfloat16
         elsewhere.
+    vae: another model whose VAE takes the place of the model's own, or a VAE by itself: a directory or a hub id such
+        as "stabilityai/sd-vae-ft-mse", or "madebyollin/taesd", which is small and fast.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
@@ -40,8 +44,22 @@ def load(
     if dtype not in FLOATS:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
     _keep_compiled_programs()
-    directory = resolve(model, variant=variant, revision=revision, progress=progress)
-    return Pipeline(read_model(directory), jax.numpy.dtype(dtype))
+    opened = read_model(resolve(model, variant=variant, revision=revision, progress=progress))
+    if vae is not None:
+        opened = _with_vae(opened, vae, progress)
+    return Pipeline(opened, jax.numpy.dtype(dtype))
+
+
+def _with_vae(model: Model, name: str | os.PathLike, progress) -> Model:
+    """The model with the VAE of another. Raises InputError where that makes other latents."""
+    vae = read_vae(resolve(name, progress=progress))
+    ours, theirs = model.components["vae"].module.config, vae.module.config
+    if (theirs.latent_channels, theirs.factor) != (ours.latent_channels, ours.factor):
+        raise InputError(
+            f"the VAE of {name} does not suit {model.path}: its latents have {theirs.latent_channels} channels and "
+            f"{theirs.factor} pixels a side, those of the model {ours.latent_channels} and {ours.factor}"
+        )
+    return replace(model, components={**model.components, "vae": vae})
 
 
 def _keep_compiled_programs() -> None:
