@@ -4,10 +4,11 @@ import logging
 import os
 import warnings
 from dataclasses import replace
+from typing import Literal
 
 import jax
 
-from sdjax.checkpoint import FLOATS, Model, cache_directory, is_writable, read_model, read_vae
+from sdjax.checkpoint import FLOATS, Component, Model, cache_directory, is_writable, read_model, read_vae
 from sdjax.convert import resolve
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
@@ -22,6 +23,8 @@ def load(
     dtype: str | None = None,
     *,
     vae: str | os.PathLike | None = None,
+    vae_tiling: bool | None = None,
+    preview_vae: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
     progress=None,
@@ -35,6 +38,10 @@ def load(
         elsewhere.
     vae: another model whose VAE takes the place of the model's own, or a VAE by itself: a directory or a hub id such
         as "stabilityai/sd-vae-ft-mse", or "madebyollin/taesd", which is small and fast.
+    vae_tiling: whether the VAE works on bands of rows, one after another: the same pictures from a third of the memory,
+        slower. Where None, it does for pictures of more than 1024 x 1024 pixels. Small VAEs never do.
+    preview_vae: what decodes previews (`preview_every`): a VAE, as for `vae`; "linear" for a guess at the colours,
+        which costs nothing; the model's own where None.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
@@ -46,12 +53,15 @@ def load(
     _keep_compiled_programs()
     opened = read_model(resolve(model, variant=variant, revision=revision, progress=progress))
     if vae is not None:
-        opened = _with_vae(opened, vae, progress)
-    return Pipeline(opened, jax.numpy.dtype(dtype))
+        opened = replace(opened, components={**opened.components, "vae": _other_vae(opened, vae, progress)})
+    preview: Component | Literal["linear"] | None = None
+    if preview_vae is not None:
+        preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
+    return Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview)
 
 
-def _with_vae(model: Model, name: str | os.PathLike, progress) -> Model:
-    """The model with the VAE of another. Raises InputError where that makes other latents."""
+def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:
+    """Another VAE for a model. Raises InputError where its latents are other ones."""
     vae = read_vae(resolve(name, progress=progress))
     ours, theirs = model.components["vae"].module.config, vae.module.config
     if (theirs.latent_channels, theirs.factor) != (ours.latent_channels, ours.factor):
@@ -59,7 +69,7 @@ def _with_vae(model: Model, name: str | os.PathLike, progress) -> Model:
             f"the VAE of {name} does not suit {model.path}: its latents have {theirs.latent_channels} channels and "
             f"{theirs.factor} pixels a side, those of the model {ours.latent_channels} and {ours.factor}"
         )
-    return replace(model, components={**model.components, "vae": vae})
+    return vae
 
 
 def _keep_compiled_programs() -> None:

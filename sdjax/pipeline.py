@@ -1,9 +1,9 @@
 """Prompts, and images where some are given, to pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,17 @@ from PIL import Image
 
 from sdjax import programs, schedulers
 from sdjax.arguments import OUTPUT_TYPES, Picture, spread
-from sdjax.checkpoint import Model
+from sdjax.checkpoint import Component, Model
 from sdjax.errors import CheckpointError, InputError
 from sdjax.inputs import GivenImage
 from sdjax.parallel import fitting_in_memory, pmap, replicate, shard, unshard
+from sdjax.previews import STABLE_DIFFUSION, ColourMap, OnPreview, Previews, fit, palette, previews_of
 from sdjax.programs import Conditioning
 from sdjax.prompts import load_tokenizer, tokenize
 from sdjax.random import image_keys, normal
 from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
 from sdjax.schedulers import Plan
+from sdjax.schedulers.loop import State
 from sdjax.starts import Given, begin, given, size_of, task_of
 
 # Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
@@ -50,7 +52,14 @@ class Pipeline:
     and resolution; other prompts, seeds, samplers, spacings, steps, strengths, masks and guidance scales use the same.
     """
 
-    def __init__(self, model: Model, dtype: np.dtype):
+    def __init__(
+        self,
+        model: Model,
+        dtype: np.dtype,
+        vae_tiling: bool | None = None,
+        preview: Component | Literal["linear"] | None = None,
+    ):
+        """The arguments are those of `sdjax.load`, opened; `preview` is its preview_vae."""
         self.model = model
         self.dtype = np.dtype(dtype)
         self.modules = {name: component.module for name, component in model.components.items()}
@@ -61,11 +70,16 @@ class Pipeline:
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.params = {name: replicate(part.params, self.dtype) for name, part in model.components.items()}
         self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0))
-        self._encode = pmap(partial(programs.encode, self.modules["vae"]), in_axes=(None, 0))
+        vae, self._linear_previews = self.modules["vae"], preview == "linear"
+        self._encode = pmap(lambda params, images: programs.encode(vae, params, images, vae_tiling), in_axes=(None, 0))
         self._denoise = pmap(
-            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
+            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, 0), donate_argnums=(2,)
         )
-        self._decode = pmap(partial(programs.decode, self.modules["vae"]), in_axes=(None, 0))
+        self._decode = pmap(lambda params, x: programs.decode(vae, params, x, vae_tiling), in_axes=(None, 0))
+        if isinstance(preview, Component):
+            small = preview.module
+            self.params["preview_vae"] = replicate(preview.params, self.dtype)
+            self._decode_preview = pmap(lambda params, x: programs.decode(small, params, x, None), in_axes=(None, 0))
 
     def __call__(
         self,
@@ -93,6 +107,8 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
         latents: np.ndarray | None = None,
         output_type: str = "pil",
+        preview_every: int | None = None,
+        on_preview: OnPreview | None = None,
         progress: Progress | None = None,
     ) -> Output:
         """Draw pictures: from a prompt alone, or from an image, or a part of it.
@@ -129,6 +145,9 @@ class Pipeline:
             seeds' own.
         output_type: "pil", "np" (float32 in [0, 1], [pictures, height, width, 3]) or "latent" (the denoised latents,
             before division by the scaling factor).
+        preview_every, on_preview: behind every so many steps, `on_preview` is called with the number of
+            steps taken and a list of PIL images, the pictures as the model sees them coming. Of a picture of which only
+            a part is worked on, it is that part.
         progress: called on the way; see `Progress`.
         Raises InputError, before any work, for arguments that cannot work, and CheckpointError where the model's
         numbers overflow or are not numbers at all.
@@ -151,7 +170,8 @@ class Pipeline:
             "width": width,
         }
         pictures = spread(prompt, negative_prompt, num_images_per_prompt, seed, images, settings)
-        return self.draw(pictures, latents=latents, output_type=output_type, progress=progress)
+        previews = previews_of(preview_every, on_preview)
+        return self.draw(pictures, latents=latents, output_type=output_type, previews=previews, progress=progress)
 
     def draw(
         self,
@@ -159,6 +179,7 @@ class Pipeline:
         *,
         latents: np.ndarray | None = None,
         output_type: str = "pil",
+        previews: Previews | None = None,
         progress: Progress | None = None,
     ) -> Output:
         """Draw pictures of one size, each with settings of its own, in one batch. Arguments as in a call."""
@@ -175,7 +196,7 @@ class Pipeline:
             givens = [given(picture, self.task, shape, factor) for picture in pictures]
             if output_type == "np" and len({each.repaint.whole.size for each in givens if each.repaint}) > 1:
                 raise InputError("output_type np wants one size, and these pictures have several: take pil")
-            images = self._draw(recipes, givens, noise, shape, output_type != "latent", progress)
+            images = self._draw(recipes, givens, noise, shape, output_type != "latent", previews, progress)
         whole = list(images) if output_type == "latent" else finished(images, givens)
         shared = {"width": width, "height": height, "dtype": self.dtype.name}
         return Output(
@@ -192,6 +213,7 @@ class Pipeline:
         noise: np.ndarray | None,
         shape: tuple[int, int, int],
         decode: bool,
+        previews: Previews | None,
         progress: Progress | None,
     ) -> np.ndarray:
         """The decoded pictures or the denoised latents, on the host."""
@@ -208,15 +230,37 @@ class Pipeline:
         report("encode", 1, 1)
         conditioning = Conditioning(context, negative, shard(start.channels), shard(start.class_labels))
         inputs = (conditioning, shard(guidance), shard(start.known), shard(keys.step))
-        latents = self._run(plan, start.x, inputs, progress)
+        latents = self._run(plan, start.x, inputs, previews, progress)
         self._check_finite(latents)
         if not decode:
             return latents
         report("decode", 0, 1)
-        drawn = unshard(self._decode(self.params["vae"], shard(latents)), len(pictures))
-        self._check_finite(drawn)
+        drawn = self.decode(latents)
         report("decode", 1, 1)
         return drawn
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents [batch, h, w, channels] of output_type "latent" to [batch, height, width, 3] in [0, 1]."""
+        drawn = unshard(self._decode(self.params["vae"], shard(latents)), len(latents))
+        self._check_finite(drawn)
+        return drawn
+
+    def preview(self, latents: np.ndarray) -> np.ndarray:
+        """The same, by what was chosen for previews when the model was loaded."""
+        if "preview_vae" in self.params:
+            return unshard(self._decode_preview(self.params["preview_vae"], shard(latents)), len(latents))
+        if self._linear_previews:
+            factor = self.modules["vae"].config.factor
+            return self._colours(latents).repeat(factor, axis=1).repeat(factor, axis=2)
+        return self.decode(latents)
+
+    @cached_property
+    def _colours(self) -> ColourMap:
+        vae = self.modules["vae"].config
+        if (vae.latent_channels, vae.factor) == (4, 8):
+            return STABLE_DIFFUSION
+        picture = palette(vae.factor)
+        return fit(self._encode_images([2 * picture - 1])[0][0], picture)
 
     def _encode_texts(self, texts: Sequence[str]) -> jax.Array:
         """The UNet's context, [devices, pictures per device, tokens, features]."""
@@ -232,21 +276,31 @@ class Pipeline:
             moments += zip(mean, deviation)
         return moments
 
-    def _run(self, plan: Plan, x: np.ndarray, inputs: tuple, progress: Progress | None) -> np.ndarray:
-        """The denoised latents on the host, from the first sample. With progress, one program is called per step."""
+    def _run(
+        self, plan: Plan, x: np.ndarray, inputs: tuple, previews: Previews | None, progress: Progress | None
+    ) -> np.ndarray:
+        """The denoised latents on the host, from the first sample. The one program is called for each of the stops."""
         state = shard(schedulers.init_state(plan, x))
-        run = partial(self._denoise, self.params["unet"], shard(plan))
+        table = shard(plan)
         nfe = int(plan.nfe.max())
-        if progress is None:
-            state = run(state, *inputs, np.int32(nfe))
-        else:
+
+        def run(state: State, stop: np.ndarray) -> State:
+            return self._denoise(self.params["unet"], table, state, *inputs, shard(stop))
+
+        if progress:
             progress("compile", 0, 1)
-            state = jax.block_until_ready(run(state, *inputs, np.int32(0)))  # compiles, and takes no step
+            state = jax.block_until_ready(run(state, np.zeros_like(plan.nfe)))  # compiles, and takes no step
             progress("compile", 1, 1)
             progress("denoise", 0, nfe)
-            for row in range(1, nfe + 1):
-                state = jax.block_until_ready(run(state, *inputs, np.int32(row)))
-                progress("denoise", row, nfe)
+        for stop, step in stops(plan, previews, by_row=progress is not None):
+            state = run(state, stop)
+            if progress:
+                jax.block_until_ready(state)
+                progress("denoise", int(stop.max()), nfe)
+            if previews and step in previews.steps:
+                latents = np.asarray(schedulers.estimate(plan, unshard(state, x.shape[0])))
+                self._check_finite(latents)
+                previews.show(step, to_pil(list(self.preview(latents))))
         return np.asarray(schedulers.result(plan, unshard(state, x.shape[0])))
 
     def _noise(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -268,6 +322,22 @@ class Pipeline:
                     where = "/".join(str(key.key) for key in path)
                     raise CheckpointError(f"{self.model.path}: {name}/{where} holds values that are not finite")
         raise CheckpointError(f"{self.model.path} overflowed in {self.dtype}: try another dtype, such as float32")
+
+
+def stops(plan: Plan, previews: Previews | None, by_row: bool) -> Iterator[tuple[np.ndarray, int]]:
+    """Where a run is interrupted, and its end: the row of every picture [batch], and the steps that were taken.
+
+    The steps are told where there are previews. A step may be another number of rows for each picture of a batch.
+    """
+    if previews is None:
+        last = int(plan.nfe.max())
+        for row in range(1, last + 1) if by_row else [last]:
+            yield np.minimum(plan.nfe, row), 0
+        return
+    last = int(plan.is_step.sum(-1).max())
+    for step in range(1, last + 1):
+        if by_row or step in previews.steps or step == last:
+            yield plan.rows_of(step), step
 
 
 def finished(drawn: np.ndarray, givens: Sequence[Given]) -> list[np.ndarray]:

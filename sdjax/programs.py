@@ -14,10 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import schedulers
+from sdjax.models import AutoencoderKL
+from sdjax.models.bands import decode_in_bands, encode_in_bands
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
 
 Params = dict[str, Any]
+
+# Pixels above which the autoencoder works in bands of rows. At so many, in float32, decoding with that of Stable
+# Diffusion takes 3.5 GB in one go, and 1.1 GB and half as much time again in bands.
+WHOLE_PICTURE = 1024 * 1024
 
 
 class Conditioning(NamedTuple):
@@ -121,28 +127,43 @@ def guided(unet: nn.Module, params: Params, conditioning: Conditioning, guidance
     return model
 
 
+def works_in_bands(vae: nn.Module, pixels: int, tiling: bool | None) -> bool:
+    """Whether the autoencoder saves memory: as `tiling` says, or where that is None, for large pictures.
+
+    One that is not an AutoencoderKL takes little memory, and always works in one go.
+    """
+    return isinstance(vae, AutoencoderKL) and (pixels > WHOLE_PICTURE if tiling is None else tiling)
+
+
 @precisely
-def encode(vae: nn.Module, params: Params, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
+def encode(vae: nn.Module, params: Params, pictures: jax.Array, tiling: bool | None) -> tuple[jax.Array, jax.Array]:
     """Pictures [batch, height, width, 3] in [-1, 1] to the mean and the deviation of their latents, float32.
 
-    Each [batch, h, w, channels], in the scale that the UNet works in.
+    Each [batch, h, w, channels], in the scale that the UNet works in. tiling: see `works_in_bands`.
     """
-    dtype = jax.tree.leaves(params)[0].dtype
-    mean, logvar = vae.apply({"params": params}, pictures.astype(dtype), method="encode")
+    pictures = pictures.astype(jax.tree.leaves(params)[0].dtype)
+    if works_in_bands(vae, pictures.shape[1] * pictures.shape[2], tiling):
+        mean, logvar = encode_in_bands(vae, params, pictures)
+    else:
+        mean, logvar = vae.apply({"params": params}, pictures, method="encode")
     moments = (mean.astype(jnp.float32), jnp.exp(logvar.astype(jnp.float32) / 2))
     return jax.tree.map(lambda moment: moment * vae.config.scaling_factor, moments)
 
 
 @precisely
-def decode(vae: nn.Module, params: Params, latents: jax.Array) -> jax.Array:
+def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | None) -> jax.Array:
     """Latents [batch, h, w, channels] to pictures [batch, height, width, 3], float32 in [0, 1].
 
-    One picture after another: a decoder's memory is large, and one picture fills a device.
+    One picture after another: a decoder's memory is large, and one picture fills a device. tiling: see
+    `works_in_bands`.
     """
     dtype = jax.tree.leaves(params)[0].dtype
+    in_bands = works_in_bands(vae, latents.shape[1] * latents.shape[2] * vae.config.factor**2, tiling)
 
     def one(latents: jax.Array) -> jax.Array:
-        scaled = (latents / vae.config.scaling_factor).astype(dtype)
-        return vae.apply({"params": params}, scaled[None], method="decode")[0].astype(jnp.float32)
+        scaled = (latents / vae.config.scaling_factor).astype(dtype)[None]
+        if in_bands:
+            return decode_in_bands(vae, params, scaled)[0].astype(jnp.float32)
+        return vae.apply({"params": params}, scaled, method="decode")[0].astype(jnp.float32)
 
     return jnp.clip(jax.lax.map(one, latents) / 2 + 0.5, 0, 1)

@@ -27,7 +27,7 @@ def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_key
     known = schedulers.Known(jnp.zeros_like(noise), noise, jnp.zeros((2, 64, 64, 1)))
     inputs = (conditioning, guidance, known, step_keys, jnp.int32(1000))
     state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs)
-    return programs.decode(modules["vae"], params["vae"], schedulers.result(plan, state))
+    return programs.decode(modules["vae"], params["vae"], schedulers.result(plan, state), None)
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("cuda", "bfloat16"), ("tpu", "bfloat16")])

@@ -194,3 +194,35 @@ def test_every_seed_has_noise_of_its_own(seed, count):
     noise = normal(image_keys(seeds).start, (4, 4, 4))
     assert np.array_equal(noise[1], normal(image_keys([seed + 1]).start, (4, 4, 4))[0])
     assert len({row.tobytes() for row in np.asarray(noise)}) == count + 1
+
+
+def test_previews_show_the_picture_coming(pipe, compilations):
+    """After the last step it is the picture; before, it is nearer the more steps were taken. Nothing is compiled."""
+    settings = {"num_inference_steps": 6, "seed": 3, "sampler": ["heun", "euler"]}
+    pictures = np.stack([np.asarray(image) for image in pipe([HEART, "a blue ring"], **settings).images])
+    shown = {}
+    compilations.clear()
+    out = pipe([HEART, "a blue ring"], **settings, preview_every=2, on_preview=shown.__setitem__)
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in out.images]), pictures)
+    assert list(shown) == [2, 4, 6]
+    distances = [np.abs(np.stack(images) - pictures.astype(float)).mean((1, 2, 3)) for images in shown.values()]
+    assert (distances[0] > distances[1]).all() and (distances[1] > distances[2]).all()
+    assert (distances[2] < 1).all()
+    compilations.clear()
+    pipe([HEART, "a ring"], **settings | {"sampler": "dpmpp_2m"}, preview_every=5, on_preview=shown.__setitem__)
+    assert compilations == []
+
+
+def test_linear_previews_tell_pictures_apart():
+    quick = sdjax.load(preview_vae="linear")
+    latents = quick([HEART, "a blue ring on a white background"], num_inference_steps=6, output_type="latent").images
+    pictures, guesses = quick.decode(latents), quick.preview(latents)
+    own, other = (np.abs(guesses - each).mean((1, 2, 3)) for each in (pictures, pictures[::-1]))
+    assert (own < other).all()
+    assert (own < np.abs(pictures.mean() - pictures).mean((1, 2, 3))).all()  # and better than grey
+
+
+@pytest.mark.parametrize("wrong", [{"preview_every": 2}, {"preview_every": 0, "on_preview": print}])
+def test_previews_that_cannot_be(pipe, wrong):
+    with pytest.raises(InputError, match="previews need preview_every"):
+        pipe(HEART, **wrong)

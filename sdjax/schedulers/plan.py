@@ -96,6 +96,11 @@ class Plan:
         """Whether any row takes the direction of the noise from an estimate of its own (`RAW`)."""
         return bool(np.any(self.weights[..., RAW.argmax()] != 0))
 
+    def rows_of(self, steps: int) -> np.ndarray:
+        """How many rows the first `steps` steps take, all rows where a plan has fewer steps; [batch] where stacked."""
+        done = np.cumsum(self.is_step, axis=-1) >= steps
+        return np.where(done.any(-1), done.argmax(-1) + 1, self.nfe).astype(np.int32)
+
     def padded(self, at_least: int = SMALLEST_BUCKET) -> "Plan":
         """This plan with rows that do nothing up to a bucket's length, so that plans share one executable.
 
