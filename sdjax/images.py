@@ -1,14 +1,18 @@
-"""Pictures on disk: PNG files that say how they were made."""
+"""Pictures on disk: PNG files that say how they were made, animations, and grids of pictures with labels."""
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 SETTINGS_KEY = "sdjax"
+SECONDS, REST = 3, 2  # of an animation: to its last picture, and on it
+SMALLEST_CELL, GAP = 96, 6  # of a grid, in pixels
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -20,9 +24,30 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[st
     info = PngInfo()
     # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
     info.add_text(SETTINGS_KEY, json.dumps(settings))
+    with _replaced(path) as partial:
+        image.save(partial, format="PNG", pnginfo=info)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
+    """Write pictures of one size as an animation of three seconds, .webp or .gif, which rests on the last of them.
+
+    The file is complete or absent, as with `save_png`. Raises OSError where `path` cannot be written.
+    """
+    each = min(max(SECONDS * 1000 // len(frames), 40), 400)
+    durations = [each] * (len(frames) - 1) + [REST * 1000]
+    kind = path.suffix[1:].upper()
+    with _replaced(path) as partial:
+        frames[0].save(
+            partial, format=kind, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=90
+        )
+
+
+@contextmanager
+def _replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write what takes the name `path` when the block ends well."""
     partial = partial_path(path)
     try:
-        image.save(partial, format="PNG", pnginfo=info)
+        yield partial
         partial.replace(path)
     except OSError as error:
         if error.errno and not error.filename:  # a full disk does not say which file it is about
@@ -30,6 +55,29 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[st
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], column_labels: Sequence[str]) -> Image.Image:
+    """Pictures of one size in rows of equal length, each with its label at the left, the columns' labels above.
+
+    Small pictures are enlarged, pixel by pixel, to a width of at least 96.
+    """
+    times = -(-SMALLEST_CELL // rows[0][0].width)
+    width, height = (times * side for side in rows[0][0].size)
+    font = ImageFont.load_default(max(14, width // 16))
+    left = round(max(font.getlength(label) for label in row_labels)) + 2 * GAP
+    line = round(font.getbbox("Ag")[3])
+    top = line + 2 * GAP
+    sheet = Image.new("RGB", (left + len(column_labels) * (width + GAP), top + len(rows) * (height + GAP)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, label in enumerate(column_labels):
+        draw.text((left + j * (width + GAP) + width / 2, GAP), label, "black", font, anchor="ma")
+    for i, (row, label) in enumerate(zip(rows, row_labels)):
+        y = top + i * (height + GAP)
+        draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm")
+        for j, image in enumerate(row):
+            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + j * (width + GAP), y))
+    return sheet
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sdjax.cli.compare import compare
 from sdjax.cli.convert import convert
 from sdjax.cli.generate import generate, img2img, inpaint, upscale
 from sdjax.cli.info import info
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, convert, info, samplers):
+    for command in (generate, img2img, inpaint, upscale, compare, convert, info, samplers):
         app.command()(command)
     return _run(app, arguments)
 

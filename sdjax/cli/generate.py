@@ -7,6 +7,7 @@ import typer
 
 from sdjax.cli import options
 from sdjax.cli.painting import paint
+from sdjax.cli.watching import Watching
 
 HERE = Path(".")
 WHOLE = (0.0, 1.0)
@@ -32,6 +33,19 @@ def generate(
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
     dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
+    preview_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="STEPS", help="Also save the picture as it is seen coming, as name-step-5.png and so on."
+        ),
+    ] = None,
+    preview_vae: options.PreviewVae = None,
+    animate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also save how the picture came, as an animated .webp or .gif."),
+    ] = None,
 ) -> None:
     """Paint pictures. Their names are printed; how each was made is written into its PNG.
 
@@ -48,6 +62,10 @@ def generate(
     Eight pictures into a folder, with another sampler:
 
     sdjax generate "a green star on a blue background" -o stars --num-images 8 --sampler dpmpp_2m --spacing karras
+
+    How a picture comes, step by step:
+
+    sdjax generate "a purple ring on a yellow background" -o ring.png --animate ring.webp
     """
     images = {} if depth_map is None else {"depth_map": depth_map}
     settings = {
@@ -61,7 +79,9 @@ def generate(
         "height": height,
         "width": width,
     }
-    paint(prompts, output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling, "preview_vae": preview_vae}
+    watching = Watching(output, preview_every, animate)
+    paint(prompts, output, loading, num_images, seed, negative_prompt, images, settings, watching)
 
 
 def img2img(
@@ -83,6 +103,8 @@ def img2img(
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
     dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
 ) -> None:
     """Paint a picture from another one, which it keeps the more of the lower the strength is.
 
@@ -100,7 +122,8 @@ def img2img(
         "height": height,
         "width": width,
     }
-    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
 def inpaint(
@@ -130,6 +153,8 @@ def inpaint(
     width: options.Width = None,
     height: options.Height = None,
     dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
 ) -> None:
     """Paint a part of a picture anew, with any model; one made for inpainting sees what is around.
 
@@ -149,7 +174,8 @@ def inpaint(
         "width": width,
     }
     images = {"image": image, "mask_image": mask}
-    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
 def upscale(
@@ -167,6 +193,8 @@ def upscale(
     negative_prompt: options.NegativePrompt = None,
     seed: options.Seed = None,
     dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
 ) -> None:
     """Enlarge a picture four times, with a model made for it, which paints in the detail.
 
@@ -181,4 +209,5 @@ def upscale(
         "sampler": sampler,
         "spacing": spacing,
     }
-    paint([prompt], output, model, dtype, 1, seed, negative_prompt, {"image": image}, settings)
+    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    paint([prompt], output, loading, 1, seed, negative_prompt, {"image": image}, settings)

@@ -45,4 +45,24 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
 ]
+Vae = Annotated[
+    str | None,
+    typer.Option(
+        help="Another VAE in the place of the model's own: a directory, or a hub id such as madebyollin/taesd."
+    ),
+]
+VaeTiling = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether the VAE saves memory, for more time; the picture is the same.",
+        show_default="above 1024 x 1024 pixels",
+    ),
+]
+PreviewVae = Annotated[
+    str | None,
+    typer.Option(
+        help="What decodes previews: a VAE, as for --vae, or `linear`, a guess that costs nothing.",
+        show_default="the model's own",
+    ),
+]
 Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]

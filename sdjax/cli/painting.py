@@ -9,25 +9,28 @@ import typer
 from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.cli.progress import progress_bars
+from sdjax.cli.watching import Watching
 from sdjax.images import save_png
 
 
 def paint(
     prompts: Sequence[str],
     output: Path,
-    model: str,
-    dtype: str | None,
+    loading: Mapping[str, Any],
     num_images: int,
     seed: Sequence[int] | None,
     negative_prompt: str | None,
     images: Mapping[str, Path],
     settings: Mapping[str, Any],
+    watching: Watching | None = None,
 ) -> None:
     """Paint, save and name pictures. Everything that can be wrong is looked at before the model is.
 
-    images, settings: as `sdjax.arguments.spread` has them.
+    loading: arguments of `sdjax.load`. images, settings: as `sdjax.arguments.spread` has them.
     """
     check_output(output)
+    if watching:
+        watching.check()
 
     import sdjax
     from sdjax.arguments import spread
@@ -35,10 +38,14 @@ def paint(
     seeds = seed or [0]
     pictures = spread(prompts, negative_prompt, num_images, seeds[0] if len(seeds) == 1 else seeds, images, settings)
     with progress_bars(of_bytes=True) as report:
-        pipe = sdjax.load(model, dtype=dtype, progress=report)
+        pipe = sdjax.load(**loading, progress=report)
     with progress_bars() as report, nothing_to_tidy():
-        result = pipe.draw(pictures, progress=report)
+        result = pipe.draw(pictures, previews=watching.previews() if watching else None, progress=report)
     source = {name: str(path) for name, path in images.items()}
-    for image, how, path in zip(result.images, result.settings, picture_paths(output, len(result.images))):
-        save_png(image, path, {"model": model, **how, **source, "version": sdjax.__version__})
+    source |= {"vae": loading["vae"]} if loading["vae"] else {}
+    paths = watching.paths(len(pictures)) if watching else picture_paths(output, len(pictures))
+    for image, how, path in zip(result.images, result.settings, paths):
+        save_png(image, path, {"model": loading["model"], **how, **source, "version": sdjax.__version__})
         typer.echo(path)
+    if watching:
+        watching.finish(list(result.images))

@@ -1,0 +1,96 @@
+"""`sdjax compare`: what samplers have made of a picture after so many steps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+
+from sdjax.cli import options
+from sdjax.cli.interrupt import nothing_to_tidy
+from sdjax.cli.output import check_output
+from sdjax.cli.progress import progress_bars
+from sdjax.errors import InputError
+from sdjax.images import grid, save_png
+
+SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
+COLUMNS = (1, 2, 5, 10, 20, 50)
+
+
+def compare(
+    prompt: options.Prompt,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to make, a name that ends in .png.")],
+    samplers: Annotated[str, typer.Option(help="A row of the picture for each, with commas between them.")] = SAMPLERS,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps of every run.")] = 100,
+    at: Annotated[
+        str | None,
+        typer.Option(help="A column after each of these steps, with commas between them.", show_default="1,2,5,10,..."),
+    ] = None,
+    model: options.Model = "shapes",
+    spacing: options.Spacing = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: Annotated[int, typer.Option(help="The same for all.")] = 0,
+    width: options.Width = None,
+    height: options.Height = None,
+    dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    preview_vae: options.PreviewVae = None,
+) -> None:
+    """Draw a grid of samplers and steps: the same picture, as each sampler sees it coming.
+
+    All samplers start from the same noise, in one batch. The last column, if it is the last step, is what `sdjax
+    generate` gives.
+
+    [bold]Example[/bold]
+
+    sdjax compare "a purple ring on a yellow background" --samplers euler,heun,dpmpp_2m --steps 20 -o grid.png
+    """
+    if output.suffix.lower() != ".png":
+        raise InputError(f"{output}: pictures are written as PNG; give a name that ends in .png")
+    check_output(output)
+    columns = _columns(at, steps)
+    names = [name.strip() for name in samplers.split(",") if name.strip()]
+    if not names:
+        raise InputError("there are no samplers to compare")
+
+    import sdjax
+    from sdjax.arguments import spread
+    from sdjax.previews import Previews
+
+    settings = {
+        "sampler": names,
+        "spacing": spacing,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "width": width,
+        "height": height,
+    }
+    pictures = spread(prompt, negative_prompt, len(names), [seed] * len(names), {}, settings)
+    with progress_bars(of_bytes=True) as report:
+        pipe = sdjax.load(model, dtype=dtype, vae=vae, preview_vae=preview_vae, progress=report)
+    seen: dict[int, list[Image.Image]] = {}
+    with progress_bars() as report, nothing_to_tidy():
+        result = pipe.draw(pictures, previews=Previews(columns, seen.__setitem__), progress=report)
+    finished = list(result.images)
+    seen[steps] = finished
+    # Some samplers make fewer steps of their own than they were asked for: then they are done.
+    sheet = grid(
+        list(zip(*(seen.get(step, finished) for step in columns))), names, [f"step {step}" for step in columns]
+    )
+    how = {"model": model, **result.settings[0], "sampler": names, "at": columns, "version": sdjax.__version__}
+    save_png(sheet, output, how)
+    typer.echo(output)
+
+
+def _columns(at: str | None, steps: int) -> list[int]:
+    """The steps of the columns. Raises InputError for what is no step of a run of so many."""
+    if at is None:
+        return [step for step in COLUMNS if step < steps] + [steps]
+    parts = at.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--at is a list of steps with commas between them, such as 1,5,10, not {at!r}")
+    columns = sorted({int(part) for part in parts})
+    if columns[0] < 1 or columns[-1] > steps:
+        raise InputError(f"--at {at}: a run of {steps} steps has the steps 1 to {steps}")
+    return columns
