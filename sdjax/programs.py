@@ -21,8 +21,8 @@ from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
 
 Params = dict[str, Any]
 
-# Pixels above which the autoencoder works in bands of rows. At so many, in float32, decoding with that of Stable
-# Diffusion takes 3.5 GB in one go, and 1.1 GB and half as much time again in bands.
+# Pixels above which the autoencoder works in bands of rows, for less memory and more computing: at so many, decoding
+# in float32 with that of Stable Diffusion holds 3.8 GB in one go and 1.1 GB in bands (`python -m benchmarks vae`).
 WHOLE_PICTURE = 1024 * 1024
 
 

@@ -38,7 +38,7 @@ def generate(
     preview_every: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="STEPS", help="Also save the picture as it is seen coming, as name-step-5.png and so on."
+            min=1, metavar="STEPS", help="Also save the picture as it is seen coming, as name-step-05.png and so on."
         ),
     ] = None,
     preview_vae: options.PreviewVae = None,

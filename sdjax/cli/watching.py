@@ -31,7 +31,7 @@ class Watching:
         if self._animation is not None:
             if self._animation.suffix.lower() not in ANIMATED:
                 raise InputError(f"{self._animation}: animations are written as {' or '.join(ANIMATED)}")
-            check_output(self._animation.parent)
+            check_output(self._animation.with_suffix(".png"))
 
     def previews(self) -> "Previews | None":
         """What to ask of the pipeline."""
@@ -59,4 +59,4 @@ class Watching:
             self._frames.append(images)
         if self._every is not None:
             for image, path in zip(images, self.paths(len(images))):
-                save_png(image, path.with_stem(f"{path.stem}-step-{step}"), {"step": step})
+                save_png(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})
