@@ -31,7 +31,7 @@ def vae(
 
     `temporary GB` is what XLA sets aside for what the program holds between its input and its output, `peak GB` the
     most that the process ever held, `difference` the largest between the two, against 1/255 for pictures (which are
-    clipped) and against the spread for latents. At 1024 pixels: 5 GB of memory and ten minutes on two cores.
+    clipped) and against the spread for latents. At 1024 pixels: 5 GB of memory and some minutes.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
