@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"sdjax.errors"},
+    {"sdjax.errors", "sdjax.a1111"},
     {"sdjax.models", "sdjax.schedulers"},
-    {"sdjax.tensors"},
+    {"sdjax.tensors", "sdjax.infotext"},
     {"sdjax.checkpoint", "sdjax.images", "sdjax.inputs", "sdjax.prompts", "sdjax.random", "sdjax.parallel"},
     {"sdjax.arguments", "sdjax.programs"},
     {"sdjax.recipes", "sdjax.starts"},

@@ -1,9 +1,10 @@
 """From text to token ids, by the checkpoint's own tokenizer."""
 
 import logging
+import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,37 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
             warnings.warn(f"{much}; left out: {cut!r}", stacklevel=2)
     fitted = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)["input_ids"]
     return np.asarray(fitted, np.int32)
+
+
+def units(tokenizer: Any, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:
+    """The token ids of each text, in lists that stay together: most hold one id, learned words all that they have.
+
+    words: the ids of each learned word. It is found whatever its case is, but not inside of another word.
+    """
+    cut = [_cut(text, words) for text in texts]
+    plain = [piece for pieces in cut for piece in pieces if isinstance(piece, str)]
+    ids = iter(tokenizer(plain, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"])
+    return [
+        [
+            unit
+            for piece in pieces
+            for unit in ([[token] for token in next(ids)] if isinstance(piece, str) else [list(piece)])
+        ]
+        for pieces in cut
+    ]
+
+
+def _cut(text: str, words: Mapping[str, Sequence[int]]) -> list[str | Sequence[int]]:
+    """A text with the ids of the learned words in it, between the texts around them."""
+    names = sorted(words, key=len, reverse=True)
+    # Where a name begins or ends with a letter or a digit, none may stand beside it.
+    pattern = "|".join(rf"(?:(?<![^\W_])|(?=[\W_]))({re.escape(name)})(?:(?![^\W_])|(?<=[\W_]))" for name in names)
+    pieces: list[str | Sequence[int]] = []
+    end = 0
+    for match in re.finditer(pattern, text, re.IGNORECASE) if names else ():
+        pieces += [text[end : match.start()], words[names[(match.lastindex or 1) - 1]]]
+        end = match.end()
+    return [*pieces, text[end:]]
 
 
 def _of_interest(record: logging.LogRecord) -> bool:
