@@ -1,4 +1,4 @@
-"""What A1111's web UI calls samplers and spacings, where it has them."""
+"""What A1111's web UI calls samplers and spacings, where it has them, and how it counts their steps."""
 
 SAMPLERS = {
     "euler": "Euler",
@@ -30,3 +30,6 @@ SPACINGS = {
     "simple": "Simple",
     "beta": "Beta",
 }
+
+# Samplers whose evaluations, two a step, are its steps where a prompt changes on the way.
+TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "restart")

@@ -8,7 +8,7 @@ from typing import Any
 from sdjax import a1111
 
 # Name: value, Name: "value in JSON's quotes, where it has commas"
-FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
 
 RNGS = {"jax": "jax", "torch": "CPU", "philox": "NV"}
@@ -34,7 +34,7 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
         "Steps": settings.get("steps"),
         "Sampler": a1111.SAMPLERS.get(sampler or "", sampler),
         "Schedule type": a1111.SPACINGS.get(spacing or "", spacing),
-        "CFG scale": f"{scale:g}" if isinstance(scale, int | float) else None,
+        "CFG scale": f"{scale:.15g}" if isinstance(scale, int | float) else None,
         "Seed": settings.get("seed"),
         "Size": f"{settings['width']}x{settings['height']}" if {"width", "height"} <= settings.keys() else None,
         "Model": re.split(r"[/\\]", str(model).rstrip("/\\"))[-1] if model else None,

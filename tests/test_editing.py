@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sdjax.prompts import schedule
+from sdjax.prompts import schedule, texts_of_rows
 
 LANDSCAPE = (
     "fantasy landscape with a [mountain:lake:0.25] and [an oak:a christmas tree:0.75][ in foreground::0.6]"
@@ -69,6 +69,14 @@ def test_the_landscape_of_its_documentation():
         (75, "fantasy landscape with a lake and an oak in background masterful"),
         (100, "fantasy landscape with a lake and a christmas tree in background masterful"),
     ]
+
+
+def test_rows_are_counted_as_a1111_counts_them():
+    # Its denoiser compares the number of evaluations before this one with the last step of each text.
+    assert texts_of_rows("[a:b:3]", 6, 6) == ["a"] * 4 + ["b"] * 2
+    assert texts_of_rows("[a:b:0.5]", 6, 11, per_step=2) == ["a"] * 7 + ["b"] * 4
+    assert texts_of_rows("[a|b|c]", 5, 6) == ["a", "a", "b", "c", "a", "b"]
+    assert texts_of_rows("[a:b:0.5]", 4, 9) == ["a"] * 3 + ["b"] * 6  # more evaluations than steps
 
 
 @given(st.lists(st.sampled_from([*"()[]:|\\\n x", "0.5", "3", "[a:b:0.5]", "[a|b]"])), st.integers(1, 20))

@@ -90,6 +90,16 @@ def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
     return [(end, _read(nodes, end, steps)) for end in sorted(ends) if end > 0]
 
 
+def texts_of_rows(prompt: str, steps: int, rows: int, per_step: int = 1) -> list[str]:
+    """The text that is read at each of `rows` evaluations of the network, as A1111 counts.
+
+    It counts evaluations, and those from 0: a text with last step 3 is read at four of them. For samplers that it knows
+    to ask the network twice a step (`per_step`) it takes twice the steps.
+    """
+    texts = schedule(prompt, steps * per_step)
+    return [next((text for end, text in texts if row <= end), texts[-1][1]) for row in range(rows)]
+
+
 def _parse(prompt: str) -> list[Node] | None:
     """The nodes of a prompt, or None where the web UI's grammar does not allow it: then it is read as it stands."""
     top: list[Node] = []
