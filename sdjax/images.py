@@ -47,11 +47,14 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Those of A1111 come with a list `not_followed`, of what else it says. Raises OSError where `path` is no picture that
     can be read.
     """
-    with Image.open(path) as image:
-        text = getattr(image, "text", {})
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {})
+    except (ValueError, Image.DecompressionBombError) as error:  # texts or pictures that grow too large when unpacked
+        raise OSError(f"{path}: {error}") from error
     try:
         settings = json.loads(text.get(SETTINGS_KEY, ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         settings = None
     if isinstance(settings, dict):
         return settings

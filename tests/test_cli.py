@@ -289,6 +289,19 @@ def test_info_counts_what_is_in_the_files(capsys):
     assert unet_total == sum(leaf.size for leaf in leaves(model.components["unet"].params))
 
 
+def test_info_says_how_a_picture_was_made(tmp_path, capsys):
+    path = tmp_path / "ring.png"
+    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a [red] ring", "steps": 7})
+    assert main(["info", str(path)]) == 0
+    assert re.findall(r"(\w+) +(.*)", capsys.readouterr().out) == [("prompt", "a [red] ring"), ("steps", "7")]
+    Image.new("RGB", (8, 8)).save(path)
+    assert main(["info", str(path)]) == 1
+    assert "does not say how it was made" in complaint(capsys)
+    path.write_bytes(b"no picture")
+    assert main(["info", str(path)]) == 1
+    assert "ring.png" in complaint(capsys)
+
+
 def leaves(params: dict) -> list[np.ndarray]:
     return [leaf for value in params.values() for leaf in (leaves(value) if isinstance(value, dict) else [value])]
 

@@ -161,3 +161,19 @@ def test_our_pictures_hold_both_texts_and_ours_counts(tmp_path):
     with Image.open(tmp_path / "ours.png") as image:
         assert image.text["parameters"] == "猫 ?\nSampler: Euler, Seed: 3, RNG: jax"
         assert json.loads(image.text["sdjax"]) == settings
+
+
+def test_texts_that_grow_too_large_are_refused(tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", "a" * 2**27, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "bomb.png", pnginfo=info)
+    with pytest.raises(OSError, match="bomb.png"):
+        read_settings(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "{"])
+def test_settings_that_are_none_are_none(tmp_path, text):
+    info = PngInfo()
+    info.add_text("sdjax", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    assert read_settings(tmp_path / "x.png") is None
