@@ -10,9 +10,10 @@ from PIL import Image
 from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.inputs import GivenImage, read_depth, read_image, read_mask
-from sdjax.random import image_seeds
+from sdjax.random import RNGS, image_seeds
 
 OUTPUT_TYPES = ("pil", "np", "latent")
+PROMPT_SYNTAXES = ("a1111", "plain")
 READERS: dict[str, Callable[[str, GivenImage], Any]] = {
     "image": read_image,
     "mask_image": read_mask,
@@ -48,6 +49,9 @@ class Picture:
     eta: float | None = None
     height: int | None = None
     width: int | None = None
+    clip_skip: int | None = None
+    prompt_syntax: str = "a1111"
+    rng: str = "jax"
 
     def __post_init__(self) -> None:
         for text in (self.prompt, self.negative_prompt):
@@ -61,6 +65,10 @@ class Picture:
                 raise InputError(f"{name} must be a finite number, not {value!r}")
         _check_interval(self.guidance_interval)
         _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        _check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
+        _check_choice("rng", self.rng, RNGS)
+        if self.clip_skip is not None:
+            _check_whole("clip_skip", self.clip_skip, 0)
         schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)
         self._check_images()
 
@@ -141,6 +149,11 @@ def _check_text(text: Any) -> None:
         raise InputError(f"a prompt is a text, not {text!r}")
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python holds bytes that are no UTF-8
         raise InputError(f"the prompt {text!r} is not valid Unicode: is the terminal set to UTF-8?")
+
+
+def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

@@ -1,8 +1,9 @@
 """Prompts, and images where some are given, to pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import jax
@@ -16,15 +17,12 @@ from sdjax.checkpoint import Model
 from sdjax.errors import CheckpointError, InputError
 from sdjax.inputs import GivenImage
 from sdjax.parallel import fitting_in_memory, pmap, replicate, shard, unshard
-from sdjax.programs import Conditioning
-from sdjax.prompts import load_tokenizer, tokenize
-from sdjax.random import image_keys, normal
+from sdjax.prompts import Words, load_tokenizer
+from sdjax.random import noise_of
 from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
-from sdjax.schedulers import Plan
+from sdjax.run import Progress, run
 from sdjax.starts import Given, begin, given, size_of, task_of
-
-# Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
-Progress = Callable[[str, int, int], None]
+from sdjax.texts import clip_skips, contexts_of_rows, learn
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class Pipeline:
     """A model, ready to draw. Made by `sdjax.load`.
 
     The parameters are placed on every local device once. Programs are compiled at the first call of each batch size
-    and resolution; other prompts, seeds, samplers, spacings, steps, strengths, masks and guidance scales use the same.
+    and resolution; other prompts, weights, clip skips, seeds, samplers, spacings, steps, strengths, masks and guidance
+    scales use the same. Prompts beyond 75 tokens and noise from the host have programs of their own.
     """
 
     def __init__(self, model: Model, dtype: np.dtype):
@@ -60,7 +59,8 @@ class Pipeline:
         self.tokenizer = load_tokenizer(model.tokenizer)
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.params = {name: replicate(part.params, self.dtype) for name, part in model.components.items()}
-        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0))
+        self.words: Words = {}
+        self._compile_text_encoder()
         self._encode = pmap(partial(programs.encode, self.modules["vae"]), in_axes=(None, 0))
         self._denoise = pmap(
             partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
@@ -89,6 +89,9 @@ class Pipeline:
         eta: float | Sequence[float] | None = None,
         height: int | None = None,
         width: int | None = None,
+        clip_skip: int | Sequence[int] | None = None,
+        prompt_syntax: str | Sequence[str] = "a1111",
+        rng: str = "jax",
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] = 0,
         latents: np.ndarray | None = None,
@@ -111,6 +114,9 @@ class Pipeline:
         mask_blur: pixels over which the edge of the mask is softened.
         padding_mask_crop: work only on the mask's surroundings, so many pixels around it, at full size ("only masked").
         noise_level: of an upscaling model, in timesteps; the noise that is put on its image.
+        clip_skip: how many of the text encoder's last layers are left out; the model's own choice where None.
+        prompt_syntax: "a1111" for weights, changes over the steps and prompts of any length, as `docs/prompts.md` shows
+            them; "plain" takes every letter as it is, and leaves out words beyond 75 tokens, with a warning.
         num_inference_steps: the model's own default where None, else 50.
         guidance_scale: how much more than its prompt a picture is to be; the model's own default where None, else 7.5.
             At 1 the negative prompt plays no part and is not computed. A list has an entry for each picture, which is
@@ -125,6 +131,8 @@ class Pipeline:
         height, width: in pixels, multiples of the VAE's factor; those of the image, or else the size that the UNet was
             trained at, where None.
         seed: one number, counted up over the pictures, or one per picture, each in [0, 2**64).
+        rng: "jax"; or "torch" or "philox", for the noise that diffusers draws with this seed from a generator on the
+            CPU, and A1111 from one on a CUDA device.
         latents: standard-normal start noise [pictures, height / factor, width / factor, channels] in place of the
             seeds' own.
         output_type: "pil", "np" (float32 in [0, 1], [pictures, height, width, 3]) or "latent" (the denoised latents,
@@ -149,6 +157,9 @@ class Pipeline:
             "eta": eta,
             "height": height,
             "width": width,
+            "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax,
+            "rng": rng,
         }
         pictures = spread(prompt, negative_prompt, num_images_per_prompt, seed, images, settings)
         return self.draw(pictures, latents=latents, output_type=output_type, progress=progress)
@@ -169,6 +180,11 @@ class Pipeline:
         shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
         noise = self._noise(latents, (len(pictures), *shape))
         recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
+        for picture in pictures:
+            check_clip_skip(picture, self.modules["text_encoder"].config.num_hidden_layers)
+        rngs = {picture.rng for picture in pictures}
+        if len(rngs) > 1:
+            raise InputError(f"the pictures of a batch have one rng, not {', '.join(sorted(rngs))}")
         with fitting_in_memory(
             f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
         ):
@@ -185,11 +201,28 @@ class Pipeline:
             settings=[settings_of(recipe, self.task) | shared for recipe in recipes],
         )
 
+    def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
+        """Learn a word from a file of vectors; prompts may use it from then on. Returns the word.
+
+        path: a file of diffusers ({token: vectors}) or A1111 ("string_to_param", "emb_params"), .safetensors, .pt or
+            .bin. token: the word; where None, the token in the file, or the name of A1111's file.
+        Raises CheckpointError for a file that holds no embedding and InputError for one that does not fit the model.
+        """
+        encoder, params = self.modules["text_encoder"], self.params["text_encoder"]
+        encoder, params, self.words = learn(encoder, params, self.words, path, token)
+        self.modules["text_encoder"], self.params["text_encoder"] = encoder, params
+        self._compile_text_encoder()
+        return list(self.words)[-1]
+
+    def _compile_text_encoder(self) -> None:
+        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0, 0, 0))
+
     def _draw(
         self,
         recipes: Sequence[Recipe],
         givens: Sequence[Given],
-        noise: np.ndarray | None,
+        skips: np.ndarray,
+        start: np.ndarray | None,
         shape: tuple[int, int, int],
         decode: bool,
         progress: Progress | None,
@@ -198,17 +231,18 @@ class Pipeline:
         report = progress or (lambda stage, done, total: None)
         pictures = [recipe.picture for recipe in recipes]
         plan = schedulers.stack([recipe.plan for recipe in recipes])
-        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
-        keys = image_keys([picture.seed for picture in pictures])
-        noise = np.asarray(normal(keys.start, shape)) if noise is None else noise
+        seeds = [picture.seed for picture in pictures]
+        noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
-        context = self._encode_texts([picture.prompt for picture in pictures])
-        negative = self._encode_texts([picture.negative_prompt for picture in pictures])
-        start = begin(pictures, givens, plan, noise, keys, self._encode_images, self.low_res)
+
+        def encode(ids: np.ndarray, weights: np.ndarray) -> jax.Array:
+            return self._encode_text(self.params["text_encoder"], shard(ids), shard(weights), shard(skips))
+
+        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), encode)
+        first = begin(pictures, givens, plan, shape, start, noise, self._encode_images, self.low_res)
         report("encode", 1, 1)
-        conditioning = Conditioning(context, negative, shard(start.channels), shard(start.class_labels))
-        inputs = (conditioning, shard(guidance), shard(start.known), shard(keys.step))
-        latents = self._run(plan, start.x, inputs, progress)
+        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
+        latents = run(self._denoise, self.params["unet"], plan, guidance, first, contexts, noise, seeds, progress)
         self._check_finite(latents)
         if not decode:
             return latents
@@ -217,10 +251,6 @@ class Pipeline:
         self._check_finite(drawn)
         report("decode", 1, 1)
         return drawn
-
-    def _encode_texts(self, texts: Sequence[str]) -> jax.Array:
-        """The UNet's context, [devices, pictures per device, tokens, features]."""
-        return self._encode_text(self.params["text_encoder"], shard(tokenize(self.tokenizer, texts)))
 
     def _encode_images(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The mean and the deviation of each image's latents. One image on each device at a time, for any number."""
@@ -231,23 +261,6 @@ class Pipeline:
             mean, deviation = unshard(self._encode(self.params["vae"], shard(group)), len(group))
             moments += zip(mean, deviation)
         return moments
-
-    def _run(self, plan: Plan, x: np.ndarray, inputs: tuple, progress: Progress | None) -> np.ndarray:
-        """The denoised latents on the host, from the first sample. With progress, one program is called per step."""
-        state = shard(schedulers.init_state(plan, x))
-        run = partial(self._denoise, self.params["unet"], shard(plan))
-        nfe = int(plan.nfe.max())
-        if progress is None:
-            state = run(state, *inputs, np.int32(nfe))
-        else:
-            progress("compile", 0, 1)
-            state = jax.block_until_ready(run(state, *inputs, np.int32(0)))  # compiles, and takes no step
-            progress("compile", 1, 1)
-            progress("denoise", 0, nfe)
-            for row in range(1, nfe + 1):
-                state = jax.block_until_ready(run(state, *inputs, np.int32(row)))
-                progress("denoise", row, nfe)
-        return np.asarray(schedulers.result(plan, unshard(state, x.shape[0])))
 
     def _noise(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
         if latents is None:

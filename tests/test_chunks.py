@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sdjax.checkpoint import embedded_models
 from sdjax.errors import InputError
-from sdjax.prompts import load_tokenizer, one_chunk, stack, weighted_chunks
+from sdjax.prompts import load_tokenizer, one_chunk, padded, tiled, weighted_chunks
 
 TOKENIZER = load_tokenizer(embedded_models()["shapes"] / "tokenizer")
 BEGIN, END = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
@@ -106,12 +106,15 @@ def test_a_literal_prompt_is_one_chunk_and_says_what_it_leaves_out():
     assert np.all(tokens.weights == 1)
 
 
-def test_shorter_prompts_are_stacked_with_empty_chunks():
-    prompts = [weighted_chunks(TOKENIZER, prompt, {}) for prompt in ("(a:1.5) " * 76, "a")]
-    ids, weights = stack(TOKENIZER, prompts, 2)
-    assert ids.shape == weights.shape == (2, 2, 77)
-    assert ids[1, 1].tolist() == [BEGIN] + [END] * 76
-    assert np.array_equal(ids[0], prompts[0].ids) and weights[0, 1, 1] == np.float32(1.5) and np.all(weights[1] == 1)
+def test_prompts_are_made_longer():
+    long, short = (weighted_chunks(TOKENIZER, prompt, {}) for prompt in ("(a:1.5) " * 76, "(a:0.5)"))
+    ids, weights = padded(TOKENIZER, short, 3)
+    assert ids.shape == weights.shape == (3, 77)
+    assert ids[1:].tolist() == [[BEGIN] + [END] * 76] * 2 and np.all(weights[1:] == 1)
+    assert np.array_equal(ids[0], short.ids[0]) and weights[0, 1] == np.float32(0.5)
+    ids, weights = tiled(long, 4)
+    assert np.array_equal(ids[:2], long.ids) and np.array_equal(ids[2:], long.ids)
+    assert np.array_equal(weights[:2], long.weights) and np.array_equal(weights[2:], long.weights)
 
 
 def test_weights_beyond_float32_are_said():

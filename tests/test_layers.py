@@ -13,6 +13,7 @@ LAYERS = [
     {"sdjax.checkpoint", "sdjax.images", "sdjax.inputs", "sdjax.prompts", "sdjax.random", "sdjax.parallel"},
     {"sdjax.arguments", "sdjax.programs"},
     {"sdjax.recipes", "sdjax.starts"},
+    {"sdjax.texts", "sdjax.run"},
     {"sdjax.pipeline"},
     {"sdjax.convert"},
     {"sdjax.loading"},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdjax.random import PhiloxGenerator, TorchGenerator, host_noise
+from sdjax.random import HostNoise, PhiloxGenerator, TorchGenerator
 from sdjax.random.float32 import fma
 from sdjax.random.philox import philox_4x32
 
@@ -51,10 +51,16 @@ def test_numbers_are_standard_normal_and_never_repeat(generator):
 
 
 def test_a_picture_draws_channels_first_from_a_generator_of_its_own():
-    noise = host_noise([TorchGenerator(5), TorchGenerator(6)], (8, 16, 4))
-    assert noise.shape == (2, 8, 16, 4)
-    for seed, picture in zip((5, 6), noise):
-        assert np.array_equal(picture, TorchGenerator(seed).normal((4, 8, 16)).transpose(1, 2, 0))
+    noise = HostNoise("torch", [5, 6])
+    first = noise.draw("start", (8, 16, 4), np.array([True, True]))
+    assert first.shape == (2, 8, 16, 4)
+    second = noise.draw("step", (8, 16, 4), np.array([False, True]))
+    assert not second[0].any()
+    third = noise.draw("step", (8, 16, 4), np.array([True, True]))
+    for seed, drawn in ((5, [first[0], third[0]]), (6, [first[1], second[1], third[1]])):
+        alone = TorchGenerator(seed)
+        for picture in drawn:
+            assert np.array_equal(picture, alone.normal((4, 8, 16)).transpose(1, 2, 0))
 
 
 def test_fma_rounds_once():

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sdjax.cli import options
+from sdjax.cli.like import read_like
 from sdjax.cli.painting import paint
 
 HERE = Path(".")
@@ -13,9 +14,17 @@ WHOLE = (0.0, 1.0)
 
 
 def generate(
-    prompts: options.Prompts,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint; one picture per prompt.")
+    ] = None,
     output: options.Output = HERE,
-    model: options.Model = "shapes",
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Paint this picture again, of sdjax or A1111; other options change it."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="An embedded model, a directory, or a hub id.", show_default="shapes")
+    ] = None,
     sampler: options.Sampler = None,
     spacing: options.Spacing = None,
     steps: options.Steps = None,
@@ -31,6 +40,10 @@ def generate(
     depth_map: Annotated[
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Paint pictures. Their names are printed; how each was made is written into its PNG.
@@ -48,7 +61,12 @@ def generate(
     Eight pictures into a folder, with another sampler:
 
     sdjax generate "a green star on a blue background" -o stars --num-images 8 --sampler dpmpp_2m --spacing karras
+
+    A picture again, with another seed:
+
+    sdjax generate --like heart.png --seed 7 -o other.png
     """
+    embeddings = embedding or []
     images = {} if depth_map is None else {"depth_map": depth_map}
     settings = {
         "num_inference_steps": steps,
@@ -60,8 +78,30 @@ def generate(
         "eta": eta,
         "height": height,
         "width": width,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    paint(prompts, output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    if like is None:
+        if not prompts:
+            raise typer.BadParameter("say what to paint, or give --like", param_hint="PROMPT")
+        paint(
+            prompts, output, model or "shapes", dtype, num_images, seed, negative_prompt, images, settings, embeddings
+        )
+        return
+    told = read_like(like, model, settings)
+    paint(
+        prompts or [told.prompt],
+        output,
+        told.model,
+        dtype or told.dtype,
+        num_images,
+        seed or [told.seed],
+        told.negative_prompt if negative_prompt is None else negative_prompt,
+        told.images | images,
+        told.settings,
+        embeddings or told.embeddings,
+    )
 
 
 def img2img(
@@ -82,6 +122,10 @@ def img2img(
     depth_map: Annotated[
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Paint a picture from another one, which it keeps the more of the lower the strength is.
@@ -99,8 +143,11 @@ def img2img(
         "spacing": spacing,
         "height": height,
         "width": width,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings, embedding or ())
 
 
 def inpaint(
@@ -129,6 +176,10 @@ def inpaint(
     num_images: options.NumImages = 1,
     width: options.Width = None,
     height: options.Height = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Paint a part of a picture anew, with any model; one made for inpainting sees what is around.
@@ -147,9 +198,12 @@ def inpaint(
         "spacing": spacing,
         "height": height,
         "width": width,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
     images = {"image": image, "mask_image": mask}
-    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings)
+    paint([prompt], output, model, dtype, num_images, seed, negative_prompt, images, settings, embedding or ())
 
 
 def upscale(
@@ -166,6 +220,10 @@ def upscale(
     guidance_scale: options.GuidanceScale = None,
     negative_prompt: options.NegativePrompt = None,
     seed: options.Seed = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
 ) -> None:
     """Enlarge a picture four times, with a model made for it, which paints in the detail.
@@ -180,5 +238,8 @@ def upscale(
         "guidance_scale": guidance_scale,
         "sampler": sampler,
         "spacing": spacing,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    paint([prompt], output, model, dtype, 1, seed, negative_prompt, {"image": image}, settings)
+    paint([prompt], output, model, dtype, 1, seed, negative_prompt, {"image": image}, settings, embedding or ())

@@ -46,3 +46,19 @@ Dtype = Annotated[
     typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
 ]
 Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(min=0, help="Leave out so many last layers of the text encoder.", show_default="the model's own"),
+]
+PromptSyntax = Annotated[
+    Literal["a1111", "plain"] | None,
+    typer.Option(help="a1111: weights, edits, any length; plain: letters as they are.", show_default="a1111"),
+]
+Rng = Annotated[
+    Literal["jax", "torch", "philox"] | None,
+    typer.Option(help="Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", show_default="jax"),
+]
+Embedding = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A textual inversion, whose word prompts may use; may be given several times."),
+]

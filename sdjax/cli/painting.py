@@ -22,10 +22,11 @@ def paint(
     negative_prompt: str | None,
     images: Mapping[str, Path],
     settings: Mapping[str, Any],
+    embeddings: Sequence[Path],
 ) -> None:
     """Paint, save and name pictures. Everything that can be wrong is looked at before the model is.
 
-    images, settings: as `sdjax.arguments.spread` has them.
+    images, settings: as `sdjax.arguments.spread` has them. embeddings: files of textual inversion.
     """
     check_output(output)
 
@@ -33,12 +34,17 @@ def paint(
     from sdjax.arguments import spread
 
     seeds = seed or [0]
+    settings = {name: value for name, value in settings.items() if value is not None}
     pictures = spread(prompts, negative_prompt, num_images, seeds[0] if len(seeds) == 1 else seeds, images, settings)
     with progress_bars(of_bytes=True) as report:
         pipe = sdjax.load(model, dtype=dtype, progress=report)
+    for embedding in embeddings:
+        pipe.load_textual_inversion(embedding)
     with progress_bars() as report, nothing_to_tidy():
         result = pipe.draw(pictures, progress=report)
-    source = {name: str(path) for name, path in images.items()}
+    source: dict[str, Any] = {name: str(path) for name, path in images.items()}
+    if embeddings:
+        source["embeddings"] = [str(path) for path in embeddings]
     for image, how, path in zip(result.images, result.settings, picture_paths(output, len(result.images))):
         save_png(image, path, {"model": model, **how, **source, "version": sdjax.__version__})
         typer.echo(path)

@@ -75,15 +75,17 @@ def one_chunk(tokenizer: Any, prompt: str, words: Words) -> Tokens:
     return Tokens(framed.ids[None], framed.weights[None])
 
 
-def stack(tokenizer: Any, prompts: Sequence[Tokens], chunks: int) -> Tokens:
-    """Prompts as one array each of ids and weights, [prompts, chunks, length]: shorter ones end in empty chunks."""
-    empty = _framed(tokenizer, [])
+def padded(tokenizer: Any, tokens: Tokens, chunks: int) -> Tokens:
+    """A prompt with empty chunks behind its own."""
+    missing = chunks - len(tokens.ids)
     return Tokens(
-        *(
-            np.stack([np.concatenate([own, np.repeat(fill[None], chunks - len(own), 0)]) for own in leaves])
-            for fill, leaves in zip(empty, zip(*prompts))
-        )
+        *(np.concatenate([own, *[fill[None]] * missing]) for own, fill in zip(tokens, _framed(tokenizer, [])))
     )
+
+
+def tiled(tokens: Tokens, chunks: int) -> Tokens:
+    """A prompt several times over: `chunks`, a multiple of its own number."""
+    return Tokens(*(np.tile(own, (chunks // len(own), 1)) for own in tokens))
 
 
 def _framed(tokenizer: Any, chunk: list[tuple[int, float]]) -> Tokens:

@@ -2,17 +2,11 @@
 
 import logging
 import re
-import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdjax.errors import CheckpointError
-
-SHOWN = 200  # characters at most of what is left out
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -24,23 +18,6 @@ def load_tokenizer(folder: Path) -> Any:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
-    """Token ids [prompts, 77] int32: begin, the words, end, then padding as the tokenizer has it.
-
-    Words that do not fit are left out, with a warning that shows the first of them.
-    """
-    length = tokenizer.model_max_length
-    # Tokenised whole first, without the library's own warning, so that ours can name what is cut.
-    whole = tokenizer(list(prompts), padding=False, truncation=False, verbose=False)["input_ids"]
-    for ids in whole:
-        if len(ids) > length:
-            cut = textwrap.shorten(tokenizer.decode(ids[length - 1 : -1]), SHOWN, placeholder=" ...")
-            much = f"the prompt has {len(ids) - 2} tokens, of which the model reads {length - 2}"
-            warnings.warn(f"{much}; left out: {cut!r}", stacklevel=2)
-    fitted = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)["input_ids"]
-    return np.asarray(fitted, np.int32)
 
 
 def units(tokenizer: Any, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:
