@@ -22,7 +22,7 @@ from sdjax.random import noise_of
 from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
 from sdjax.run import Progress, run
 from sdjax.starts import Given, begin, given, size_of, task_of
-from sdjax.texts import clip_skips, contexts_of_rows, learn
+from sdjax.texts import check_clip_skip, contexts_of_rows, learn
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Pipeline:
         mask_blur: pixels over which the edge of the mask is softened.
         padding_mask_crop: work only on the mask's surroundings, so many pixels around it, at full size ("only masked").
         noise_level: of an upscaling model, in timesteps; the noise that is put on its image.
-        clip_skip: how many of the text encoder's last layers are left out; the model's own choice where None.
+        clip_skip: how many of the text encoder's last layers are left out, besides those that the model itself lacks.
         prompt_syntax: "a1111" for weights, changes over the steps and prompts of any length, as `docs/prompts.md` shows
             them; "plain" takes every letter as it is, and leaves out words beyond 75 tokens, with a warning.
         num_inference_steps: the model's own default where None, else 50.
@@ -221,7 +221,6 @@ class Pipeline:
         self,
         recipes: Sequence[Recipe],
         givens: Sequence[Given],
-        skips: np.ndarray,
         start: np.ndarray | None,
         shape: tuple[int, int, int],
         decode: bool,
@@ -235,8 +234,8 @@ class Pipeline:
         noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
 
-        def encode(ids: np.ndarray, weights: np.ndarray) -> jax.Array:
-            return self._encode_text(self.params["text_encoder"], shard(ids), shard(weights), shard(skips))
+        def encode(*tokens: np.ndarray) -> jax.Array:
+            return self._encode_text(self.params["text_encoder"], *map(shard, tokens))
 
         contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), encode)
         first = begin(pictures, givens, plan, shape, start, noise, self._encode_images, self.low_res)

@@ -18,8 +18,8 @@ from sdjax.programs import Params
 from sdjax.prompts import Tokens, Words, one_chunk, padded, read_embedding, texts_of_rows, tiled, weighted_chunks
 from sdjax.recipes import Recipe
 
-# Maps token ids and weights [batch, chunks, tokens] to contexts.
-Encode = Callable[[np.ndarray, np.ndarray], jax.Array]
+# Maps token ids and weights [batch, chunks, tokens] and clip skips [batch] to contexts.
+Encode = Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
 
 
 def contexts_of_rows(
@@ -30,22 +30,29 @@ def contexts_of_rows(
     A prompt with fewer chunks than another one is read several times over. That changes nothing, since attention
     weighs a context by its share; so no picture depends on the prompts beside it.
     """
-    columns = [
-        [_tokens_of_rows(tokenizer, words, text(recipe), recipe, rows) for recipe in recipes]
-        for text in (lambda recipe: recipe.picture.prompt, lambda recipe: recipe.picture.negative_prompt)
-    ]
-    chunks = math.lcm(*(len(tokens[0].ids) for column in columns for tokens in column))
+    prompts, negatives = (
+        [_tokens_of_rows(tokenizer, words, text, recipe, rows) for text, recipe in zip(texts, recipes)]
+        for texts in zip(*((recipe.picture.prompt, recipe.picture.negative_prompt) for recipe in recipes))
+    )
+    chunks = math.lcm(*(len(tokens[0].ids) for tokens in (*prompts, *negatives)))
     encoded: dict[tuple[int, ...], jax.Array] = {}
 
-    def of_row(column: Sequence[Sequence[Tokens]], row: int) -> jax.Array:
+    def of_row(column: Sequence[Sequence[Tokens]], skips: np.ndarray, row: int) -> jax.Array:
         read = [tokens[row] for tokens in column]
         key = tuple(map(id, read))
         if key not in encoded:
-            encoded[key] = encode(*(np.stack(leaves) for leaves in zip(*(tiled(tokens, chunks) for tokens in read))))
+            ids, weights = (np.stack(leaves) for leaves in zip(*(tiled(tokens, chunks) for tokens in read)))
+            encoded[key] = encode(ids, weights, skips)
         return encoded[key]
 
-    prompts, negatives = ([of_row(column, row) for row in range(rows)] for column in columns)
-    return prompts, negatives
+    skips = np.array([recipe.picture.clip_skip or 0 for recipe in recipes], np.int32)
+    # diffusers skips layers for prompts alone, A1111 for negative prompts too.
+    is_plain = np.array([recipe.picture.prompt_syntax == "plain" for recipe in recipes])
+    negative_skips = np.where(is_plain, 0, skips).astype(np.int32)
+    return (
+        [of_row(prompts, skips, row) for row in range(rows)],
+        [of_row(negatives, negative_skips, row) for row in range(rows)],
+    )
 
 
 def _tokens_of_rows(tokenizer: Any, words: Words, prompt: str, recipe: Recipe, rows: int) -> list[Tokens]:
@@ -59,15 +66,10 @@ def _tokens_of_rows(tokenizer: Any, words: Words, prompt: str, recipe: Recipe, r
     return [filled[text] for text in texts]
 
 
-def clip_skips(pictures: Sequence[Picture], layers: int) -> np.ndarray:
-    """The last layers of the text encoder that each picture leaves out, [batch] int32.
-
-    Raises InputError where none would be left.
-    """
-    skips = np.array([picture.clip_skip or 0 for picture in pictures], np.int32)
-    if skips.max() >= layers:
-        raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {skips.max()}")
-    return skips
+def check_clip_skip(picture: Picture, layers: int) -> None:
+    """Raises InputError where nothing would be left of a text encoder of so many layers."""
+    if (picture.clip_skip or 0) >= layers:
+        raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {picture.clip_skip}")
 
 
 def learn(
