@@ -47,6 +47,8 @@ def test_other_settings_compile_nothing(pipe, compilations):
         pipe(f"a {solver} star", sampler=solver, spacing=SPACINGS[k % len(SPACINGS)], **settings)
     pipe("a blue ring", negative_prompt="a red ring", sampler="ddim", eta=1.0, seed=2**63, num_inference_steps=60)
     pipe("a blue ring", num_inference_steps=3, progress=lambda *_: None)
+    pipe("a (blue:1.3) [ring|star]", clip_skip=1, num_inference_steps=3, seed=5)
+    pipe("[a blue:a red:0.5] ring", prompt_syntax="plain", rng="philox", sampler="euler", num_inference_steps=3)
     guided = {"guidance_scale": [[3.0, 1.0, 2.0, 2.0]], "guidance_interval": (0.2, 0.8), "guidance_rescale": 0.7}
     pipe("a blue ring", num_inference_steps=4, sampler="euler", cfg_plus_plus=True, **guided)
     assert len(compilations) == 0
@@ -170,6 +172,10 @@ def test_a_model_that_does_not_say_its_size_wants_it_told(tmp_path):
         ({"guidance_scale": [[1.0, 2.0]], "num_inference_steps": 5}, "2 guidance scales were given for a picture of 5"),
         ({"sampler": "heun", "cfg_plus_plus": True}, "cfg_plus_plus does not suit sampler"),
         ({"output_type": "tensor"}, "unknown output_type"),
+        ({"clip_skip": -1}, "clip_skip must be a whole number"),
+        ({"clip_skip": 3}, "clip_skip must be less than the text encoder's 3 layers"),
+        ({"prompt_syntax": "a111"}, "unknown prompt_syntax 'a111'; known: a1111, plain"),
+        ({"rng": "cuda"}, "unknown rng 'cuda'; known: jax, torch, philox"),
     ],
 )
 def test_wrong_arguments_are_named_before_any_work(pipe, arguments, message, compilations):
