@@ -1,4 +1,4 @@
-"""What pictures read, through the embedded model: weights, edits, long prompts, learned words; and noise of the host."""
+"""What pictures read, through the embedded model: weights, edits, long prompts, words; and noise of the host."""
 
 import numpy as np
 import pytest
