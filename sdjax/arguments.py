@@ -10,9 +10,11 @@ from PIL import Image
 from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.inputs import GivenImage, read_depth, read_image, read_mask
-from sdjax.random import image_seeds
+from sdjax.random import RNGS, image_seeds
 
 OUTPUT_TYPES = ("pil", "np", "latent")
+PROMPT_SYNTAXES = ("a1111", "plain")
+HIRES_UPSCALERS = ("latent", "lanczos")
 READERS: dict[str, Callable[[str, GivenImage], Any]] = {
     "image": read_image,
     "mask_image": read_mask,
@@ -48,11 +50,18 @@ class Picture:
     eta: float | None = None
     height: int | None = None
     width: int | None = None
+    hires_scale: float | None = None
+    hires_upscaler: str = "latent"
+    hires_strength: float = 0.7
+    hires_steps: int | None = None
+    clip_skip: int | None = None
+    prompt_syntax: str = "a1111"
+    rng: str = "jax"
 
     def __post_init__(self) -> None:
         for text in (self.prompt, self.negative_prompt):
             _check_text(text)
-        for name in ("num_inference_steps", "height", "width"):
+        for name in ("num_inference_steps", "height", "width", "hires_steps"):
             if (value := getattr(self, name)) is not None:
                 _check_whole(name, value, 1)
         scales = self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
@@ -61,14 +70,22 @@ class Picture:
                 raise InputError(f"{name} must be a finite number, not {value!r}")
         _check_interval(self.guidance_interval)
         _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        if self.hires_scale is not None:
+            _check_range("hires_scale", self.hires_scale, 1, 16)
+        _check_choice("hires_upscaler", self.hires_upscaler, HIRES_UPSCALERS)
+        _check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
+        _check_choice("rng", self.rng, RNGS)
+        if self.clip_skip is not None:
+            _check_whole("clip_skip", self.clip_skip, 0)
         schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)
         self._check_images()
 
     def _check_images(self) -> None:
         if self.mask_image is not None and not isinstance(self.image, Image.Image):
             raise InputError("a mask_image says what to repaint of an image: give the image too, as a picture")
-        if not _is_finite(self.strength) or not 0 < self.strength <= 1:
-            raise InputError(f"strength must be above 0 and at most 1, not {self.strength!r}")
+        for name in ("strength", "hires_strength"):
+            if not _is_finite(value := getattr(self, name)) or not 0 < value <= 1:
+                raise InputError(f"{name} must be above 0 and at most 1, not {value!r}")
         _check_range("mask_blur", self.mask_blur, 0, 1000)
         _check_whole("noise_level", self.noise_level, 0)
         if self.padding_mask_crop is not None:
@@ -141,6 +158,11 @@ def _check_text(text: Any) -> None:
         raise InputError(f"a prompt is a text, not {text!r}")
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python holds bytes that are no UTF-8
         raise InputError(f"the prompt {text!r} is not valid Unicode: is the terminal set to UTF-8?")
+
+
+def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

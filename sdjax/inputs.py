@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,11 @@ def _levels(name: str, image: Image.Image) -> np.ndarray:
 def to_array(image: Image.Image) -> np.ndarray:
     """An 8-bit picture as float32 from 0 to 1: [height, width, 3], or [height, width] where it is grey."""
     return np.asarray(image, np.float32) / 255
+
+
+def to_pil(pictures: Iterable[np.ndarray]) -> list[Image.Image]:
+    """Pictures, each [height, width, 3] in [0, 1], as PIL images, rounded to 8 bits."""
+    return [Image.fromarray(np.round(picture * 255).astype(np.uint8)) for picture in pictures]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
 """Prompts, and images where some are given, to pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from os import PathLike
 from typing import Any, Literal
 
 import jax
@@ -12,21 +13,19 @@ from PIL import Image
 
 from sdjax import programs, schedulers
 from sdjax.arguments import OUTPUT_TYPES, Picture, spread
+from sdjax.autoencoding import Autoencoder
 from sdjax.checkpoint import Component, Model
 from sdjax.errors import CheckpointError, InputError
-from sdjax.inputs import GivenImage
-from sdjax.parallel import fitting_in_memory, pmap, replicate, shard, unshard
-from sdjax.previews import STABLE_DIFFUSION, ColourMap, OnPreview, Previews, fit, palette, previews_of
-from sdjax.programs import Conditioning
-from sdjax.prompts import load_tokenizer, tokenize
-from sdjax.random import image_keys, normal
+from sdjax.hires import first_pass, hires_settings, in_latents, second_pass
+from sdjax.inputs import GivenImage, to_pil
+from sdjax.parallel import fitting_in_memory, pmap, replicate, shard
+from sdjax.previews import OnPreview, Previews, previews_of
+from sdjax.prompts import Words, load_tokenizer
+from sdjax.random import noise_of
 from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
-from sdjax.schedulers import Plan
-from sdjax.schedulers.loop import State
+from sdjax.run import Progress, run
 from sdjax.starts import Given, begin, given, size_of, task_of
-
-# Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
-Progress = Callable[[str, int, int], None]
+from sdjax.texts import check_clip_skip, contexts_of_rows, learn
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Pipeline:
     """A model, ready to draw. Made by `sdjax.load`.
 
     The parameters are placed on every local device once. Programs are compiled at the first call of each batch size
-    and resolution; other prompts, seeds, samplers, spacings, steps, strengths, masks and guidance scales use the same.
+    and resolution; other prompts, weights, clip skips, seeds, samplers, spacings, steps, strengths, masks and guidance
+    scales use the same. Prompts beyond 75 tokens and noise from the host have programs of their own.
     """
 
     def __init__(
@@ -68,18 +68,14 @@ class Pipeline:
         self.low_res = schedulers.from_config(model.low_res_config).noise if model.low_res_config else None
         self.tokenizer = load_tokenizer(model.tokenizer)
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
-            self.params = {name: replicate(part.params, self.dtype) for name, part in model.components.items()}
-        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0))
-        vae, self._linear_previews = self.modules["vae"], preview == "linear"
-        self._encode = pmap(lambda params, images: programs.encode(vae, params, images, vae_tiling), in_axes=(None, 0))
+            self.autoencoder = Autoencoder(model.components["vae"], self.dtype, vae_tiling, preview)
+            networks = {name: replicate(model.components[name].params, self.dtype) for name in ("text_encoder", "unet")}
+            self.params = {**networks, "vae": self.autoencoder.params}
+        self.words: Words = {}
+        self._compile_text_encoder()
         self._denoise = pmap(
-            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, 0), donate_argnums=(2,)
+            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
         )
-        self._decode = pmap(lambda params, x: programs.decode(vae, params, x, vae_tiling), in_axes=(None, 0))
-        if isinstance(preview, Component):
-            small = preview.module
-            self.params["preview_vae"] = replicate(preview.params, self.dtype)
-            self._decode_preview = pmap(lambda params, x: programs.decode(small, params, x, None), in_axes=(None, 0))
 
     def __call__(
         self,
@@ -103,6 +99,13 @@ class Pipeline:
         eta: float | Sequence[float] | None = None,
         height: int | None = None,
         width: int | None = None,
+        hires_scale: float | None = None,
+        hires_upscaler: str = "latent",
+        hires_strength: float = 0.7,
+        hires_steps: int | None = None,
+        clip_skip: int | Sequence[int] | None = None,
+        prompt_syntax: str | Sequence[str] = "a1111",
+        rng: str = "jax",
         num_images_per_prompt: int = 1,
         seed: int | Sequence[int] = 0,
         latents: np.ndarray | None = None,
@@ -127,6 +130,9 @@ class Pipeline:
         mask_blur: pixels over which the edge of the mask is softened.
         padding_mask_crop: work only on the mask's surroundings, so many pixels around it, at full size ("only masked").
         noise_level: of an upscaling model, in timesteps; the noise that is put on its image.
+        clip_skip: how many of the text encoder's last layers are left out, besides those that the model itself lacks.
+        prompt_syntax: "a1111" for weights, changes over the steps and prompts of any length, as `docs/prompts.md` shows
+            them; "plain" takes every letter as it is, and leaves out words beyond 75 tokens, with a warning.
         num_inference_steps: the model's own default where None, else 50.
         guidance_scale: how much more than its prompt a picture is to be; the model's own default where None, else 7.5.
             At 1 the negative prompt plays no part and is not computed. A list has an entry for each picture, which is
@@ -140,7 +146,12 @@ class Pipeline:
         eta: share of fresh noise, for samplers that have it (ddim, euler_ancestral).
         height, width: in pixels, multiples of the VAE's factor; those of the image, or else the size that the UNet was
             trained at, where None.
+        hires_scale: paint a second pass over the picture, enlarged so many times: large pictures come out better so
+            than at once. hires_upscaler: enlarge its latents ("latent") or its pixels ("lanczos"). hires_strength,
+            hires_steps: of the second pass; as many steps as the first where None.
         seed: one number, counted up over the pictures, or one per picture, each in [0, 2**64).
+        rng: "jax"; or "torch" or "philox", for the noise that diffusers draws with this seed from a generator on the
+            CPU, and A1111 from one on a CUDA device.
         latents: standard-normal start noise [pictures, height / factor, width / factor, channels] in place of the
             seeds' own.
         output_type: "pil", "np" (float32 in [0, 1], [pictures, height, width, 3]) or "latent" (the denoised latents,
@@ -168,6 +179,13 @@ class Pipeline:
             "eta": eta,
             "height": height,
             "width": width,
+            "hires_scale": hires_scale,
+            "hires_upscaler": hires_upscaler,
+            "hires_strength": hires_strength,
+            "hires_steps": hires_steps,
+            "clip_skip": clip_skip,
+            "prompt_syntax": prompt_syntax,
+            "rng": rng,
         }
         pictures = spread(prompt, negative_prompt, num_images_per_prompt, seed, images, settings)
         previews = previews_of(preview_every, on_preview)
@@ -185,11 +203,18 @@ class Pipeline:
         """Draw pictures of one size, each with settings of its own, in one batch. Arguments as in a call."""
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
+        if any(picture.hires_scale for picture in pictures):
+            return self._draw_twice(pictures, latents, output_type, previews, progress)
         factor = self.modules["vae"].config.factor
         width, height = size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
         shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
         noise = self._noise(latents, (len(pictures), *shape))
         recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
+        for picture in pictures:
+            check_clip_skip(picture, self.modules["text_encoder"].config.num_hidden_layers)
+        rngs = {picture.rng for picture in pictures}
+        if len(rngs) > 1:
+            raise InputError(f"the pictures of a batch have one rng, not {', '.join(sorted(rngs))}")
         with fitting_in_memory(
             f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
         ):
@@ -206,11 +231,43 @@ class Pipeline:
             settings=[settings_of(recipe, self.task) | shared for recipe in recipes],
         )
 
+    def _draw_twice(
+        self,
+        pictures: Sequence[Picture],
+        latents: np.ndarray | None,
+        output_type: str,
+        previews: Previews | None,
+        progress: Progress | None,
+    ) -> Output:
+        """A first pass, and a second one over what it gave, enlarged."""
+        kind = "latent" if in_latents(pictures) else "np"
+        first = self.draw(first_pass(pictures), latents=latents, output_type=kind, progress=progress)
+        larger = second_pass(pictures, np.asarray(first.images), self.autoencoder.config.factor)
+        second = self.draw(larger, output_type=output_type, previews=previews, progress=progress)
+        told = [how | hires_settings(picture) for how, picture in zip(first.settings, pictures)]
+        return Output(second.images, second.seeds, first.nfe + second.nfe, told)
+
+    def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
+        """Learn a word from a file of vectors; prompts may use it from then on. Returns the word.
+
+        path: a file of diffusers ({token: vectors}) or A1111 ("string_to_param", "emb_params"), .safetensors, .pt or
+            .bin. token: the word; where None, the token in the file, or the name of A1111's file.
+        Raises CheckpointError for a file that holds no embedding and InputError for one that does not fit the model.
+        """
+        encoder, params = self.modules["text_encoder"], self.params["text_encoder"]
+        encoder, params, self.words = learn(encoder, params, self.words, path, token)
+        self.modules["text_encoder"], self.params["text_encoder"] = encoder, params
+        self._compile_text_encoder()
+        return list(self.words)[-1]
+
+    def _compile_text_encoder(self) -> None:
+        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0, 0, 0))
+
     def _draw(
         self,
         recipes: Sequence[Recipe],
         givens: Sequence[Given],
-        noise: np.ndarray | None,
+        start: np.ndarray | None,
         shape: tuple[int, int, int],
         decode: bool,
         previews: Previews | None,
@@ -220,88 +277,32 @@ class Pipeline:
         report = progress or (lambda stage, done, total: None)
         pictures = [recipe.picture for recipe in recipes]
         plan = schedulers.stack([recipe.plan for recipe in recipes])
-        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
-        keys = image_keys([picture.seed for picture in pictures])
-        noise = np.asarray(normal(keys.start, shape)) if noise is None else noise
+        seeds = [picture.seed for picture in pictures]
+        noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
-        context = self._encode_texts([picture.prompt for picture in pictures])
-        negative = self._encode_texts([picture.negative_prompt for picture in pictures])
-        start = begin(pictures, givens, plan, noise, keys, self._encode_images, self.low_res)
+
+        def encode(*tokens: np.ndarray) -> jax.Array:
+            return self._encode_text(self.params["text_encoder"], *map(shard, tokens))
+
+        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), encode)
+        first = begin(pictures, givens, plan, shape, start, noise, self.autoencoder.encode, self.low_res)
         report("encode", 1, 1)
-        conditioning = Conditioning(context, negative, shard(start.channels), shard(start.class_labels))
-        inputs = (conditioning, shard(guidance), shard(start.known), shard(keys.step))
-        latents = self._run(plan, start.x, inputs, previews, progress)
+        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
+        advance = partial(self._denoise, self.params["unet"], shard(plan))
+        shown = None if previews is None else Previews(previews.steps, partial(self._preview, previews.show))
+        latents = run(advance, plan, guidance, first, contexts, noise, seeds, shown, progress)
         self._check_finite(latents)
         if not decode:
             return latents
         report("decode", 0, 1)
-        drawn = self.decode(latents)
+        drawn = self.autoencoder.decode(latents)
+        self._check_finite(drawn)
         report("decode", 1, 1)
         return drawn
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Latents [batch, h, w, channels] of output_type "latent" to [batch, height, width, 3] in [0, 1]."""
-        drawn = unshard(self._decode(self.params["vae"], shard(latents)), len(latents))
-        self._check_finite(drawn)
-        return drawn
-
-    def preview(self, latents: np.ndarray) -> np.ndarray:
-        """The same, by what was chosen for previews when the model was loaded."""
-        if "preview_vae" in self.params:
-            return unshard(self._decode_preview(self.params["preview_vae"], shard(latents)), len(latents))
-        if self._linear_previews:
-            factor = self.modules["vae"].config.factor
-            return self._colours(latents).repeat(factor, axis=1).repeat(factor, axis=2)
-        return self.decode(latents)
-
-    @cached_property
-    def _colours(self) -> ColourMap:
-        vae = self.modules["vae"].config
-        if (vae.latent_channels, vae.factor) == (4, 8):
-            return STABLE_DIFFUSION
-        picture = palette(vae.factor)
-        return fit(self._encode_images([2 * picture - 1])[0][0], picture)
-
-    def _encode_texts(self, texts: Sequence[str]) -> jax.Array:
-        """The UNet's context, [devices, pictures per device, tokens, features]."""
-        return self._encode_text(self.params["text_encoder"], shard(tokenize(self.tokenizer, texts)))
-
-    def _encode_images(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The mean and the deviation of each image's latents. One image on each device at a time, for any number."""
-        moments: list[tuple[np.ndarray, np.ndarray]] = []
-        devices = jax.local_device_count()
-        for i in range(0, len(images), devices):
-            group = np.stack(images[i : i + devices])
-            mean, deviation = unshard(self._encode(self.params["vae"], shard(group)), len(group))
-            moments += zip(mean, deviation)
-        return moments
-
-    def _run(
-        self, plan: Plan, x: np.ndarray, inputs: tuple, previews: Previews | None, progress: Progress | None
-    ) -> np.ndarray:
-        """The denoised latents on the host, from the first sample. The one program is called for each of the stops."""
-        state = shard(schedulers.init_state(plan, x))
-        table = shard(plan)
-        nfe = int(plan.nfe.max())
-
-        def run(state: State, stop: np.ndarray) -> State:
-            return self._denoise(self.params["unet"], table, state, *inputs, shard(stop))
-
-        if progress:
-            progress("compile", 0, 1)
-            state = jax.block_until_ready(run(state, np.zeros_like(plan.nfe)))  # compiles, and takes no step
-            progress("compile", 1, 1)
-            progress("denoise", 0, nfe)
-        for stop, step in stops(plan, previews, by_row=progress is not None):
-            state = run(state, stop)
-            if progress:
-                jax.block_until_ready(state)
-                progress("denoise", int(stop.max()), nfe)
-            if previews and step in previews.steps:
-                latents = np.asarray(schedulers.estimate(plan, unshard(state, x.shape[0])))
-                self._check_finite(latents)
-                previews.show(step, to_pil(list(self.preview(latents))))
-        return np.asarray(schedulers.result(plan, unshard(state, x.shape[0])))
+    def _preview(self, show: OnPreview, step: int, latents: np.ndarray) -> None:
+        self._check_finite(latents)
+        show(step, to_pil(self.autoencoder.preview(latents)))
 
     def _noise(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
         if latents is None:
@@ -324,27 +325,6 @@ class Pipeline:
         raise CheckpointError(f"{self.model.path} overflowed in {self.dtype}: try another dtype, such as float32")
 
 
-def stops(plan: Plan, previews: Previews | None, by_row: bool) -> Iterator[tuple[np.ndarray, int]]:
-    """Where a run is interrupted, and its end: the row of every picture [batch], and the steps that were taken.
-
-    The steps are told where there are previews. A step may be another number of rows for each picture of a batch.
-    """
-    if previews is None:
-        last = int(plan.nfe.max())
-        for row in range(1, last + 1) if by_row else [last]:
-            yield np.minimum(plan.nfe, row), 0
-        return
-    last = int(plan.is_step.sum(-1).max())
-    for step in range(1, last + 1):
-        if by_row or step in previews.steps or step == last:
-            yield plan.rows_of(step), step
-
-
 def finished(drawn: np.ndarray, givens: Sequence[Given]) -> list[np.ndarray]:
     """What was drawn, put into the pictures of which it is a part: each [height, width, 3] in [0, 1]."""
     return [each.repaint.finish(image) if each.repaint else image for image, each in zip(drawn, givens)]
-
-
-def to_pil(pictures: Sequence[np.ndarray]) -> list[Image.Image]:
-    """Pictures, each [height, width, 3] in [0, 1], as PIL images, rounded to 8 bits."""
-    return [Image.fromarray(np.round(picture * 255).astype(np.uint8)) for picture in pictures]

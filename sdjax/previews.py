@@ -1,7 +1,7 @@
 """Previews: when they are asked for, and quick pictures of latents, whose colours a linear map tells."""
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,10 +16,10 @@ PATCH = 4  # latents along each side of a patch of one colour in it
 
 
 class Previews(NamedTuple):
-    """After which steps `show` is called."""
+    """After which steps `show` is called, with the step and what is seen coming then."""
 
     steps: Collection[int]
-    show: OnPreview
+    show: Callable[[int, Any], None]
 
 
 def previews_of(every: int | None, show: OnPreview | None) -> Previews | None:

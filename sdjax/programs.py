@@ -66,9 +66,22 @@ def precisely(program: Callable) -> Callable:
 
 
 @precisely
-def encode_text(text_encoder: nn.Module, params: Params, ids: jax.Array) -> jax.Array:
-    """Token ids [batch, tokens] to the context [batch, tokens, features] that the UNet reads."""
-    return text_encoder.apply({"params": params}, ids)
+def encode_text(
+    text_encoder: nn.Module, params: Params, ids: jax.Array, weights: jax.Array, skip: jax.Array
+) -> jax.Array:
+    """Token ids [batch, chunks, tokens] to the context [batch, chunks * tokens, features] that the UNet reads.
+
+    weights: of each token. A chunk's states are multiplied by them, and then by a number that brings the mean of the
+    chunk back, as in A1111 ("Original" emphasis). skip: [batch], the last layers that are left out.
+    """
+    batch, chunks, tokens = ids.shape
+    states = text_encoder.apply({"params": params}, ids.reshape(-1, tokens), jnp.repeat(skip, chunks))
+    plain = states.astype(jnp.float32).reshape(batch, chunks, tokens, -1)
+    weighted = plain * weights[..., None]
+    restored = plain.mean((2, 3), keepdims=True) / weighted.mean((2, 3), keepdims=True)
+    is_weighted = (weights != 1).any(-1)[..., None, None]
+    context = jnp.where(is_weighted, weighted * restored, plain)
+    return context.reshape(batch, chunks * tokens, -1).astype(states.dtype)
 
 
 @precisely
@@ -80,16 +93,20 @@ def denoise(
     conditioning: Conditioning,
     guidance: Guidance,
     known: Known,
-    step_keys: jax.Array,
+    noise: jax.Array,
     stop: jax.Array,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
-    plan: stacked, a leading batch axis on every leaf. step_keys: [batch] keys. stop: a number.
+    plan: stacked, a leading batch axis on every leaf. stop: a number.
+    noise: [batch] keys, from which every row draws its own; or the noise of all rows, [batch, height, width, channels].
     """
     model = guided(unet, params, conditioning, guidance)
-    noise = schedulers.noise_source(state.denoised.shape, step_keys)
-    return schedulers.advance(plan, state, model, noise, stop, known)
+    if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        source = schedulers.noise_source(state.denoised.shape, noise)
+    else:
+        source = schedulers.noise_source(state.denoised.shape, None, noise[None])
+    return schedulers.advance(plan, state, model, source, stop, known)
 
 
 def guided(unet: nn.Module, params: Params, conditioning: Conditioning, guidance: Guidance) -> RowModel:

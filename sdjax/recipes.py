@@ -82,7 +82,7 @@ def settings_of(recipe: Recipe, task: str) -> dict[str, Any]:
         "steps": recipe.steps,
         "guidance_scale": recipe.guidance_scale,
     }
-    told = ["eta", "guidance_interval", "guidance_rescale", "cfg_plus_plus"]
+    told = ["eta", "guidance_interval", "guidance_rescale", "cfg_plus_plus", "clip_skip", "prompt_syntax", "rng"]
     if picture.image is not None and task != "upscale":
         settings["strength"] = picture.strength
     if picture.mask_image is not None:

@@ -7,9 +7,9 @@ that the UNet reads beside the sample (depth and upscaling models).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -17,7 +17,7 @@ from sdjax.arguments import Picture
 from sdjax.errors import ConfigError, InputError
 from sdjax.inputs import RESAMPLE, Repaint, bicubic, to_array
 from sdjax.models.config import UNetConfig, VAEConfig
-from sdjax.random import Keys, normal
+from sdjax.random import Noise
 from sdjax.schedulers import Known, NoiseSchedule, Plan
 
 # Maps pictures [height, width, 3] in [-1, 1] to the mean and the deviation of their latents, each [h, w, channels].
@@ -137,39 +137,51 @@ def begin(
     pictures: Sequence[Picture],
     givens: Sequence[Given],
     plan: Plan,
-    noise: np.ndarray,
-    keys: Keys,
+    shape: tuple[int, int, int],
+    start: np.ndarray | None,
+    noise: Noise,
     encode: Encode,
     low_res: NoiseSchedule | None,
 ) -> Begin:
     """Encode what is given and mix it with noise.
 
-    noise: [batch, h, w, channels], standard normal, of the start. low_res: the noise schedule of an upscaling model's
-    small pictures.
+    shape: of a picture's latents, [h, w, channels]. start: the noise of the first samples, where it is not drawn.
+    low_res: the noise schedule of an upscaling model's small pictures.
+    Noise is drawn in diffusers' order: what is put on a small picture, the image's latents, the start, and the masked
+    image's latents.
     """
-    shape = noise.shape[1:]
-    latents = _latents([each.image for each in givens], shape, keys.image, encode)
-    starts = np.array([each.starts for each in givens])[:, None, None, None]
-    x = np.where(starts, plan.start(noise, latents), plan.start(noise))
     channels = np.stack([each.channels for each in givens])
-    if any(each.masked is not None for each in givens):
-        masked = _latents([each.masked for each in givens], shape, keys.condition, encode)
-        channels = np.concatenate([channels, masked], axis=-1)
     class_labels = None
+    everywhere = np.ones(len(givens), bool)
     if low_res is not None:
         class_labels = np.array([picture.noise_level for picture in pictures], np.int32)
         sigma = low_res.sigma(class_labels.astype(np.float64)).astype(np.float32)[:, None, None, None]
-        channels = (channels + sigma * np.asarray(normal(keys.condition, channels.shape[1:]))) / np.sqrt(1 + sigma**2)
-    return Begin(x, Known(latents, noise, np.stack([each.keep for each in givens])), channels, class_labels)
+        channels = channels + sigma * noise.draw("condition", channels.shape[1:], everywhere)
+        channels /= np.sqrt(1 + sigma**2)
+    starts = np.array([each.starts for each in givens])
+    keep = np.stack([each.keep for each in givens])
+    needed = starts | keep.any((1, 2, 3))
+    latents = _latents([each.image for each in givens], shape, partial(noise.draw, "image"), needed, encode)
+    start = noise.draw("start", shape, everywhere) if start is None else start
+    x = np.where(starts[:, None, None, None], plan.start(start, latents), plan.start(start))
+    if any(each.masked is not None for each in givens):
+        masked = _latents([each.masked for each in givens], shape, partial(noise.draw, "condition"), everywhere, encode)
+        channels = np.concatenate([channels, masked], axis=-1)
+    return Begin(x, Known(latents, start, keep), channels, class_labels)
 
 
 def _latents(
-    images: Sequence[np.ndarray | None], shape: tuple[int, ...], keys: jax.Array, encode: Encode
+    images: Sequence[np.ndarray | None],
+    shape: tuple[int, int, int],
+    draw: Callable[[tuple[int, int, int], np.ndarray], np.ndarray],
+    needed: np.ndarray,
+    encode: Encode,
 ) -> np.ndarray:
-    """Latents [batch, h, w, channels] of images, a sample of each one's posterior; zeros where there is none.
+    """Latents [batch, h, w, channels] of images, a sample of each one's posterior; zeros where there is none to encode.
 
     Each different image is encoded once.
     """
+    images = [image if need else None for image, need in zip(images, needed)]
     pixels = {image.tobytes(): image for image in images if image is not None and image.shape[-1] == 3}
     if not any(image is not None for image in images):
         return np.zeros((len(images), *shape), np.float32)
@@ -182,7 +194,8 @@ def _latents(
         return moments[image.tobytes()] if image.shape[-1] == 3 else (image, none)
 
     mean, deviation = (np.stack(parts) for parts in zip(*map(of, images)))
-    return mean + deviation * np.asarray(normal(keys, shape))
+    sampled = np.array([image is not None and image.shape[-1] == 3 for image in images])
+    return mean + deviation * draw(shape, sampled)
 
 
 def _check_suits(picture: Picture, task: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save_file
 
 from sdjax.checkpoint import embedded_models, read_model
 from sdjax.cli import convert_main, main
@@ -182,6 +184,8 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
     code = """
 import resource, sys
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.numpy import save_file
 from sdjax.images import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # as good as full: the file cannot grow
 try:
@@ -287,6 +291,57 @@ def test_info_counts_what_is_in_the_files(capsys):
     assert {line.split()[0] for line in listed} == set(model.components["unet"].params)
     unet_total = sum(int(line.split()[-1].replace(",", "")) for line in listed)
     assert unet_total == sum(leaf.size for leaf in leaves(model.components["unet"].params))
+
+
+def test_info_says_how_a_picture_was_made(tmp_path, capsys):
+    path = tmp_path / "ring.png"
+    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a [red] ring", "steps": 7})
+    assert main(["info", str(path)]) == 0
+    assert re.findall(r"(\w+) +(.*)", capsys.readouterr().out) == [("prompt", "a [red] ring"), ("steps", "7")]
+    Image.new("RGB", (8, 8)).save(path)
+    assert main(["info", str(path)]) == 1
+    assert "does not say how it was made" in complaint(capsys)
+    path.write_bytes(b"no picture")
+    assert main(["info", str(path)]) == 1
+    assert "ring.png" in complaint(capsys)
+
+
+def test_like_paints_a_picture_again(tmp_path, capsys):
+    vectors = np.random.default_rng(0).standard_normal((2, 128)).astype(np.float32)
+    save_file({"emb_params": vectors}, tmp_path / "odd.safetensors")
+    first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
+    options = ["--sampler", "Euler a", "--steps", "3", "--rng", "torch", "--clip-skip", "1", "--seed", "9"]
+    options += ["--embedding", str(tmp_path / "odd.safetensors"), "--guidance-interval", "0", "0.5"]
+    assert main(["generate", "an [odd:red:0.4] (ring:1.2)", "-o", str(first), *options]) == 0
+    assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert main(["generate", "a star", "--like", str(first), "--rng", "jax", "--steps", "2", "-o", str(other)]) == 0
+    changed = {"prompt": "a star", "steps": 2}
+    expected = {name: value for name, value in read_settings(first).items() if name != "rng"}
+    assert read_settings(other) == expected | changed
+    assert main(["info", str(first)]) == 0
+    assert "euler_ancestral" in capsys.readouterr().out
+
+
+def test_like_says_what_it_cannot_follow(tmp_path, capsys):
+    path = tmp_path / "theirs.png"
+    info = PngInfo()
+    text = "a red ring\nSteps: 2, Sampler: Euler a, Seed: 3, Size: 64x64, Hires upscale: 2, Model: v1-5, Clip skip: 2"
+    info.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    assert main(["generate", "--like", str(path), "-o", str(tmp_path / "new.png")]) == 1
+    assert "give --model" in complaint(capsys)
+    assert main(["generate", "--like", str(path), "--model", "shapes", "-o", str(tmp_path / "new.png")]) == 0
+    assert "not followed: Hires upscale: 2" in capsys.readouterr().err
+    settings = read_settings(tmp_path / "new.png")
+    assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("euler_ancestral", "linspace", "philox")
+    assert (settings["clip_skip"], settings["seed"], settings["steps"]) == (1, 3, 2)
+    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a", "image": "b.png"})
+    assert main(["generate", "--like", str(path)]) == 1
+    assert "was made from b.png" in complaint(capsys)
+    Image.new("RGB", (8, 8)).save(path)
+    assert main(["generate", "--like", str(path)]) == 1
+    assert "does not say how it was made" in complaint(capsys)
 
 
 def leaves(params: dict) -> list[np.ndarray]:

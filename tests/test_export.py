@@ -20,7 +20,10 @@ COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "
 
 
 def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_keys, guidance):
-    encode = partial(programs.encode_text, modules["text_encoder"], params["text_encoder"])
+    def encode(ids):
+        weights, skip = jnp.ones(ids.shape), jnp.zeros(ids.shape[0], jnp.int32)
+        return programs.encode_text(modules["text_encoder"], params["text_encoder"], ids, weights, skip)
+
     noise = normal(start_keys, (64, 64, 4))
     state = schedulers.init_state(plan, noise)
     conditioning = programs.Conditioning(encode(ids), encode(negative_ids), jnp.zeros((2, 64, 64, 0)), None)
@@ -44,7 +47,7 @@ def test_text_to_image_lowers(shared, platform, dtype):
     plan = jax.tree.map(lambda leaf: Shape(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), plan)
     rows = plan.sigmas.shape[-1]
     guidance = programs.Guidance(Shape((2, rows), jnp.float32), Shape((2,), jnp.float32), Shape((2,), bool))
-    ids, keys = Shape((2, 77), jnp.int32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    ids, keys = Shape((2, 2, 77), jnp.int32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     arguments = (params, ids, ids, plan, keys, keys, guidance)
     with target_platform({"cuda": "gpu"}.get(platform, platform)):
         exported = jax.export.export(jax.jit(partial(text_to_image, modules)), platforms=[platform])(*arguments)

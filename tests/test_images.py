@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -237,3 +238,20 @@ def test_wrong_images_are_named_before_any_work(pipe, compilations, arguments, m
     with pytest.raises(InputError, match=message):
         pipe(**{"prompt": HEART, **arguments})
     assert len(compilations) == 0
+
+
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
+    """What it does by hand."""
+    settings = {"num_inference_steps": 4, "seed": 3}
+    got = pipe(HEART, hires_scale=1.5, hires_upscaler=upscaler, hires_strength=0.5, hires_steps=6, **settings)
+    if upscaler == "latent":
+        small = pipe(HEART, output_type="latent", **settings).images[0]
+        larger = np.asarray(jax.image.resize(small, (24, 24, 4), "linear", antialias=False))
+    else:
+        larger = pipe(HEART, **settings).images[0].resize((96, 96), Image.Resampling.LANCZOS)
+    by_hand = pipe(HEART, image=larger, strength=0.5, num_inference_steps=6, seed=3)
+    assert got.images[0].size == (96, 96)
+    assert np.array_equal(np.asarray(got.images[0]), np.asarray(by_hand.images[0]))
+    assert got.nfe == pipe(HEART, **settings).nfe + by_hand.nfe
+    assert got.settings[0]["width"] == 64 and got.settings[0]["hires_scale"] == 1.5

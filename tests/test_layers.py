@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"sdjax.errors"},
+    {"sdjax.errors", "sdjax.a1111"},
     {"sdjax.models", "sdjax.schedulers"},
-    {"sdjax.tensors"},
+    {"sdjax.tensors", "sdjax.infotext"},
     {
         "sdjax.checkpoint",
         "sdjax.images",
@@ -20,7 +20,8 @@ LAYERS = [
         "sdjax.parallel",
     },
     {"sdjax.arguments", "sdjax.programs"},
-    {"sdjax.recipes", "sdjax.starts"},
+    {"sdjax.recipes", "sdjax.starts", "sdjax.hires"},
+    {"sdjax.texts", "sdjax.run", "sdjax.autoencoding"},
     {"sdjax.pipeline"},
     {"sdjax.convert"},
     {"sdjax.loading"},

@@ -41,7 +41,7 @@ def test_compare_draws_what_generate_draws(tmp_path):
     top = sheet.shape[0] - 2 * (128 + 6)
     cell = sheet[top : top + 128, -134:-6]
     assert np.abs(cell - heart).max() <= 1  # of 255: another batch rounds differently
-    assert read_settings(compared)["sampler"] == ["euler", "ddim"]
+    assert read_settings(compared)["samplers"] == ["euler", "ddim"]
 
 
 def test_a_grid_has_its_pictures_in_place():

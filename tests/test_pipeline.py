@@ -47,6 +47,8 @@ def test_other_settings_compile_nothing(pipe, compilations):
         pipe(f"a {solver} star", sampler=solver, spacing=SPACINGS[k % len(SPACINGS)], **settings)
     pipe("a blue ring", negative_prompt="a red ring", sampler="ddim", eta=1.0, seed=2**63, num_inference_steps=60)
     pipe("a blue ring", num_inference_steps=3, progress=lambda *_: None)
+    pipe("a (blue:1.3) [ring|star]", clip_skip=1, num_inference_steps=3, seed=5)
+    pipe("[a blue:a red:0.5] ring", prompt_syntax="plain", rng="philox", sampler="euler", num_inference_steps=3)
     guided = {"guidance_scale": [[3.0, 1.0, 2.0, 2.0]], "guidance_interval": (0.2, 0.8), "guidance_rescale": 0.7}
     pipe("a blue ring", num_inference_steps=4, sampler="euler", cfg_plus_plus=True, **guided)
     assert len(compilations) == 0
@@ -98,7 +100,7 @@ def test_latents_in_and_out(pipe):
     assert np.array_equal(pipe(HEART, latents=given_latents, num_inference_steps=4, output_type="np").images, expected)
     denoised = pipe(HEART, seed=3, num_inference_steps=4, output_type="latent").images
     assert denoised.shape == (1, 16, 16, 4)
-    decoded = pipe._decode(pipe.params["vae"], denoised[None])[0]
+    decoded = pipe.autoencoder.decode(denoised)
     assert np.abs(np.asarray(decoded) - expected).max() < 1e-5
 
 
@@ -124,9 +126,9 @@ def test_progress_tells_every_step(pipe):
 
 def test_long_prompts_say_what_is_cut_and_do_not_fill_the_screen(pipe):
     with pytest.warns(UserWarning, match="81 tokens, of which the model reads 75; left out: .*heart"):
-        pipe("a red star " * 26 + "a red heart", num_inference_steps=1)
+        pipe("a red star " * 26 + "a red heart", num_inference_steps=1, prompt_syntax="plain")
     with pytest.warns(UserWarning, match="30000 tokens") as told:
-        pipe("a red star " * 10_000, num_inference_steps=1)
+        pipe("a red star " * 10_000, num_inference_steps=1, prompt_syntax="plain")
     assert len(str(told[0].message)) < 300
 
 
@@ -170,6 +172,10 @@ def test_a_model_that_does_not_say_its_size_wants_it_told(tmp_path):
         ({"guidance_scale": [[1.0, 2.0]], "num_inference_steps": 5}, "2 guidance scales were given for a picture of 5"),
         ({"sampler": "heun", "cfg_plus_plus": True}, "cfg_plus_plus does not suit sampler"),
         ({"output_type": "tensor"}, "unknown output_type"),
+        ({"clip_skip": -1}, "clip_skip must be a whole number"),
+        ({"clip_skip": 3}, "clip_skip must be less than the text encoder's 3 layers"),
+        ({"prompt_syntax": "a111"}, "unknown prompt_syntax 'a111'; known: a1111, plain"),
+        ({"rng": "cuda"}, "unknown rng 'cuda'; known: jax, torch, philox"),
     ],
 )
 def test_wrong_arguments_are_named_before_any_work(pipe, arguments, message, compilations):
@@ -216,7 +222,7 @@ def test_previews_show_the_picture_coming(pipe, compilations):
 def test_linear_previews_tell_pictures_apart():
     quick = sdjax.load(preview_vae="linear")
     latents = quick([HEART, "a blue ring on a white background"], num_inference_steps=6, output_type="latent").images
-    pictures, guesses = quick.decode(latents), quick.preview(latents)
+    pictures, guesses = quick.autoencoder.decode(latents), quick.autoencoder.preview(latents)
     own, other = (np.abs(guesses - each).mean((1, 2, 3)) for each in (pictures, pictures[::-1]))
     assert (own < other).all()
     assert (own < np.abs(pictures.mean() - pictures).mean((1, 2, 3))).all()  # and better than grey

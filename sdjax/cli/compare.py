@@ -78,7 +78,7 @@ def compare(
     sheet = grid(
         list(zip(*(seen.get(step, finished) for step in columns))), names, [f"step {step}" for step in columns]
     )
-    how = {"model": model, **result.settings[0], "sampler": names, "at": columns, "version": sdjax.__version__}
+    how = {"model": model, **result.settings[0], "samplers": names, "at": columns, "version": sdjax.__version__}
     save_png(sheet, output, how)
     typer.echo(output)
 

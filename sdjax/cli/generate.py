@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from sdjax.cli import options
-from sdjax.cli.painting import paint
+from sdjax.cli.like import read_like
+from sdjax.cli.painting import Loading, paint
 from sdjax.cli.watching import Watching
 
 HERE = Path(".")
@@ -14,9 +15,17 @@ WHOLE = (0.0, 1.0)
 
 
 def generate(
-    prompts: options.Prompts,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to paint; one picture per prompt.")
+    ] = None,
     output: options.Output = HERE,
-    model: options.Model = "shapes",
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Paint this picture again, of sdjax or A1111; other options change it."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="An embedded model, a directory, or a hub id.", show_default="shapes")
+    ] = None,
     sampler: options.Sampler = None,
     spacing: options.Spacing = None,
     steps: options.Steps = None,
@@ -32,6 +41,14 @@ def generate(
     depth_map: Annotated[
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
+    hires_scale: options.HiresScale = None,
+    hires_upscaler: options.HiresUpscaler = None,
+    hires_strength: options.HiresStrength = None,
+    hires_steps: options.HiresSteps = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
@@ -66,6 +83,10 @@ def generate(
     How a picture comes, step by step:
 
     sdjax generate "a purple ring on a yellow background" -o ring.png --animate ring.webp
+
+    A picture again, with another seed:
+
+    sdjax generate --like heart.png --seed 7 -o other.png
     """
     images = {} if depth_map is None else {"depth_map": depth_map}
     settings = {
@@ -78,10 +99,36 @@ def generate(
         "eta": eta,
         "height": height,
         "width": width,
+        "hires_scale": hires_scale,
+        "hires_upscaler": hires_upscaler,
+        "hires_strength": hires_strength,
+        "hires_steps": hires_steps,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling, "preview_vae": preview_vae}
     watching = Watching(output, preview_every, animate)
-    paint(prompts, output, loading, num_images, seed, negative_prompt, images, settings, watching)
+    if like is None:
+        if not prompts:
+            raise typer.BadParameter("say what to paint, or give --like", param_hint="PROMPT")
+        loading = Loading(model or "shapes", dtype, vae, vae_tiling, embedding or (), preview_vae)
+        paint(prompts, output, loading, num_images, seed, negative_prompt, images, settings, watching)
+        return
+    told = read_like(like, model, settings)
+    loading = Loading(
+        told.model, dtype or told.dtype, vae or told.vae, vae_tiling, embedding or told.embeddings, preview_vae
+    )
+    paint(
+        prompts or [told.prompt],
+        output,
+        loading,
+        num_images,
+        seed or [told.seed],
+        told.negative_prompt if negative_prompt is None else negative_prompt,
+        told.images | images,
+        told.settings,
+        watching,
+    )
 
 
 def img2img(
@@ -102,6 +149,10 @@ def img2img(
     depth_map: Annotated[
         Path | None, typer.Option(help="For models that follow depth: a picture, brighter where nearer.")
     ] = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
@@ -121,8 +172,11 @@ def img2img(
         "spacing": spacing,
         "height": height,
         "width": width,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
     paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
@@ -152,6 +206,10 @@ def inpaint(
     num_images: options.NumImages = 1,
     width: options.Width = None,
     height: options.Height = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
@@ -172,9 +230,12 @@ def inpaint(
         "spacing": spacing,
         "height": height,
         "width": width,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
     images = {"image": image, "mask_image": mask}
-    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
     paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
@@ -192,6 +253,10 @@ def upscale(
     guidance_scale: options.GuidanceScale = None,
     negative_prompt: options.NegativePrompt = None,
     seed: options.Seed = None,
+    clip_skip: options.ClipSkip = None,
+    prompt_syntax: options.PromptSyntax = None,
+    rng: options.Rng = None,
+    embedding: options.Embedding = None,
     dtype: options.Dtype = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
@@ -208,6 +273,9 @@ def upscale(
         "guidance_scale": guidance_scale,
         "sampler": sampler,
         "spacing": spacing,
+        "clip_skip": clip_skip,
+        "prompt_syntax": prompt_syntax,
+        "rng": rng,
     }
-    loading = {"model": model, "dtype": dtype, "vae": vae, "vae_tiling": vae_tiling}
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
     paint([prompt], output, loading, 1, seed, negative_prompt, {"image": image}, settings)

@@ -1,5 +1,6 @@
-"""`sdjax info`: what a model consists of."""
+"""`sdjax info`: what a model consists of, or how a picture was made."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sdjax.cli.progress import progress_bars
+from sdjax.errors import InputError
+from sdjax.images import read_settings
 
 if TYPE_CHECKING:
     from sdjax.checkpoint import Component
@@ -25,10 +28,14 @@ LEFT = ("component", "class", "dtype", "unet block")  # columns of words
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="An embedded model, a directory, or a hub id.")] = "shapes",
+    model: Annotated[str, typer.Argument(help="An embedded model, a directory, a hub id, or a PNG.")] = "shapes",
     blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
 ) -> None:
-    """Say what a model consists of: components, parameters, scheduler."""
+    """Say what a model consists of (components, parameters, scheduler), or how a picture was made."""
+    if Path(model).suffix.lower() == ".png" and Path(model).is_file():
+        _show_picture(Path(model))
+        return
+
     from sdjax.checkpoint import read_model
     from sdjax.convert import resolve
 
@@ -46,6 +53,18 @@ def info(
     if blocks:
         console.print()
         console.print(_blocks_table(opened.components["unet"]))
+
+
+def _show_picture(path: Path) -> None:
+    settings = read_settings(path)
+    if settings is None:
+        raise InputError(f"{path} does not say how it was made: neither sdjax nor A1111 wrote its settings into it")
+    console = Console(highlight=False)
+    for name, value in settings.items():
+        if name != "not_followed":
+            console.print(Text.assemble((f"{name:<18}", "bold"), str(value)), soft_wrap=True)
+    for field in settings.get("not_followed", ()):
+        console.print(Text.assemble(("not followed      ", "bold"), field), soft_wrap=True)
 
 
 def _components_table(components: "dict[str, Component]") -> Table:

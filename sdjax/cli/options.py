@@ -66,3 +66,35 @@ PreviewVae = Annotated[
     ),
 ]
 Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]
+HiresScale = Annotated[
+    float | None,
+    typer.Option(
+        metavar="TIMES", help="Paint over the picture, enlarged so many times.", show_default="no second pass"
+    ),
+]
+HiresUpscaler = Annotated[
+    Literal["latent", "lanczos"] | None,
+    typer.Option(help="What is enlarged before the second pass: latents, or pixels.", show_default="latent"),
+]
+HiresStrength = Annotated[
+    float | None, typer.Option(help="How much of the enlarged picture is lost.", show_default="0.7")
+]
+HiresSteps = Annotated[
+    int | None, typer.Option(min=1, help="Sampler steps of the second pass.", show_default="as the first")
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(min=0, help="Leave out so many last layers of the text encoder.", show_default="the model's own"),
+]
+PromptSyntax = Annotated[
+    Literal["a1111", "plain"] | None,
+    typer.Option(help="a1111: weights, edits, any length; plain: letters as they are.", show_default="a1111"),
+]
+Rng = Annotated[
+    Literal["jax", "torch", "philox"] | None,
+    typer.Option(help="Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", show_default="jax"),
+]
+Embedding = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A textual inversion, whose word prompts may use; may be given several times."),
+]

@@ -1,8 +1,9 @@
 """What every painting command does, once its options are read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,11 +13,47 @@ from sdjax.cli.progress import progress_bars
 from sdjax.cli.watching import Watching
 from sdjax.images import save_png
 
+if TYPE_CHECKING:
+    from sdjax.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion."""
+
+    model: str
+    dtype: str | None
+    vae: str | None
+    vae_tiling: bool | None
+    embeddings: Sequence[Path]
+    preview_vae: str | None = None
+
+    def open(self, report: Callable[..., None]) -> "Pipeline":
+        """The pipeline."""
+        import sdjax
+
+        pipe = sdjax.load(
+            self.model,
+            dtype=self.dtype,
+            vae=self.vae,
+            vae_tiling=self.vae_tiling,
+            preview_vae=self.preview_vae,
+            progress=report,
+        )
+        for embedding in self.embeddings:
+            pipe.load_textual_inversion(embedding)
+        return pipe
+
+    def settings(self) -> dict[str, Any]:
+        """What of it a picture depends on."""
+        files = {"embeddings": [str(path) for path in self.embeddings]} if self.embeddings else {}
+        return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **files}
+
 
 def paint(
     prompts: Sequence[str],
     output: Path,
-    loading: Mapping[str, Any],
+    loading: Loading,
     num_images: int,
     seed: Sequence[int] | None,
     negative_prompt: str | None,
@@ -26,26 +63,26 @@ def paint(
 ) -> None:
     """Paint, save and name pictures. Everything that can be wrong is looked at before the model is.
 
-    loading: arguments of `sdjax.load`. images, settings: as `sdjax.arguments.spread` has them.
+    images, settings: as `sdjax.arguments.spread` has them; what is None is left to the model.
     """
     check_output(output)
     if watching:
         watching.check()
 
-    import sdjax
+    from sdjax import __version__
     from sdjax.arguments import spread
 
     seeds = seed or [0]
-    pictures = spread(prompts, negative_prompt, num_images, seeds[0] if len(seeds) == 1 else seeds, images, settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    pictures = spread(prompts, negative_prompt, num_images, seeds[0] if len(seeds) == 1 else seeds, images, given)
     with progress_bars(of_bytes=True) as report:
-        pipe = sdjax.load(**loading, progress=report)
+        pipe = loading.open(report)
     with progress_bars() as report, nothing_to_tidy():
         result = pipe.draw(pictures, previews=watching.previews() if watching else None, progress=report)
     source = {name: str(path) for name, path in images.items()}
-    source |= {"vae": loading["vae"]} if loading["vae"] else {}
     paths = watching.paths(len(pictures)) if watching else picture_paths(output, len(pictures))
     for image, how, path in zip(result.images, result.settings, paths):
-        save_png(image, path, {"model": loading["model"], **how, **source, "version": sdjax.__version__})
+        save_png(image, path, {**loading.settings(), **how, **source, "version": __version__})
         typer.echo(path)
     if watching:
         watching.finish(list(result.images))

@@ -61,15 +61,19 @@ class CLIPEncoderLayer(nn.Module):
 
 
 class CLIPEncoder(nn.Module):
-    """The stack of layers."""
+    """The stack of layers, of which each text leaves out its last `skip`: [batch], or one number for all."""
 
     config: CLIPTextConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(self.config.num_hidden_layers):
+    def __call__(self, x: jax.Array, skip: jax.Array | int) -> jax.Array:
+        layers = self.config.num_hidden_layers
+        last = layers - jnp.reshape(jnp.asarray(skip), (-1, 1, 1))
+        output = x
+        for i in range(layers):
             x = CLIPEncoderLayer(self.config, name=f"layers_{i}")(x)
-        return x
+            output = jnp.where(i < last, x, output)
+        return output
 
 
 class CLIPTextEmbeddings(nn.Module):
@@ -99,11 +103,13 @@ class CLIPTextModel(nn.Module):
         return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
+    def __call__(self, input_ids: jax.Array, skip: jax.Array | int = 0) -> jax.Array:
         """The last hidden state after the final norm, [batch, tokens, hidden_size], of input_ids [batch, tokens].
 
-        At most max_position_embeddings tokens (InputError); ids from 0 to vocab_size - 1, which is not checked.
+        skip: [batch], or one number: that many layers before the last give the state ("clip skip").
+        At most max_position_embeddings tokens (InputError). Ids from 0 to vocab_size - 1 and skips from 0 to
+        num_hidden_layers, which is not checked.
         """
         x = CLIPTextEmbeddings(self.config, name="embeddings")(input_ids)
-        x = CLIPEncoder(self.config, name="encoder")(x)
+        x = CLIPEncoder(self.config, name="encoder")(x, skip)
         return LayerNorm(epsilon=self.config.layer_norm_eps, name="final_layer_norm")(x)

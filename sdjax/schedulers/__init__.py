@@ -7,6 +7,7 @@ from sdjax.schedulers.configs import from_config
 from sdjax.schedulers.explain import explain
 from sdjax.schedulers.loop import (
     Known,
+    State,
     advance,
     denoise,
     estimate,
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseSchedule",
     "Plan",
     "Scheduler",
+    "State",
     "advance",
     "create",
     "denoise",

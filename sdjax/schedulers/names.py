@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection
 
+from sdjax import a1111
 from sdjax.errors import InputError
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
@@ -10,17 +11,10 @@ from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
 
 SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
-# A1111's names, in lower case, where they are not those of SOLVERS with spaces.
+# Names in lower case that are not those of SOLVERS with spaces.
 ALIASES = {
-    "euler a": "euler_ancestral",
-    "dpm2 a": "dpm2_ancestral",
-    "dpm++ 2s a": "dpmpp_2s_ancestral",
-    "dpm++ 2m": "dpmpp_2m",
-    "dpm++ sde": "dpmpp_sde",
-    "dpm++ 2m sde": "dpmpp_2m_sde",
-    "dpm++ 3m sde": "dpmpp_3m_sde",
-    "dpm++ 3m": "dpmpp_3m",
-}
+    label.lower(): solver for solver, label in a1111.SAMPLERS.items() if label.lower() != solver.replace("_", " ")
+} | {"dpm++ 3m": "dpmpp_3m"}
 
 
 def parse_sampler(name: str) -> tuple[str, str | None]:

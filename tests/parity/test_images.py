@@ -187,8 +187,8 @@ def test_inpainting_with_an_ordinary_model(text_model, sampler, strength, monkey
     got, expected = both(
         theirs, ours, sampler, ours_only={"mask_blur": 0, "output_type": "latent"}, strength=strength, **images, **size
     )
-    decoded = ours._decode(ours.params["vae"], got[None])[0]
-    compare(f"inpainting, 4 channels, {sampler}, strength {strength}", np.asarray(decoded), expected)
+    decoded = ours.autoencoder.decode(got)
+    compare(f"inpainting, 4 channels, {sampler}, strength {strength}", decoded, expected)
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
@@ -201,8 +201,8 @@ def test_inpainting_with_an_inpainting_model(inpainting_model, sampler, strength
     got, expected = both(
         theirs, ours, sampler, ours_only={"mask_blur": 0, "output_type": "latent"}, strength=strength, **images, **size
     )
-    decoded = ours._decode(ours.params["vae"], got[None])[0]
-    compare(f"inpainting, 9 channels, {sampler}, strength {strength}", np.asarray(decoded), expected)
+    decoded = ours.autoencoder.decode(got)
+    compare(f"inpainting, 9 channels, {sampler}, strength {strength}", decoded, expected)
 
 
 @pytest.mark.parametrize("sampler", THREE)

@@ -1,4 +1,4 @@
-"""Noise that belongs to a picture: it follows from the picture's seed alone, not from the batch, slot or device."""
+"""Noise drawn on the device, from keys."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,0 +1,118 @@
+"""The text "parameters" that A1111's web UI writes into a picture, and that most tools of the field read."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sdjax import a1111
+
+# Name: value, Name: "value in JSON's quotes, where it has commas"
+FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
+
+RNGS = {"jax": "jax", "torch": "CPU", "philox": "NV"}
+GPU = "GPU"  # the web UI's default; the numbers of a CUDA generator
+
+# "Automatic" was added when the spacing left the sampler's name.
+AUTOMATIC = {
+    **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_ancestral", "dpm2", "dpm2_ancestral", "restart"), "karras"),
+    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_3m_sde"), "exponential"),
+    **dict.fromkeys(("euler", "euler_ancestral", "lms", "heun", "dpm_fast"), "linspace"),
+}
+OWN_SPACING = {"ddim": "leading", "plms": "leading", "unipc": None, "lcm": None}  # whatever "Schedule type" says
+
+# Fields that say nothing about how to make the picture again, besides those that are read.
+SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch size", "Batch pos"}
+
+
+def write_infotext(settings: Mapping[str, Any]) -> str:
+    """Settings of a picture as A1111 writes them; those that it has no name for are left out."""
+    sampler, spacing, scale = settings.get("sampler"), settings.get("spacing"), settings.get("guidance_scale")
+    model = settings.get("model")
+    fields = {
+        "Steps": settings.get("steps"),
+        "Sampler": a1111.SAMPLERS.get(sampler or "", sampler),
+        "Schedule type": a1111.SPACINGS.get(spacing or "", spacing),
+        "CFG scale": f"{scale:.15g}" if isinstance(scale, int | float) else None,
+        "Seed": settings.get("seed"),
+        "Size": f"{settings['width']}x{settings['height']}" if {"width", "height"} <= settings.keys() else None,
+        "Model": re.split(r"[/\\]", str(model).rstrip("/\\"))[-1] if model else None,
+        "Eta": settings.get("eta"),
+        "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
+        "RNG": RNGS[settings.get("rng", "jax")],
+        "Version": f"sdjax {settings['version']}" if "version" in settings else None,
+    }
+    lines = [str(settings.get("prompt", ""))]
+    if settings.get("negative_prompt"):
+        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None))
+    return "\n".join(lines).strip()
+
+
+def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
+    """The settings that A1111's text tells, under our names, and the fields that we cannot follow ("Hires upscale").
+
+    What the text leaves out is as A1111 has it: noise of a CUDA generator, for instance. Names of samplers that we lack
+    stay as they are, and so are refused when they are used.
+    """
+    *lines, last = text.strip().split("\n")
+    found = FIELD.findall(last)
+    if len(found) < FEWEST_FIELDS:
+        lines, found = [*lines, last], []
+    fields = {name: _unquoted(value) for name, value in found}
+    starts = [k for k, line in enumerate(lines) if line.strip().startswith("Negative prompt:")]
+    split = starts[0] if starts else len(lines)
+    settings: dict[str, Any] = {
+        "prompt": "\n".join(line.strip() for line in lines[:split]),
+        "negative_prompt": "\n".join(line.strip() for line in lines[split:]).removeprefix("Negative prompt:").strip(),
+    }
+    if not fields:
+        return settings, []
+    settings["rng"] = {label: rng for rng, label in RNGS.items()}.get(fields.pop("RNG", GPU), "philox")
+    settings |= _sampler(fields.pop("Sampler", None), fields.pop("Schedule type", None))
+    for name, field, number in (
+        ("steps", "Steps", int),
+        ("guidance_scale", "CFG scale", float),
+        ("seed", "Seed", int),
+        ("eta", "Eta", float),
+        ("clip_skip", "Clip skip", lambda value: int(value) - 1),
+    ):
+        try:
+            if field in fields:
+                settings[name] = number(fields[field])
+                del fields[field]
+        except ValueError:
+            continue  # is told as one that cannot be followed
+    if size := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
+        settings |= {"width": int(size[1]), "height": int(size[2])}
+        del fields["Size"]
+    return settings, [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]
+
+
+def _sampler(label: str | None, schedule_type: str | None) -> dict[str, str]:
+    """Sampler and spacing of A1111's; before it had "Schedule type", the spacing was the end of the sampler's name."""
+    if label is None:
+        return {}
+    solver = next((solver for solver, name in a1111.SAMPLERS.items() if name == label), label)
+    if solver in OWN_SPACING and schedule_type in (None, "Automatic", "Uniform"):
+        spacing = OWN_SPACING[solver]
+    elif schedule_type == "Automatic":
+        spacing = AUTOMATIC.get(solver)
+    elif schedule_type is None:
+        spacing = "linspace" if solver in a1111.SAMPLERS else None
+    else:
+        spacing = next((spacing for spacing, name in a1111.SPACINGS.items() if name == schedule_type), schedule_type)
+    return {"sampler": solver} | ({"spacing": spacing} if spacing else {})
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ",\n:") else text
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value.strip()
+    except ValueError:
+        return value

@@ -1,0 +1,22 @@
+"""From text to what the text encoder reads."""
+
+from sdjax.prompts.chunks import Tokens, Words, one_chunk, padded, tiled, weighted_chunks
+from sdjax.prompts.editing import schedule, texts_of_rows
+from sdjax.prompts.embeddings import read_embedding
+from sdjax.prompts.emphasis import BREAK, parse_emphasis
+from sdjax.prompts.tokenizer import load_tokenizer
+
+__all__ = [
+    "BREAK",
+    "Tokens",
+    "Words",
+    "load_tokenizer",
+    "one_chunk",
+    "padded",
+    "parse_emphasis",
+    "read_embedding",
+    "schedule",
+    "texts_of_rows",
+    "tiled",
+    "weighted_chunks",
+]

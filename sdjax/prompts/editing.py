@@ -1,0 +1,154 @@
+"""Prompts that change while a picture is drawn, as A1111's web UI writes them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Union
+
+# Text, in which a backslash takes what follows literally, or one character that has a meaning.
+TOKENS = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\\\[\]():|]")
+NUMBER = re.compile(r"\s*([+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)\s*")
+
+
+@dataclass
+class Edit:
+    """`[before:after:when]`."""
+
+    before: "list[Node]"
+    after: "list[Node]"
+    when: str
+
+    def last_step(self, steps: int) -> int:
+        """The last step with `before`; `when` is a share of the steps where it has a point, else a step."""
+        last = float(self.when) * (steps if "." in self.when else 1)
+        return int(max(min(last, steps), 0))
+
+    def at(self, step: int, steps: int) -> "list[Node]":
+        """What it reads at a step, counted from 1."""
+        return self.before if step <= self.last_step(steps) else self.after
+
+
+@dataclass
+class Alternation:
+    """`[one|other]`, in turn."""
+
+    options: "list[list[Node]]"
+
+    def at(self, step: int, steps: int) -> "list[Node]":
+        """What it reads at a step, counted from 1."""
+        return self.options[(step - 1) % len(self.options)]
+
+
+Node = Union[str, Edit, Alternation]  # noqa: UP007 (the classes refer to it)
+
+
+@dataclass
+class _Bracket:
+    """A bracket that is still open, and what was read in it, cut at its separators."""
+
+    opening: str
+    parts: list[list[Node]] = field(default_factory=lambda: [[]])
+    separators: str = ""
+
+    def literal(self) -> list[Node]:
+        joined: list[Node] = [self.opening, *self.parts[0]]
+        for separator, part in zip(self.separators, self.parts[1:]):
+            joined += [separator, *part]
+        return joined
+
+    def may_go_on(self) -> bool:
+        if self.opening == "(":
+            return self.separators in ("", ":")
+        return self.separators in ("", ":", "::") or set(self.separators) == {"|"}
+
+    def closed(self, closing: str) -> list[Node] | None:
+        """What the bracket says, or None if it says nothing. Emphasis stays as it is written."""
+        if self.opening + closing not in ("()", "[]"):
+            return None
+        if not self.separators or self.opening == "(":
+            return [*self.literal(), closing]
+        if self.separators[0] == "|":
+            return [Alternation(self.parts)]
+        *texts, when = self.parts
+        number = NUMBER.fullmatch("".join(node if isinstance(node, str) else ":" for node in when))
+        return [Edit(texts[0] if len(texts) == 2 else [], texts[-1], number[1])] if number else None
+
+
+def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
+    """The texts that a prompt stands for, each with the last step, counted from 1, at which it is read.
+
+    `[from:to:when]` changes after step `when`, or after that share of the steps where `when` has a point; `[to:when]`
+    and `[from::when]` add and take away; `[one|other]` changes at every step. They nest. Brackets that say none of
+    this are left for `parse_emphasis`; a prompt with a `|` outside of square brackets is left as a whole.
+    """
+    nodes = _parse(prompt)
+    if nodes is None:
+        return [(steps, prompt)]
+    ends = {steps}
+    for node in _inside(nodes):
+        ends |= set(range(1, steps + 1)) if isinstance(node, Alternation) else {node.last_step(steps)}
+    return [(end, _read(nodes, end, steps)) for end in sorted(ends) if end > 0]
+
+
+def texts_of_rows(prompt: str, steps: int, rows: int, per_step: int = 1) -> list[str]:
+    """The text that is read at each of `rows` evaluations of the network, as A1111 counts.
+
+    It counts evaluations, and those from 0: a text with last step 3 is read at four of them. For samplers that it knows
+    to ask the network twice a step (`per_step`) it takes twice the steps.
+    """
+    texts = schedule(prompt, steps * per_step)
+    return [next((text for end, text in texts if row <= end), texts[-1][1]) for row in range(rows)]
+
+
+def _parse(prompt: str) -> list[Node] | None:
+    """The nodes of a prompt, or None where the web UI's grammar does not allow it: then it is read as it stands."""
+    top: list[Node] = []
+    brackets: list[_Bracket] = []
+    for token in TOKENS.findall(prompt):
+        into = brackets[-1].parts[-1] if brackets else top
+        fits = True
+        if token == "\\":  # with nothing behind it
+            return None
+        if token in "([":
+            brackets.append(_Bracket(token))
+        elif token in ":|" and brackets:
+            brackets[-1].separators += token
+            brackets[-1].parts.append([])
+            fits = brackets[-1].may_go_on()
+            token = ""
+        elif token in ")]" and brackets:
+            said = brackets[-1].closed(token)
+            fits = said is not None
+            if said is not None:
+                brackets.pop()
+                (brackets[-1].parts[-1] if brackets else top).extend(said)
+        else:
+            into.append(token)
+        if not fits:  # what is inside of a bracket has to be complete: none of those that are open counts
+            top += [node for bracket in brackets for node in bracket.literal()] + [token]
+            brackets = []
+    top += [node for bracket in brackets for node in bracket.literal()]
+    return None if "|" in top else top
+
+
+def _inside(nodes: list[Node]) -> Iterator[Edit | Alternation]:
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Edit):
+            yield node
+            pending += node.before + node.after
+        elif isinstance(node, Alternation):
+            yield node
+            pending += [inner for option in node.options for inner in option]
+
+
+def _read(nodes: list[Node], step: int, steps: int) -> str:
+    pending, text = nodes[::-1], []
+    while pending:
+        node = pending.pop()
+        if isinstance(node, str):
+            text.append(node)
+        else:
+            pending += node.at(step, steps)[::-1]
+    return "".join(text)

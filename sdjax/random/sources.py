@@ -1,0 +1,60 @@
+"""Where the noise of a batch comes from: from the device, by keys, or from the host, by PyTorch's generators."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sdjax.random.keys import image_keys, normal
+from sdjax.random.philox import PhiloxGenerator
+from sdjax.random.torch_cpu import TorchGenerator
+
+GENERATORS: dict[str, type[TorchGenerator] | type[PhiloxGenerator]] = {
+    "torch": TorchGenerator,
+    "philox": PhiloxGenerator,
+}
+RNGS = ("jax", *GENERATORS)
+
+
+class DeviceNoise:
+    """A key for every use of noise (see `Keys`), so that none depends on another."""
+
+    def __init__(self, seeds: Sequence[int]):
+        self.keys = image_keys(seeds)
+
+    def draw(self, use: str, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
+        """Standard-normal noise [batch, height, width, channels] float32, for one of the uses in `Keys`."""
+        return np.asarray(normal(getattr(self.keys, use), shape))
+
+    def of_row(self, shape: tuple[int, int, int], wanted: np.ndarray) -> jax.Array:
+        """What a row's noise comes from, [batch]: keys, which serve every row."""
+        return self.keys.step
+
+
+class HostNoise:
+    """A generator for each picture, from which every use takes the next numbers, as diffusers and A1111 do."""
+
+    def __init__(self, rng: str, seeds: Sequence[int]):
+        self.generators = [GENERATORS[rng](seed) for seed in seeds]
+
+    def draw(self, use: str, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
+        """Standard-normal noise [batch, height, width, channels] float32; zeros, and no numbers taken, where unwanted.
+
+        PyTorch's latents are [channels, height, width], and so the numbers are laid out.
+        """
+        noise = np.zeros((len(self.generators), *shape), np.float32)
+        for i in np.flatnonzero(wanted):
+            noise[i] = np.moveaxis(self.generators[i].normal((shape[2], *shape[:2])), 0, -1)
+        return noise
+
+    def of_row(self, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
+        """The noise of the next row, [batch, height, width, channels]."""
+        return self.draw("step", shape, wanted)
+
+
+Noise = DeviceNoise | HostNoise
+
+
+def noise_of(rng: str, seeds: Sequence[int]) -> Noise:
+    """The noise of pictures with these seeds: of the device for "jax", else of the host."""
+    return DeviceNoise(seeds) if rng == "jax" else HostNoise(rng, seeds)
