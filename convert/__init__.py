@@ -3,8 +3,9 @@
 `convert` writes a directory of one's own; `resolve` finds any model by name and converts it into the cache if need be.
 """
 
-from sdjax.convert.directory import Progress
 from sdjax.convert.keys import fill
 from sdjax.convert.run import convert, resolve
+from sdjax.convert.single_file import Choices
+from sdjax.convert.write import Progress
 
-__all__ = ["Progress", "convert", "fill", "resolve"]
+__all__ = ["Choices", "Progress", "convert", "fill", "resolve"]

@@ -37,6 +37,17 @@ def download(repo: str, variant: str | None, revision: str | None) -> tuple[Path
     return folder, folder.name  # the hub's cache names the folder of a snapshot after its commit
 
 
+def download_file(repo: str, name: str) -> Path:
+    """One file of a repository, from the hub or its cache. Raises InputError where neither has it."""
+    try:
+        return Path(hf_hub_download(repo, name))
+    except Exception as error:  # whatever the HTTP client raises for a network that is not there
+        raise InputError(
+            f"{name} of {repo} could not be downloaded ({type(error).__name__}): single files have no tokenizer, so "
+            "give the folder of one (--tokenizer)"
+        ) from error
+
+
 def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None, repo: str) -> list[str]:
     """Of all the files of a repository, those that conversion reads, given its model_index.json and the variant."""
     models, copied = sort_components(index, Path(repo))

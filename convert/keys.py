@@ -5,7 +5,7 @@ for `down_blocks.0.resnets.1.conv1.weight`; whatever is then missing, left over 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,8 +47,13 @@ def present_name(name: str) -> str:
     return name
 
 
-def match(target: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, np.ndarray], where: str) -> dict[str, str]:
-    """For every Flax parameter of `target`, the name of its tensor.
+def match(
+    target: Mapping[str, jax.ShapeDtypeStruct],
+    tensors: Mapping[str, np.ndarray],
+    where: str,
+    name_of: Callable[[str], str] = source_name,
+) -> dict[str, str]:
+    """For every Flax parameter of `target`, the name of its tensor; `name_of` says what to look for.
 
     Raises CheckpointError, beginning with `where`, that lists what is missing, what is left over, what two tensors
     claim to be, and what has a shape that does not fit.
@@ -60,7 +65,7 @@ def match(target: Mapping[str, jax.ShapeDtypeStruct], tensors: Mapping[str, np.n
             raise CheckpointError(f"{where}: {found[present]} and {name} are the same tensor under two names")
         if present not in IGNORED:
             found[present] = name
-    expected = {source_name(path): path for path in target}
+    expected = {name_of(path): path for path in target}
     if problem := mismatch(expected, found):
         raise CheckpointError(f"{where} does not hold the tensors of its config.json: {problem}")
     names = {path: found[name] for name, path in expected.items()}
@@ -95,14 +100,19 @@ def to_flax(tensor: np.ndarray, path: str, shape: tuple[int, ...], dtype: np.dty
     return kernel
 
 
-def fill(target: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str = "checkpoint") -> dict[str, Any]:
+def fill(
+    target: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    where: str = "checkpoint",
+    name_of: Callable[[str], str] = source_name,
+) -> dict[str, Any]:
     """Parameters for a module from a checkpoint's tensors, in memory.
 
     `target` is the nested dict of `sdjax.models.abstract_params`; the result is nested the same way and keeps the
     tensors' dtypes. Raises CheckpointError as `match` does.
     """
     flat = flatten_dict(target, sep="/")
-    names = match(flat, tensors, where)
+    names = match(flat, tensors, where, name_of)
     params = {}
     for path, spec in flat.items():
         tensor = tensors[names[path]]

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sdjax.checkpoint import FLOATS, FORMAT, cache_directory, check_vacant, embedded_models, is_model, nearest
-from sdjax.convert.directory import Progress, Source, convert_directory, read_source
+from sdjax.convert.directory import read_directory
 from sdjax.convert.hub import download
-from sdjax.errors import CheckpointError, InputError
+from sdjax.convert.single_file import NOTHING_CHOSEN, Choices, read_single_file
+from sdjax.convert.source import Source
+from sdjax.convert.write import Progress, write_model
+from sdjax.errors import InputError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -23,16 +26,19 @@ def convert(
     dtype: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    single_file: Choices = NOTHING_CHOSEN,
     defaults: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Converts a PyTorch checkpoint into a new sdjax model directory, and returns its path.
 
-    source       a directory in diffusers layout, or a model on the Hugging Face hub, "org/name"
+    source       a directory in diffusers layout, a single file in the original layout (.safetensors, .ckpt), or a
+                 model on the Hugging Face hub, "org/name"
     destination  must not exist, or be empty; it appears when it is complete, and not at all after an error
     dtype        "float32", "float16", "bfloat16", or None: every tensor as it is stored in the source
     variant      which weights to take where there are several, such as "fp16"
     revision     a branch, tag or commit on the hub
+    single_file  what there is to decide about a single file
     defaults     arguments of a pipeline call that suit this model, such as {"guidance_scale": 3.0}
     progress     called after every tensor with (component, bytes written, bytes in all)
 
@@ -42,8 +48,8 @@ def convert(
     _check_dtype(dtype)
     destination = Path(destination)
     check_vacant(destination)
-    found, _ = _locate(source, variant, revision)
-    convert_directory(found, destination, dtype, defaults or {}, progress)
+    found, _ = _locate(source, variant, revision, single_file)
+    write_model(found, destination, dtype, defaults or {}, progress)
     return destination
 
 
@@ -53,9 +59,10 @@ def resolve(
     dtype: str | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    single_file: Choices = NOTHING_CHOSEN,
     progress: Progress | None = None,
 ) -> Path:
-    """The sdjax model directory for an embedded model's name, a directory of either kind, or a model on the hub.
+    """The sdjax model directory for an embedded model's name, a directory or file of any kind, or a model on the hub.
 
     What is not an sdjax model directory yet is converted once, into `$SDJAX_CACHE` or `~/.cache/sdjax`, and found
     there the next time; a source that has changed is converted again. Arguments and errors are those of `convert`;
@@ -66,11 +73,11 @@ def resolve(
         return embedded[str(model)]
     if Path(model).is_dir() and is_model(Path(model)):
         return Path(model)
-    source, commit = _locate(model, variant, revision)
+    source, commit = _locate(model, variant, revision, single_file)
     destination = _cached(source, commit, dtype)
     if not is_model(destination):
         try:
-            convert_directory(source, destination, dtype, {}, progress)
+            write_model(source, destination, dtype, {}, progress)
         except InputError:
             if not is_model(destination):  # else another process was faster, and its conversion is as good
                 raise
@@ -82,21 +89,28 @@ def _check_dtype(dtype: str | None) -> None:
         raise InputError(f"dtype is {dtype!r}, it can be {', '.join(FLOATS)} or None")
 
 
-def _locate(model: str | os.PathLike, variant: str | None, revision: str | None) -> tuple[Source, str | None]:
+def _locate(
+    model: str | os.PathLike, variant: str | None, revision: str | None, single_file: Choices
+) -> tuple[Source, str | None]:
     """Opens a source, downloading it where it is on the hub, and the commit that it then comes from."""
     path = Path(model)
+    if path.exists() and revision is not None:
+        raise InputError(f"{path} is there: only models on the hub have a revision")
+    if path.is_file():
+        if variant is not None:
+            raise InputError(f"{path} is a file: only directories and models on the hub have variants")
+        single_file.check()
+        return read_single_file(path, single_file), None
+    if single_file != NOTHING_CHOSEN:
+        raise InputError(f"{model} is no file: only there are EMA, prediction type, config and tokenizer to choose")
     if path.is_dir():
-        if revision is not None:
-            raise InputError(f"{path} is a directory: only models on the hub have a revision")
-        return read_source(path, path.resolve().name, variant), None
-    if path.exists():
-        raise CheckpointError(f"{path} is a file: only diffusers directories and models on the hub can be converted")
+        return read_directory(path, path.resolve().name, variant), None
     if str(model) in embedded_models():
         raise InputError(f"{str(model)!r} comes with sdjax, converted: use it by that name")
     if not HUB_ID.fullmatch(str(model)):
         raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model))}")
     folder, commit = download(str(model), variant, revision)
-    return read_source(folder, f"{model}@{commit}", variant), commit
+    return read_directory(folder, f"{model}@{commit}", variant), commit
 
 
 def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
@@ -104,9 +118,10 @@ def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
 
     A commit on the hub never changes; the files of a directory are told by their place, size and time.
     """
-    contents: list[Any] = [] if commit else [str(source.path.resolve())]
-    for path in source.files():
+    contents: list[Any] = [source.choices]
+    for path in source.files:
         stat = path.stat()
-        contents.append([str(path.relative_to(source.path)), stat.st_size, None if commit else stat.st_mtime_ns])
+        place, time = (path.relative_to(source.path), None) if commit else (path.resolve(), stat.st_mtime_ns)
+        contents.append([str(place), stat.st_size, time])
     key = hashlib.sha256(json.dumps([FORMAT, source.name, dtype, contents]).encode()).hexdigest()[:16]
     return cache_directory() / f"{source.name.replace('/', '--').split('@')[0]}-{key}"

@@ -3,7 +3,7 @@
 import re
 import zipfile
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from sdjax.checkpoint import mismatch, read_json
+from sdjax.convert.flax_weights import open_msgpack
 from sdjax.errors import CheckpointError
 from sdjax.tensors import open_tensors
 
@@ -21,7 +22,11 @@ FILES = (
     ("model", "safetensors"),
     ("diffusion_pytorch_model", "bin"),
     ("pytorch_model", "bin"),
+    ("diffusion_flax_model", "msgpack"),
+    ("flax_model", "msgpack"),
 )
+
+CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def open_weights(folder: Path, kind: WeightFile) -> Mapping[str, np.ndarray]:
     Raises CheckpointError for damaged files, for an index that does not agree with its shards or points out of the
     folder, and for a pickle when torch is not installed.
     """
-    read = open_tensors if kind.suffix == "safetensors" else open_pickle
+    read: Callable[[Path], Mapping[str, np.ndarray]] = READERS[kind.suffix]
     if (folder / kind.whole).is_file():
         return read(folder / kind.whole)
     index = folder / kind.index
@@ -84,7 +89,15 @@ def open_weights(folder: Path, kind: WeightFile) -> Mapping[str, np.ndarray]:
 
 
 def open_pickle(path: Path) -> Mapping[str, np.ndarray]:
-    """The tensors of a `.bin` file, through torch.load, which here builds tensors and nothing else.
+    """The tensors of a `.bin` file. Raises CheckpointError as `load_pickle` does, and when it holds anything else."""
+    tensors, others = load_pickle(path)
+    if others or not tensors:
+        raise CheckpointError(f"{path} holds something else than a dict of tensors")
+    return tensors
+
+
+def load_pickle(path: Path) -> tuple[Mapping[str, np.ndarray], dict]:
+    """The tensors of a pickle, through torch.load, which here builds tensors and nothing else; and what is beside them.
 
     Raises CheckpointError when torch is not installed, and when the file is damaged or asks for more than tensors.
     """
@@ -94,14 +107,34 @@ def open_pickle(path: Path) -> Mapping[str, np.ndarray]:
         raise CheckpointError(f"{path} is a PyTorch pickle: pip install 'sdjax[torch]' to read it") from error
     try:
         # Only the zip files of PyTorch 1.6 and later can be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals([(_Callback, CALLBACK)]):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged pickles raise nearly anything
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {forbidden[1]}" if forbidden else f"it is damaged ({type(error).__name__})"
         raise CheckpointError(f"{path} is refused: {reason}, and only tensors are read from a pickle") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds something else than a dict of tensors")
-    return _TorchTensors(state)
+    nested = state.pop("state_dict", {})
+    if not isinstance(nested, dict) or (nested and any(isinstance(value, torch.Tensor) for value in state.values())):
+        raise CheckpointError(f"{path} holds something else than a dict of tensors")
+    entries = nested or state
+    tensors = {name: value for name, value in entries.items() if _is_tensor(name, value)}
+    others = {name: value for name, value in {**state, **nested}.items() if not _is_tensor(name, value)}
+    return _TorchTensors(tensors), others
+
+
+def _is_tensor(name: Any, value: Any) -> bool:
+    import torch
+
+    return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+class _Callback:
+    """Stands for a class of PyTorch Lightning that the first releases of Stable Diffusion name, and do nothing with."""
+
+
+READERS = {"safetensors": open_tensors, "bin": open_pickle, "msgpack": open_msgpack}
 
 
 class _TorchTensors(Mapping[str, np.ndarray]):

@@ -221,6 +221,18 @@ def is_model(path: Path) -> bool:
     return (path / INDEX).is_file() and isinstance(read_json(path / INDEX).get("sdjax"), dict)
 
 
+def within(folder: Path, path: Path) -> Path:
+    """The path itself; raises CheckpointError where a symbolic link leads from it out of the folder.
+
+    The hub's cache is built of links: those of a snapshot lead to the blobs beside it.
+    """
+    root, real = folder.resolve(), path.resolve()
+    blobs = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []
+    if not any(real.is_relative_to(allowed) for allowed in (root, *blobs)):
+        raise CheckpointError(f"{path} is a symbolic link out of {folder}: put the file itself there")
+    return path
+
+
 def cache_directory() -> Path:
     """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
     if chosen := os.environ.get("SDJAX_CACHE"):

@@ -1,7 +1,15 @@
 """What several tests need: the reference data beside the checkout, and a tiny diffusers checkpoint made on the spot."""
 
+import hashlib
+import http.server
+import json
+import os
+import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -58,3 +66,83 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield count
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub() -> Iterator[Callable[[str, Path], tuple[str, list[str]]]]:
+    """Starts a small server that speaks as much of the hub's protocol as its own client needs for one public model."""
+    servers = []
+
+    def start(repo: str, folder: Path) -> tuple[str, list[str]]:
+        (folder / "README.md").write_text("not needed")
+        files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+        served: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = re.sub(rf"^/{repo}/resolve/(main|{COMMIT})/", "", self.path)
+                if self.path.startswith(f"/api/models/{repo}/tree/"):
+                    self.reply(json.dumps([entry(name) for name in files]).encode(), "application/json")
+                elif self.path.startswith(f"/api/models/{repo}"):
+                    siblings = [{"rfilename": name} for name in files]
+                    info = {"id": repo, "sha": COMMIT, "siblings": siblings}
+                    self.reply(json.dumps(info).encode(), "application/json")
+                elif name in files:
+                    served.append(name)
+                    self.reply(files[name].read_bytes(), "application/octet-stream")
+                else:
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "RepoNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+            do_HEAD = do_GET
+
+            def reply(self, body: bytes, kind: str) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        def entry(name: str) -> dict:
+            return {
+                "type": "file",
+                "path": name,
+                "size": files[name].stat().st_size,
+                "oid": hashlib.sha1(files[name].read_bytes()).hexdigest(),
+            }
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}", served
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def ask_hub() -> Callable[..., str]:
+    """What `resolve` answers about a model in a process of its own, whose hub is the server at an endpoint."""
+    return _ask
+
+
+def _ask(model: str, home: Path, endpoint: str, offline: bool = False) -> str:
+    code = "import sys, sdjax.convert as c\ntry: print(c.resolve(sys.argv[1]))\nexcept ValueError as e: print(e)"
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "SDJAX_CACHE": str(home / "sdjax")}
+    environment |= {"HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1", "no_proxy": "*"}
+    run = subprocess.run([sys.executable, "-c", code, model], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()

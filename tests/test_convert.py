@@ -263,7 +263,7 @@ def test_arguments_that_cannot_work_are_refused_before_any_work(tiny, tmp_path):
         with pytest.raises(InputError, match=message):
             convert(source, destination, **options)
     for source, message in (
-        (tiny / UNET, "is a file"),
+        (tiny / UNET, "is the UNet of a diffusers directory"),
         (tiny / "unet", "no diffusers directory"),
         (embedded_models()["shapes"], "sdjax model directory already"),
     ):

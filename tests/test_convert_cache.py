@@ -1,13 +1,6 @@
 """Models by name: the embedded one, directories, the cache of conversions, and the hub, played by a local server."""
 
-import hashlib
-import http.server
-import json
 import os
-import re
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -137,98 +130,23 @@ def test_every_model_is_reachable_from_an_index(class_name):
     assert needed_files(files, {"x": ["any", class_name]}, None, "a/b") == ["model_index.json", *files]
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub():
-    """Starts a small server that speaks as much of the hub's protocol as its own client needs for one public model."""
-    servers = []
-
-    def start(repo: str, folder: Path) -> tuple[str, list[str]]:
-        (folder / "README.md").write_text("not needed")
-        files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-        served: list[str] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                name = re.sub(rf"^/{repo}/resolve/(main|{COMMIT})/", "", self.path)
-                if self.path.startswith(f"/api/models/{repo}/tree/"):
-                    self.reply(json.dumps([entry(name) for name in files]).encode(), "application/json")
-                elif self.path.startswith(f"/api/models/{repo}"):
-                    siblings = [{"rfilename": name} for name in files]
-                    info = {"id": repo, "sha": COMMIT, "siblings": siblings}
-                    self.reply(json.dumps(info).encode(), "application/json")
-                elif name in files:
-                    served.append(name)
-                    self.reply(files[name].read_bytes(), "application/octet-stream")
-                else:
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-
-            do_HEAD = do_GET
-
-            def reply(self, body: bytes, kind: str) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body)
-
-            def log_message(self, *args):
-                pass
-
-        def entry(name: str) -> dict:
-            return {
-                "type": "file",
-                "path": name,
-                "size": files[name].stat().st_size,
-                "oid": hashlib.sha1(files[name].read_bytes()).hexdigest(),
-            }
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}", served
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def ask(model: str, home: Path, endpoint: str, offline: bool = False) -> str:
-    """What `resolve` answers in a process of its own, whose hub is the server at `endpoint`."""
-    code = "import sys, sdjax.convert as c\ntry: print(c.resolve(sys.argv[1]))\nexcept ValueError as e: print(e)"
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "SDJAX_CACHE": str(home / "sdjax")}
-    environment |= {"HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1", "no_proxy": "*"}
-    run = subprocess.run([sys.executable, "-c", code, model], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
-
-
-def test_the_hub_is_asked_once_and_then_not_needed(tiny, tmp_path, hub):
+def test_the_hub_is_asked_once_and_then_not_needed(tiny, tmp_path, hub, ask_hub):
     endpoint, served = hub("org/tiny", tiny)
-    model = Path(ask("org/tiny", tmp_path / "home", endpoint))
+    model = Path(ask_hub("org/tiny", tmp_path / "home", endpoint))
     assert model.name.startswith("org--tiny-")
     assert read_model(model).index["sdjax"]["source"].startswith("org/tiny@")
     assert tensors_of(model) == tensors_of(convert(tiny, tmp_path / "model"))
-    assert Path(ask("org/tiny", tmp_path / "home", endpoint, offline=True)) == model
-    assert Path(ask("org/tiny", tmp_path / "home", "http://127.0.0.1:9")) == model
+    assert Path(ask_hub("org/tiny", tmp_path / "home", endpoint, offline=True)) == model
+    assert Path(ask_hub("org/tiny", tmp_path / "home", "http://127.0.0.1:9")) == model
     assert not any("README" in path for path in served)
 
 
-def test_a_hub_that_does_not_have_it_or_is_not_there_is_one_line(tiny, tmp_path, hub):
+def test_a_hub_that_does_not_have_it_or_is_not_there_is_one_line(tiny, tmp_path, hub, ask_hub):
     endpoint, _ = hub("org/tiny", tiny)
     for answer, expected in (
-        (ask("org/other", tmp_path / "home", endpoint), "no directory org/other, and no such model on the hub"),
-        (ask("org/tiny", tmp_path / "home", "http://127.0.0.1:9"), "hub cannot be reached"),
-        (ask("org/tiny", tmp_path / "home", endpoint, offline=True), "hub cannot be reached"),
+        (ask_hub("org/other", tmp_path / "home", endpoint), "no directory org/other, and no such model on the hub"),
+        (ask_hub("org/tiny", tmp_path / "home", "http://127.0.0.1:9"), "hub cannot be reached"),
+        (ask_hub("org/tiny", tmp_path / "home", endpoint, offline=True), "hub cannot be reached"),
     ):
         assert expected in answer
         assert "\n" not in answer

@@ -1,0 +1,31 @@
+"""What a file of tensors is, told by the names in it."""
+
+import re
+from collections.abc import Collection
+
+SINGLE_FILE = "a Stable Diffusion checkpoint in the original layout"
+VAE = "a VAE in the original layout"
+
+# The first that any name begins with counts.
+SIGNS = (
+    ("a Stable Diffusion XL checkpoint", r"conditioner\.embedders\."),
+    ("a checkpoint of Stable Diffusion 3", r"(model\.diffusion_model\.)?joint_blocks\."),
+    ("a checkpoint of Flux", r"(model\.diffusion_model\.)?double_blocks\."),
+    ("a ControlNet", r"control_model\.|controlnet_(cond_embedding|down_blocks)\.|input_hint_block\."),
+    ("a LoRA in kohya's format", r"lora_(unet|te\d?)_"),
+    ("a LoRA in diffusers' format", r".*(\.lora[._](A|B|down|up)\.|_lora\.(down|up)\.)"),
+    ("a textual inversion embedding", r"emb_params$|string_to_param|clip_[lg]$|<.*>$"),
+    (SINGLE_FILE, r"model\.diffusion_model\.input_blocks\.0\.0\.weight$"),
+    (VAE, r"(first_stage_model\.)?decoder\.up\.\d+\.block\."),
+    ("a tiny VAE (TAESD)", r"((taesd_)?(encoder|decoder)\.)?(layers\.)?1\.weight$"),
+    ("the UNet of a diffusers directory", r"down_blocks\.\d+\.resnets\..*time_emb_proj"),
+    ("the VAE of a diffusers directory", r"decoder\.up_blocks\."),
+    ("the text encoder of a diffusers directory", r"(text_model\.)?encoder\.layers\.\d+\.self_attn"),
+)
+
+
+def describe(names: Collection[str]) -> str:
+    """What these tensors are, in words: "a Stable Diffusion XL checkpoint"."""
+    return next(
+        (what for what, sign in SIGNS if any(re.match(sign, name) for name in names)), "nothing that sdjax knows"
+    )

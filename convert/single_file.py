@@ -1,0 +1,231 @@
+"""Single files in the original (LDM) layout, `.safetensors` or pickled: Stable Diffusion 1 and 2, or only a VAE."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sdjax.convert import ldm_configs as ldm
+from sdjax.convert.directory import read_config
+from sdjax.convert.keys import source_name
+from sdjax.convert.ldm import Inside, Unpacked, ema_name, open_clip_name, unet_name, vae_name
+from sdjax.convert.recognise import SINGLE_FILE, VAE, describe
+from sdjax.convert.source import Part, Source
+from sdjax.convert.state import IGNORED, State, check_claimed, open_state
+from sdjax.convert.tokenizer import END, tokenizer_files
+from sdjax.errors import CheckpointError, InputError
+from sdjax.models import MODELS
+
+log = logging.getLogger("sdjax")
+
+PREDICTIONS = ("epsilon", "v_prediction")
+EMA = "model_ema.diffusion_model"
+SD2_BASE_STEPS = 875_000  # what the published 2.0 that predicts epsilon was trained for, as its .ckpt says
+
+NETWORKS = ("text_encoder", "unet", "vae")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may decide about a single file; None leaves it to the file.
+
+    ema: whether the averaged weights are taken; where None, they are if the file has them.
+    prediction_type: "epsilon" or "v_prediction".
+    config: a diffusers directory whose configurations are taken in place of those told from the tensors.
+    tokenizer: a folder with vocab.json and merges.txt; where None, they come from the hub.
+    """
+
+    ema: bool | None = None
+    prediction_type: str | None = None
+    config: Path | None = None
+    tokenizer: Path | None = None
+
+    def check(self) -> None:
+        """Raises InputError for choices that cannot work."""
+        if self.prediction_type not in (None, *PREDICTIONS):
+            raise InputError(f"prediction_type is {self.prediction_type!r}, it can be {' or '.join(PREDICTIONS)}")
+        if self.config is not None and not self.config.is_dir():
+            raise InputError(f"{self.config} is no folder: config takes a diffusers directory, no original .yaml")
+        if self.tokenizer is not None and not (self.tokenizer / "vocab.json").is_file():
+            raise InputError(f"{self.tokenizer} is no tokenizer: it has no vocab.json")
+
+
+NOTHING_CHOSEN = Choices()
+
+
+def read_single_file(path: Path, choices: Choices) -> Source:
+    """Finds out what a single file holds.
+
+    Raises CheckpointError when it is damaged, is nothing that sdjax converts, or holds tensors that belong to no
+    network; InputError for choices that do not suit it.
+    """
+    state = open_state(path)
+    what = describe(state.shapes)
+    if what == VAE:
+        return _autoencoder(state, choices)
+    if what != SINGLE_FILE:
+        raise CheckpointError(f"{path} is {what}, and cannot be converted as a model of its own")
+    kind = ldm.kind_of(state.shapes, str(path))
+    prefix, unet = _unet_names(state, choices.ema)
+    encoder = ldm.OPEN_CLIP if state.has(ldm.OPEN_CLIP) else ldm.CLIP
+    check_claimed(state, (ldm.UNET, ldm.VAE, encoder))
+    prediction = choices.prediction_type or prediction_type(state, kind)
+    configs = _read_configs(choices) if choices.config else _infer_configs(state, kind, prediction)
+    if choices.config and choices.prediction_type:
+        configs["scheduler"]["prediction_type"] = choices.prediction_type
+    text = _open_clip_part if encoder == ldm.OPEN_CLIP else _clip_part
+    parts = {
+        "text_encoder": text(state, configs["text_encoder"]),
+        "unet": _part(state, prefix, "UNet2DConditionModel", configs["unet"], unet),
+        "vae": _part(state, ldm.VAE, "AutoencoderKL", configs["vae"], vae_name),
+    }
+    weights = "averaged (EMA) weights" if prefix == EMA else "its weights, not averaged ones"
+    log.info("%s: %s, %s, %s", path.name, kind.title, configs["scheduler"].get("prediction_type", "epsilon"), weights)
+    copied = partial(_copied, configs, choices, END if encoder == ldm.CLIP else "!")
+    return Source(path, path.stem, _index(kind, configs), parts, copied, _files(path, choices), _said(choices))
+
+
+def prediction_type(state: State, kind: ldm.Kind) -> str:
+    """What the model predicts, as far as the file says so; a guess, and said to be one, where it does not."""
+    named = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    if "v_pred" in state.shapes:
+        return "v_prediction"
+    said = named.get(state.metadata.get("modelspec.prediction_type", ""))
+    if said is not None:
+        return said
+    if kind is ldm.SD2 and state.global_step == SD2_BASE_STEPS:
+        return "epsilon"
+    if len(kind.predicts) > 1:
+        log.warning(
+            "%s does not say what it predicts: %s is assumed; if pictures come out as noise, choose %s as its "
+            "prediction type",
+            state.path.name,
+            *kind.predicts,
+        )
+    return kind.predicts[0]
+
+
+def _infer_configs(state: State, kind: ldm.Kind, prediction: str) -> dict[str, dict[str, Any]]:
+    where = str(state.path)
+    size = 64 if kind is ldm.SD2 and prediction == "epsilon" else kind.sample_size
+    configs = {
+        "text_encoder": ldm.text_config(state.shapes, where),
+        "unet": {**ldm.unet_config(state.shapes, kind, where), "sample_size": size},
+        "vae": ldm.vae_config(state.shapes, ldm.VAE, kind, where),
+        "scheduler": ldm.scheduler_config(kind, prediction, "ztsnr" in state.shapes),
+    }
+    return configs | ({"low_res_scheduler": ldm.LOW_RES_SCHEDULER} if kind is ldm.UPSCALER else {})
+
+
+def _read_configs(choices: Choices) -> dict[str, dict[str, Any]]:
+    folder = choices.config
+    assert folder is not None
+    configs = {component: read_config(folder, f"{component}/config.json") for component in NETWORKS}
+    schedulers = [name for name in ("scheduler", "low_res_scheduler") if (folder / name).is_dir()]
+    return configs | {name: read_config(folder, f"{name}/scheduler_config.json") for name in schedulers}
+
+
+def _unet_names(state: State, ema: bool | None) -> tuple[str, Callable[..., str]]:
+    """Where the UNet's tensors are and how they are called: the averaged ones, or those of the last step."""
+    has_ema = state.has(EMA)
+    if ema and not has_ema:
+        raise InputError(f"{state.path} has no averaged (EMA) weights")
+    return (EMA, ema_name) if has_ema and ema is not False else (ldm.UNET, unet_name)
+
+
+def _part(state: State, prefix: str, class_name: str, config: dict[str, Any], name: Callable[..., str]) -> Part:
+    """A network whose tensors begin with `prefix`; `name` says, given its configuration, what they go on with."""
+    where = f"{state.path} ({prefix}…)" if prefix else str(state.path)
+    parsed = MODELS[class_name].config_class.from_dict(config)
+
+    def left_out(tensor: str) -> bool:
+        return prefix != EMA and IGNORED.match(tensor) is not None
+
+    return Part(
+        class_name,
+        config,
+        where,
+        lambda: Inside(state.tensors, prefix, left_out),
+        lambda path: name(source_name(path), parsed),
+    )
+
+
+def _clip_part(state: State, config: dict[str, Any]) -> Part:
+    """OpenAI's text encoder, which has the names of transformers."""
+    return _part(state, ldm.CLIP, "CLIPTextModel", config, lambda name, _: name)
+
+
+def _open_clip_part(state: State, config: dict[str, Any]) -> Part:
+    """OpenCLIP's text encoder, without the layers that the configuration does not count."""
+    prefix, block = ldm.OPEN_CLIP, re.compile(r"transformer\.resblocks\.(\d+)\.")
+    layers = config["num_hidden_layers"]
+
+    def left_out(tensor: str) -> bool:
+        number = block.match(tensor.removeprefix(prefix))
+        return IGNORED.match(tensor) is not None or (number is not None and int(number[1]) >= layers)
+
+    return Part(
+        "CLIPTextModel",
+        config,
+        f"{state.path} ({prefix}…)",
+        lambda: Unpacked(Inside(state.tensors, prefix, left_out)),
+        lambda path: open_clip_name(source_name(path)),
+    )
+
+
+def _autoencoder(state: State, choices: Choices) -> Source:
+    """A file that holds nothing but a VAE, which becomes a model of one component."""
+    if choices.ema is not None or choices.prediction_type is not None or choices.tokenizer is not None:
+        raise InputError(f"{state.path} is {VAE}: of the choices only a config suits it")
+    prefix = ldm.VAE if state.has(ldm.VAE) else ""
+    check_claimed(state, (prefix,))
+    folder = choices.config
+    if folder is None:
+        config = ldm.vae_config(state.shapes, prefix, ldm.SD1, str(state.path))
+    else:
+        config = read_config(folder, "vae/config.json" if (folder / "vae").is_dir() else "config.json")
+    log.info("%s: %s", state.path.name, VAE)
+    parts = {"vae": _part(state, prefix, "AutoencoderKL", config, vae_name)}
+    index = {"vae": ["diffusers", "AutoencoderKL"]}
+    return Source(state.path, state.path.stem, index, parts, dict, _files(state.path, choices), _said(choices))
+
+
+def _index(kind: ldm.Kind, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The model_index.json."""
+    schedulers = {name: ["diffusers", config["_class_name"]] for name, config in configs.items() if "scheduler" in name}
+    return {
+        "_class_name": kind.pipeline,
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        **schedulers,
+        **({"max_noise_level": 350} if kind is ldm.UPSCALER else {}),
+    }
+
+
+def _copied(configs: dict[str, dict[str, Any]], choices: Choices, pad_token: str) -> dict[str, bytes]:
+    schedulers = {name: config for name, config in configs.items() if "scheduler" in name}
+    written = {f"{name}/scheduler_config.json": json.dumps(config, indent=2) for name, config in schedulers.items()}
+    return {name: text.encode() for name, text in written.items()} | tokenizer_files(_tokenizer(choices), pad_token)
+
+
+def _tokenizer(choices: Choices) -> Path | None:
+    """The folder with the tokenizer, if a user named one, or named a model that has one."""
+    beside = choices.config / "tokenizer" if choices.config else None
+    return choices.tokenizer or (beside if beside is not None and (beside / "vocab.json").is_file() else None)
+
+
+def _files(path: Path, choices: Choices) -> list[Path]:
+    files = [path]
+    for folder in (choices.config, _tokenizer(choices)):
+        files += sorted(file for file in folder.rglob("*.json") if file.is_file()) if folder else []
+    return files
+
+
+def _said(choices: Choices) -> tuple[str, ...]:
+    return (f"ema {choices.ema}", f"prediction type {choices.prediction_type}")

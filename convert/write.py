@@ -1,0 +1,109 @@
+"""Writing a source as an sdjax model directory."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sdjax.checkpoint import FLOATS, flat_specs, new_directory, shorten, write_component, write_index
+from sdjax.convert.keys import match, to_flax
+from sdjax.convert.source import Part, Source
+from sdjax.errors import CheckpointError, ConfigError
+from sdjax.models import build
+
+log = logging.getLogger("sdjax")
+
+# (component, bytes written, bytes in all), called after every tensor.
+Progress = Callable[[str, int, int], None]
+
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "depth_estimator")
+
+
+def write_model(
+    source: Source,
+    destination: Path,
+    dtype: str | None,
+    defaults: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Writes `source` as an sdjax model directory.
+
+    The destination appears when it is complete, and not at all after an error.
+    """
+    copied = source.copied()
+    jobs = [_plan(name, part, dtype) for name, part in source.parts.items()]  # mismatches show before any writing
+    index = {**source.index, **{left_out: [None, None] for left_out in LEFT_OUT if left_out in source.index}}
+    if skipped := [key for key in index if index[key] != source.index[key]]:
+        log.info("%s: %s left out: sdjax has no use for them", source.name, ", ".join(skipped))
+    with new_directory(destination) as folder:
+        for name, content in copied.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        while jobs:  # a job that is done gives back its source's memory
+            jobs.pop(0).write(folder, source.name, progress)
+        write_index(folder, index, source.name, defaults)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One component, checked and ready to be written."""
+
+    component: str
+    config: dict[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    names: dict[str, str]  # Flax parameter -> tensor
+    specs: dict[str, jax.ShapeDtypeStruct]  # as they will be written
+
+    def write(self, folder: Path, source: str, progress: Progress | None) -> None:
+        """Writes the component's folder. Raises CheckpointError that names the tensors which are not finite."""
+        total = sum(spec.size * spec.dtype.itemsize for spec in self.specs.values())
+        done = 0
+        broken: list[str] = []
+        overflown: list[str] = []
+
+        def produce(path: str) -> np.ndarray:
+            nonlocal done
+            spec, tensor = self.specs[path], self.tensors[self.names[path]]
+            with np.errstate(over="ignore"):  # the overflow is found below
+                array = to_flax(tensor, path, spec.shape, spec.dtype)
+            if not np.isfinite(array).all():
+                (overflown if np.isfinite(tensor).all() else broken).append(self.names[path])
+            done += array.nbytes
+            if progress:
+                progress(self.component, done, total)
+            return array
+
+        write_component(folder / self.component, self.config, self.specs, produce, source)
+        if broken:
+            raise CheckpointError(f"{self.component} of {source} holds NaN or infinity in {shorten(broken)}")
+        if overflown:
+            raise CheckpointError(
+                f"{self.component} of {source} has values too large for its new dtype in {shorten(overflown)}: "
+                "use bfloat16 or float32"
+            )
+
+
+def _plan(component: str, part: Part, dtype: str | None) -> _Job:
+    """Checks one component's config, tensor names and shapes, and says what it will be written as."""
+    try:
+        target = flat_specs(build(part.class_name, part.config))
+    except ConfigError as error:
+        raise ConfigError(f"the configuration of {part.where}: {error}") from error
+    tensors = part.open()
+    names = match(target, tensors, part.where, part.name_of)
+    specs = {
+        path: jax.ShapeDtypeStruct(spec.shape, _stored_dtype(tensors[names[path]].dtype, dtype, names[path], part))
+        for path, spec in target.items()
+    }
+    return _Job(component, part.config, tensors, names, specs)
+
+
+def _stored_dtype(found: np.dtype, wanted: str | None, name: str, part: Part) -> np.dtype:
+    """What a tensor is written as: what is asked for, otherwise what it is (but JAX computes in 32 bits at most)."""
+    if found.name not in (*FLOATS, "float64"):
+        raise CheckpointError(f"{part.where}: {name} is {found}: quantised checkpoints cannot be converted")
+    return jax.numpy.dtype(wanted or ("float32" if found.name == "float64" else found.name))

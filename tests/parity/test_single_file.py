@@ -1,0 +1,129 @@
+"""Single files in the original layout: what diffusers makes of the same file, and that both then compute the same."""
+
+from pathlib import Path
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from ldm_checkpoints import KINDS, ema_of, random_state, small_configs, small_shapes
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+from test_convert import assert_same
+
+from sdjax.checkpoint import read_component, read_json
+from sdjax.convert import Choices, convert
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def file(shared, kind, tmp_path_factory) -> Path:
+    """A single file with every key of its kind, at a small size, with averaged weights."""
+    path = tmp_path_factory.mktemp(kind) / f"{kind}.safetensors"
+    state = random_state(small_shapes(shared, kind))
+    save_file(state | ema_of(state), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def configs(shared, kind, tmp_path_factory) -> Path:
+    return small_configs(shared, kind, tmp_path_factory.mktemp("configs") / kind)
+
+
+@pytest.fixture(scope="module")
+def converted(shared, kind, file, configs) -> Path:
+    prediction = "epsilon" if kind == "sd-2-base" else None
+    choices = Choices(ema=False, prediction_type=prediction, tokenizer=configs / "tokenizer")
+    return convert(file, file.parent / "model", single_file=choices)
+
+
+def load_theirs(component: str, file: Path, configs: Path, **options) -> torch.nn.Module:
+    if component == "text_encoder":
+        state = load_file(file)
+        return create_diffusers_clip_model_from_ldm(
+            transformers.CLIPTextModel, state, component, str(configs), torch.float32, local_files_only=True
+        )
+    loader = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}[component]
+    # diffusers changes scaling_factor, which AutoencoderKL itself does not apply.
+    return loader.from_single_file(
+        str(file), config=str(configs), subfolder=component, local_files_only=True, **options
+    ).eval()
+
+
+def relative(ours: jax.Array, theirs: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    expected = theirs.detach().numpy()
+    if expected.ndim == 4:
+        expected = np.moveaxis(expected, 1, -1)
+    return float(np.abs(np.asarray(ours) - expected).max() / np.abs(expected).max())
+
+
+def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
+    """Both on the same random input."""
+    random = np.random.default_rng(1)
+    classes = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+    ours = read_component(converted / component, classes[component])
+    config = ours.module.config
+    variables = {"params": jax.tree.map(jnp.asarray, ours.params)}
+    with torch.no_grad():
+        if component == "text_encoder":
+            ids = random.integers(0, config.vocab_size, (2, 77))
+            return relative(ours.module.apply(variables, ids), theirs(torch.from_numpy(ids)).last_hidden_state)
+        if component == "vae":
+            image = random.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+            mean, _ = ours.module.apply(variables, image, method="encode")
+            back = ours.module.apply(variables, mean, method="decode")
+            posterior = theirs.encode(torch.from_numpy(np.moveaxis(image, -1, 1).copy())).latent_dist
+            return max(relative(mean, posterior.mean), relative(back, theirs.decode(posterior.mean).sample))
+        x = random.standard_normal((2, 8, 8, config.in_channels)).astype(np.float32)
+        context = random.standard_normal((2, 7, config.cross_attention_dim)).astype(np.float32)
+        times = np.array([3, 700])
+        labels = np.array([20, 350]) if config.has_class_embedding else None
+        got = ours.module.apply(variables, x, times, context, labels)
+        expected = theirs(
+            torch.from_numpy(np.moveaxis(x, -1, 1).copy()),
+            torch.from_numpy(times),
+            torch.from_numpy(context),
+            None if labels is None else torch.from_numpy(labels),
+        )
+        return relative(got, expected.sample)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+def test_a_converted_file_computes_what_diffusers_does(component, kind, file, configs, converted):
+    theirs = load_theirs(component, file, configs)
+    assert_same(converted, component, theirs)
+    error = error_of(component, converted, theirs)
+    print(f"\n{kind:16} {component:12} {error:.1e}")
+    assert error <= TOLERANCE
+
+
+def test_averaged_weights_are_those_that_diffusers_extracts(shared, tmp_path):
+    kind = "sd-1"
+    configs = small_configs(shared, kind, tmp_path / "configs")
+    file = tmp_path / "ema.safetensors"
+    state = random_state(small_shapes(shared, kind))
+    save_file(state | ema_of(state), file)
+    converted = convert(file, tmp_path / "model", single_file=Choices(tokenizer=configs / "tokenizer"))
+    assert_same(converted, "unet", load_theirs("unet", file, configs, extract_ema=True))
+
+
+def test_the_configurations_are_the_published_ones(kind, configs, converted):
+    """Up to notes, defaults, and what the reference data have from a neighbouring model."""
+    for component in ("text_encoder", "unet", "vae", "scheduler"):
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        published, ours = read_json(configs / component / name), read_json(converted / component / name)
+        for key in ours.keys() & published.keys() - {"_class_name", "sample_size", "_name_or_path"}:
+            if kind in ("sd-2-base", "sd-2-depth") and key == "prediction_type":
+                continue  # their reference is 2.1, which predicts v
+            assert ours[key] == published[key], (component, key)
