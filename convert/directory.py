@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdjax.checkpoint import INDEX, component_classes, is_model, read_json, shorten, within
-from sdjax.convert.flax_weights import present_config, without_flax
+from sdjax.convert.flax_weights import present_config, present_scheduler, without_flax
 from sdjax.convert.source import Part, Source
 from sdjax.convert.weights import WeightFile, choose, open_weights
 from sdjax.convert.write import LEFT_OUT
@@ -49,7 +49,7 @@ def read_directory(path: Path, name: str, variant: str | None) -> Source:
     }
 
     def contents() -> dict[str, bytes]:
-        return {str(file.relative_to(path)): file.read_bytes() for file in copied}
+        return {str(file.relative_to(path)): present_scheduler(file.read_bytes()) for file in copied}
 
     return Source(path, name, without_flax(index), parts, contents, files)
 

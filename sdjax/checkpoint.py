@@ -106,8 +106,8 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 def read_component(folder: Path, class_name: str) -> Component:
     """Opens one component's folder: the module built from its config, and its parameters, strict in both directions."""
-    module = build_module(folder, class_name, read_json(folder / "config.json"))
-    tensors = open_tensors(folder / WEIGHTS)
+    module = build_module(folder, class_name, read_json(within(folder.parent, folder / "config.json")))
+    tensors = open_tensors(within(folder.parent, folder / WEIGHTS))
     expected = flat_specs(module)
     if problem := mismatch(expected, tensors):
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {problem}")

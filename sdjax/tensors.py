@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from sdjax.errors import CheckpointError
 
 ALIGNMENT = 64
+MAX_HEADER = 1 << 24  # bytes; that of Stable Diffusion XL, the longest of its kind, has 400 thousand
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -77,12 +79,15 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
     """
     path = Path(path)
     try:
-        with safe_open(path, framework="numpy") as checked:  # offsets, sizes and the file's length all agree
-            metadata = dict(checked.metadata() or {})
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(header_bytes))
-    except (OSError, SafetensorError) as error:
+            if header_bytes > MAX_HEADER:
+                raise ValueError(f"its header would have {header_bytes} bytes")
+            text = file.read(header_bytes)
+        with safe_open(path, framework="numpy") as checked:  # offsets, sizes and the file's length all agree
+            metadata = dict(checked.metadata() or {})
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     header.pop("__metadata__", None)
     entries = {}
@@ -92,6 +97,14 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
         offset = 8 + header_bytes + entry["data_offsets"][0]
         entries[name] = (DTYPES[entry["dtype"]], tuple(entry["shape"]), offset)
     return TensorFile(path, metadata, entries)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def write_tensors(

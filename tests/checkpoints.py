@@ -1,9 +1,11 @@
 """Tiny checkpoints for tests: making one, and damaging it in a controlled way."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from sdjax.checkpoint import flat_specs, read_json
@@ -113,3 +115,35 @@ def shard(component: Path, stem: str, variant: str = "") -> Path:
     index = component / f"{stem}.safetensors.index{variant}.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     return index
+
+
+def rewrite_as_flax(folder: Path, dtype: str = "float32") -> None:
+    """Stores the tiny checkpoint as diffusers' Flax classes, and transformers', did until 2025."""
+    index = read_json(folder / "model_index.json")
+    for component, (class_name, _) in TINY.items():
+        file = next((folder / component).glob("*.safetensors"))
+        tree: dict = {}
+        for name, array in load_file(file).items():
+            name = f"text_model.{name}" if component == "text_encoder" else re.sub(r"\.(\d+)", r"_\1", name)
+            if component == "vae":
+                for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out_0", "proj_attn")):
+                    name = name.replace(f"attentions_0.{new}.", f"attentions_0.{old}.")
+            *modules, leaf = name.split(".")
+            if leaf == "weight":
+                leaf = "embedding" if "_embedding" in modules[-1] else "scale" if array.ndim == 1 else "kernel"
+            if leaf == "kernel":
+                array = np.moveaxis(array, (0, 1), (-1, -2))
+            node = tree
+            for module in modules:
+                node = node.setdefault(module, {})
+            node[leaf] = array.astype(dtype)
+        stem = "flax_model" if component == "text_encoder" else "diffusion_flax_model"
+        (folder / component / f"{stem}.msgpack").write_bytes(msgpack_serialize(tree))
+        file.unlink()
+        if component != "text_encoder":
+            changes = {"_class_name": f"Flax{class_name}", "dtype": "float32", "split_head_dim": False}
+            edit_json(folder / component / "config.json", **changes)
+        index[component] = ["diffusers", f"Flax{class_name}"]
+    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="FlaxDDIMScheduler")
+    index |= {"_class_name": "FlaxStableDiffusionPipeline", "scheduler": ["diffusers", "FlaxDDIMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))

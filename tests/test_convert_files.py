@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import UNET, VAE, edit_json, shard, tensors_of
+from checkpoints import UNET, VAE, edit_json, rewrite_as_flax, shard, tensors_of
+from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from sdjax.checkpoint import read_json
@@ -49,6 +50,22 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(tiny, tmp_path):
         edit_json(index, weight_map=nonsense)
         with pytest.raises(CheckpointError, match="weight_map"):
             convert(tiny, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["unet", UNET, "unet/config.json", "tokenizer/vocab.json", "model_index.json"])
+def test_links_out_of_a_model_are_not_followed(tiny, tmp_path, name):
+    (tiny / name).rename(tmp_path / "elsewhere")
+    (tiny / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="symbolic link out of"):
+        convert(tiny, tmp_path / "model")
+
+
+def test_links_inside_a_model_and_to_it_are_followed(tiny, tmp_path):
+    whole = tensors_of(convert(tiny, tmp_path / "whole"))
+    (tiny / UNET).rename(tiny / "weights")
+    (tiny / UNET).symlink_to("../weights")
+    (tmp_path / "link").symlink_to(tiny)
+    assert tensors_of(convert(tmp_path / "link", tmp_path / "model")) == whole
 
 
 def add_fp16(tiny: Path, sharded: bool = False) -> None:
@@ -94,6 +111,38 @@ def test_safetensors_are_preferred_to_pickles():
     assert choose(["model.fp16.safetensors", "pytorch_model.bin"], None).whole == "pytorch_model.bin"
     assert choose(["flax_model.msgpack", "pytorch_model.bin"], None).whole == "pytorch_model.bin"
     assert choose(["openvino_model.xml", "model.onnx"], None) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_the_flax_classes_wrote_is_the_same_model(tiny, tmp_path, dtype):
+    plain = convert(tiny, tmp_path / "plain", dtype=dtype)
+    rewrite_as_flax(tiny, dtype)
+    made = convert(tiny, tmp_path / "flax")
+    assert tensors_of(made) == tensors_of(plain)
+    assert read_json(made / "scheduler" / "scheduler_config.json")["_class_name"] == "DDIMScheduler"
+    index = read_json(made / "model_index.json")
+    assert (index["_class_name"], index["unet"]) == (
+        "StableDiffusionPipeline",
+        ["diffusers", "UNet2DConditionModel"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as msgpack"),
+        (b"\x00" * 50, "cannot be read as msgpack"),
+        (msgpack_serialize({"a": {"kernel": "text"}}), "something else than a tree of arrays"),
+        (msgpack_serialize({"a": {"kernal": np.zeros(2)}}), "a/kernal is no kernel"),
+        (msgpack_serialize({"conv_in": {"kernel": np.zeros((2, 2))}}), "missing"),
+        (msgpack_serialize({"a": {"kernel": np.zeros(2), "scale": np.zeros(2)}}), "two names"),
+    ],
+)
+def test_damaged_msgpack_is_refused(tiny, tmp_path, content, message):
+    rewrite_as_flax(tiny)
+    (tiny / "unet" / "diffusion_flax_model.msgpack").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        convert(tiny, tmp_path / "model")
 
 
 def test_a_component_without_weights_is_named(tiny, tmp_path):

@@ -169,6 +169,27 @@ def test_what_is_not_there_or_no_file_is_refused(tmp_path):
             open_tensors(path)
 
 
+def test_a_header_is_bounded_before_it_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write((1 << 25).to_bytes(8, "little"))
+        file.truncate(1 << 26)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="header would have 33554432 bytes"):
+        open_tensors(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path):
+    entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = f'{{"w":{entry},"w":{entry}}}'.encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match="'w' is there twice"):
+        open_tensors(tmp_path / "x.safetensors")
+
+
 def test_an_unknown_dtype_is_named(tmp_path):
     header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
     path = Path(tmp_path / "x.safetensors")
