@@ -4,8 +4,8 @@
 """
 
 from sdjax.convert.keys import fill
-from sdjax.convert.run import convert, resolve
+from sdjax.convert.run import convert, export, resolve
 from sdjax.convert.single_file import Choices
 from sdjax.convert.write import Progress
 
-__all__ = ["Choices", "Progress", "convert", "fill", "resolve"]
+__all__ = ["Choices", "Progress", "convert", "export", "fill", "resolve"]

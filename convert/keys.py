@@ -100,6 +100,12 @@ def to_flax(tensor: np.ndarray, path: str, shape: tuple[int, ...], dtype: np.dty
     return kernel
 
 
+def from_flax(array: np.ndarray, is_convolution: bool) -> np.ndarray:
+    """A kernel as PyTorch stores it, by strides; a dense one as a convolution of one pixel where it is to be one."""
+    tensor = np.moveaxis(array, (-1, -2), (0, 1))
+    return tensor[..., None, None] if is_convolution and tensor.ndim == 2 else tensor
+
+
 def fill(
     target: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdjax.checkpoint import FLOATS, FORMAT, cache_directory, check_vacant, embedded_models, is_model, nearest
 from sdjax.convert.directory import read_directory
+from sdjax.convert.export import check_layout, write_export
 from sdjax.convert.hub import download
 from sdjax.convert.single_file import NOTHING_CHOSEN, Choices, read_single_file
 from sdjax.convert.source import Source
@@ -81,6 +82,32 @@ def resolve(
         except InputError:
             if not is_model(destination):  # else another process was faster, and its conversion is as good
                 raise
+    return destination
+
+
+def export(
+    model: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    to: str = "diffusers",
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes a model as PyTorch has it, in safetensors, and returns the path: the way back from `convert`, bit for bit.
+
+    model        anything that `resolve` takes
+    destination  must not exist; it appears when it is complete, and not at all after an error
+    to           "diffusers": a directory; "single-file": a .safetensors in the original layout, which holds the
+                 networks, but no scheduler and no tokenizer
+    dtype        "float32", "float16", "bfloat16", or None: every tensor as it is stored
+    progress     called after every tensor with (component, bytes written, bytes in all)
+
+    Errors are those of `convert`.
+    """
+    _check_dtype(dtype)
+    destination = Path(destination)
+    check_layout(destination, to)
+    write_export(resolve(model, progress=progress), destination, to, dtype, progress)
     return destination
 
 

@@ -69,7 +69,7 @@ def read_model(directory: str | os.PathLike) -> Model:
     configuration that asks for what sdjax lacks.
     """
     path = Path(directory)
-    index = _read_index(path)
+    index = read_index(path)
     classes = component_classes(index, path)
     if missing := [name for name in (*REQUIRED, "tokenizer", "scheduler") if name not in classes]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
@@ -89,13 +89,14 @@ def read_model(directory: str | os.PathLike) -> Model:
 def read_vae(directory: str | os.PathLike) -> Component:
     """Opens the VAE of an sdjax model directory that need not hold anything else. Errors are those of `read_model`."""
     path = Path(directory)
-    classes = component_classes(_read_index(path), path)
+    classes = component_classes(read_index(path), path)
     if "vae" not in classes:
         raise CheckpointError(f"{path} has no VAE")
     return read_component(path / "vae", classes["vae"])
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
+    """The model_index.json of an sdjax model directory. Raises CheckpointError where it is none, or an older one."""
     if not is_model(path):
         raise CheckpointError(f"{path} is no sdjax model directory: make one with `sdjax convert {path} DESTINATION`")
     index = read_json(path / INDEX)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from sdjax.cli.progress import progress_bars
+from sdjax.errors import InputError
 
 OF_FILES = "Single files"
 
@@ -15,11 +16,15 @@ def convert(
         str,
         typer.Argument(metavar="SRC", help="A directory in diffusers layout, a .safetensors or .ckpt, or a hub id."),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="The directory to make.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="What to make.")],
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="What to store the parameters in.", show_default="as they are"),
     ] = None,
+    to: Annotated[
+        Literal["sdjax", "diffusers", "single-file"],
+        typer.Option(help="The layout to write; all but sdjax's own are PyTorch's."),
+    ] = "sdjax",
     variant: Annotated[
         str | None, typer.Option(help="Which of several sets of weights, such as fp16.", show_default="the plain one")
     ] = None,
@@ -56,7 +61,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert a PyTorch checkpoint to a model directory, which then loads in a moment.
+    """Convert a PyTorch checkpoint to a model directory, which then loads in a moment; or back.
 
     Every tensor of the checkpoint must be understood and every parameter filled, or nothing is written.
 
@@ -67,11 +72,18 @@ def convert(
     sdjax convert stable-diffusion-v1-5/stable-diffusion-v1-5 sd15 --variant fp16 --dtype bfloat16
 
     sdjax convert v2-1_768-ema-pruned.safetensors ./sd21 --prediction-type v_prediction
+
+    sdjax convert ./sd21 sd21.safetensors --to single-file --dtype float16
     """
     import sdjax.convert
 
     choices = sdjax.convert.Choices(ema, prediction_type, config, tokenizer)
     with progress_bars(of_bytes=True) as report:
+        if to != "sdjax":
+            if choices != sdjax.convert.Choices() or variant or revision:
+                raise InputError(f"with --to {to}, convert to sdjax first: then the other options have their place")
+            typer.echo(sdjax.convert.export(source, destination, to=to, dtype=dtype, progress=report))
+            return
         made = sdjax.convert.convert(
             source, destination, dtype=dtype, variant=variant, revision=revision, single_file=choices, progress=report
         )

@@ -12,11 +12,13 @@ import pytest
 import torch
 import transformers
 from checkpoints import UNET, rewrite, tensors_of
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_file_torch
 from safetensors.torch import save_file
 
 from sdjax.checkpoint import flat_specs, read_json
-from sdjax.convert import convert
+from sdjax.convert import convert, export
 from sdjax.convert.keys import match, source_name
 from sdjax.errors import CheckpointError
 from sdjax.models import build
@@ -139,7 +141,7 @@ def test_a_damaged_pickle_is_one_line(tiny, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("state", [[torch.zeros(1)], {"a": 1}, {"state_dict": {"a": torch.zeros(1)}}])
+@pytest.mark.parametrize("state", [[torch.zeros(1)], {"a": 1}, {"state_dict": [torch.zeros(1)]}])
 def test_a_pickle_of_anything_but_tensors_is_refused(tiny, tmp_path, state):
     (tiny / UNET).unlink()
     torch.save(state, tiny / "unet" / "diffusion_pytorch_model.bin")
@@ -169,6 +171,32 @@ def test_the_library_reads_a_converted_file(tiny, tmp_path):
         ours, theirs = open_tensors(path), load(path)
         assert set(ours) == set(theirs)
         assert all(ours[name].tobytes() == numpy_of(theirs[name]).tobytes() for name in ours)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_diffusers_loads_what_comes_back(trained, tmp_path, dtype):
+    """As a whole pipeline, and with the bits of the original."""
+    back = export(convert(trained, tmp_path / "model", dtype=dtype), tmp_path / "back")
+    kind = getattr(torch, dtype)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(back, torch_dtype=kind, safety_checker=None)
+    for component, loader in LOADERS.items():
+        ours, theirs = getattr(pipe, component), loader.from_pretrained(trained / component).to(kind)
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("component", LOADERS)
+def test_diffusers_loads_what_comes_back_as_a_single_file(trained, tmp_path, component):
+    file = export(convert(trained, tmp_path / "model"), tmp_path / "back.safetensors", to="single-file")
+    original = LOADERS[component].from_pretrained(trained / component)
+    if component == "text_encoder":
+        loaded = create_diffusers_clip_model_from_ldm(
+            transformers.CLIPTextModel, load_file_torch(file), component, str(trained), torch.float32
+        )
+    else:
+        loaded = LOADERS[component].from_single_file(str(file), config=str(trained), subfolder=component)
+    assert loaded.state_dict().keys() == original.state_dict().keys()
+    assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
 PUBLISHED = [

@@ -1,5 +1,7 @@
 """Single files in the original layout: what diffusers makes of the same file, and that both then compute the same."""
 
+import sys
+import types
 from pathlib import Path
 
 import diffusers
@@ -9,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from checkpoints import tensors_of
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from ldm_checkpoints import KINDS, ema_of, random_state, small_configs, small_shapes
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from test_convert import assert_same
+from safetensors.torch import save_file as save_file_torch
+from test_convert import Evil, assert_same
 
 from sdjax.checkpoint import read_component, read_json
 from sdjax.convert import Choices, convert
+from sdjax.errors import CheckpointError
 
 TOLERANCE = 1e-5
 
@@ -116,6 +121,61 @@ def test_averaged_weights_are_those_that_diffusers_extracts(shared, tmp_path):
     save_file(state | ema_of(state), file)
     converted = convert(file, tmp_path / "model", single_file=Choices(tokenizer=configs / "tokenizer"))
     assert_same(converted, "unet", load_theirs("unet", file, configs, extract_ema=True))
+
+
+class ModelCheckpoint:
+    """The first releases are saved with this class of PyTorch Lightning as the key of a dict."""
+
+
+ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+@pytest.fixture
+def lightning(monkeypatch) -> None:
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.callbacks.model_checkpoint"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[ModelCheckpoint.__module__].ModelCheckpoint = ModelCheckpoint
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_pickled_file_is_read_as_the_other(shared, tmp_path, lightning, dtype, nested):
+    """As the first releases were saved, in PyTorch Lightning's frame with the state of the optimiser, and pruned."""
+    tokenizer = shared / "reference/hub/runwayml/stable-diffusion-v1-5/tokenizer"
+    arrays = random_state(small_shapes(shared, "sd-1"))
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    frame = {
+        "epoch": 3,
+        "global_step": 470000,
+        "pytorch-lightning_version": "1.4.2",
+        "callbacks": {ModelCheckpoint: {"best_model_score": torch.zeros(())}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
+        "lr_schedulers": [{"last_epoch": 1}],
+    }
+    torch.save({**frame, "state_dict": state} if nested else state, tmp_path / "sd1.ckpt")
+    save_file_torch(state, tmp_path / "sd1.safetensors")
+    choices = Choices(tokenizer=tokenizer)
+    pickled, plain = (
+        convert(tmp_path / f"sd1.{suffix}", tmp_path / suffix, single_file=choices)
+        for suffix in ("ckpt", "safetensors")
+    )
+    assert tensors_of(pickled) == tensors_of(plain)
+
+
+def test_what_a_pickled_file_must_not_hold_is_named(shared, tmp_path):
+    state = {name: torch.from_numpy(a) for name, a in random_state(small_shapes(shared, "sd-1")).items()}
+    file = tmp_path / "x.ckpt"
+    for content, message in (
+        ({"state_dict": state, "surprise": 1}, "something else than tensors: surprise"),
+        ({"state_dict": {**state, "betas": "text"}}, "something else than tensors: betas"),
+        ({"state_dict": state, "callbacks": {Evil(tmp_path / "ran"): 1}}, r"it asks for \w+\.system"),
+        ({"state_dict": {**state, "evil": Evil(tmp_path / "ran")}}, r"it asks for \w+\.system"),
+    ):
+        torch.save(content, file)
+        with pytest.raises(CheckpointError, match=message):
+            convert(file, tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.ckpt"]
 
 
 def test_the_configurations_are_the_published_ones(kind, configs, converted):

@@ -1,0 +1,177 @@
+"""The way back: an sdjax model as a diffusers directory, or as a single file in the original layout."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from sdjax.checkpoint import (
+    INDEX,
+    Component,
+    check_vacant,
+    component_classes,
+    new_directory,
+    read_component,
+    read_index,
+    read_json,
+    write_json,
+)
+from sdjax.convert import ldm_configs as ldm
+from sdjax.convert.keys import from_flax, source_name
+from sdjax.convert.ldm import PACKED, open_clip_name, unet_name, vae_name
+from sdjax.convert.write import Progress
+from sdjax.errors import CheckpointError, InputError
+from sdjax.models import MODELS
+from sdjax.tensors import write_tensors
+
+LAYOUTS = ("diffusers", "single-file")
+
+# Layers that PyTorch has as convolutions of 1x1 pixel.
+CONVOLUTIONS = ("conv_shortcut", "quant_conv", "post_quant_conv")
+PROJECTIONS = ("proj_in", "proj_out")  # in the UNet: convolutions unless `use_linear_projection`
+VAE_ATTENTION = ("to_q", "to_k", "to_v", "to_out_0")  # convolutions in the original layout only
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # as sai_model_spec calls them
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor to be written: the arrays that it is made of, one below the other, in PyTorch's layout (by strides)."""
+
+    parts: tuple[np.ndarray, ...]
+
+    def spec(self, dtype: str | None) -> jax.ShapeDtypeStruct:
+        first = self.parts[0]
+        shape = first.shape if len(self.parts) == 1 else (len(first) * len(self.parts), *first.shape[1:])
+        return jax.ShapeDtypeStruct(shape, jax.numpy.dtype(dtype or first.dtype))
+
+    def array(self, dtype: np.dtype) -> np.ndarray:
+        joined = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+        return joined.astype(dtype)
+
+
+def check_layout(destination: Path, to: str) -> None:
+    """Raises InputError for a layout that there is none of, or a destination that does not suit it."""
+    if to not in LAYOUTS:
+        raise InputError(f"to is {to!r}, it can be {' or '.join(LAYOUTS)}")
+    if to == "single-file" and destination.suffix != ".safetensors":
+        raise InputError(f"{destination} is to be a single file: let its name end in .safetensors")
+    check_vacant(destination)
+
+
+def write_export(model: Path, destination: Path, to: str, dtype: str | None, progress: Progress | None) -> None:
+    """Writes an sdjax model directory in PyTorch's layout. Nothing is left after an error.
+
+    Raises CheckpointError for a model that is damaged, or whose values are too large for the dtype.
+    """
+    index = read_index(model)
+    classes = {name: cls for name, cls in component_classes(index, model).items() if cls in MODELS}
+    components = {name: read_component(model / name, cls) for name, cls in classes.items()}
+    if to == "diffusers":
+        _write_directory(model, index, components, destination, dtype, progress)
+    else:
+        _write_file(model, components, destination, dtype, progress)
+
+
+def _write_directory(
+    model: Path,
+    index: dict[str, Any],
+    components: dict[str, Component],
+    destination: Path,
+    dtype: str | None,
+    progress: Progress | None,
+) -> None:
+    with new_directory(destination) as folder:
+        for path in sorted(place for place in model.iterdir() if place.is_dir() and place.name not in components):
+            shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
+        for name, component in components.items():
+            (folder / name).mkdir()
+            shutil.copyfile(model / name / "config.json", folder / name / "config.json")
+            is_text = name.startswith("text_encoder")
+            tensors = _tensors(model / name, component, lambda path: source_name(path), is_original=False)
+            if is_text:  # as transformers 4 called them, and all releases read them
+                tensors = {f"text_model.{tensor}": entry for tensor, entry in tensors.items()}
+            stem = "model" if is_text else "diffusion_pytorch_model"
+            _write(folder / name / f"{stem}.safetensors", name, tensors, dtype, {}, progress)
+        write_json(folder / INDEX, {key: value for key, value in index.items() if key != "sdjax"})
+
+
+def _write_file(
+    model: Path, components: dict[str, Component], destination: Path, dtype: str | None, progress: Progress | None
+) -> None:
+    tensors: dict[str, _Tensor] = {}
+    for name, component in components.items():
+        prefix, name_of = _original_names(name, component, alone=len(components) == 1)
+        named = _tensors(model / name, component, name_of, is_original=True)
+        tensors |= {prefix + tensor: entry for tensor, entry in named.items()}
+    metadata = {}
+    if (scheduler := model / "scheduler" / "scheduler_config.json").is_file():
+        prediction = read_json(scheduler).get("prediction_type", "epsilon")
+        metadata["modelspec.prediction_type"] = PREDICTIONS.get(prediction, prediction)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    _write(destination, destination.name, tensors, dtype, metadata, progress)
+
+
+def _original_names(name: str, component: Component, alone: bool) -> tuple[str, Callable[[str], str]]:
+    """What a component's tensors are called in the original layout: the beginning, and the rest by its parameter."""
+    config = component.module.config
+    if name == "unet":
+        return ldm.UNET, lambda path: unet_name(source_name(path), config)
+    if name == "vae" and hasattr(config, "use_quant_conv"):
+        return "" if alone else ldm.VAE, lambda path: vae_name(source_name(path), config)
+    if name == "text_encoder" and config.hidden_act == "gelu":
+        return ldm.OPEN_CLIP, lambda path: open_clip_name(source_name(path))
+    if name == "text_encoder":
+        return f"{ldm.CLIP}text_model.", source_name
+    raise CheckpointError(f"{name} ({type(component.module).__name__}) has no names in the original layout")
+
+
+def _tensors(
+    folder: Path, component: Component, name_of: Callable[[str], str], is_original: bool
+) -> dict[str, _Tensor]:
+    """The tensors of a component by their names in PyTorch's layout."""
+    linear = read_json(folder / "config.json").get("use_linear_projection", False)
+    class_name = type(component.module).__name__
+    convolutions = set(CONVOLUTIONS)
+    if class_name == "UNet2DConditionModel" and not linear:
+        convolutions |= set(PROJECTIONS)
+    if class_name == "AutoencoderKL" and is_original:
+        convolutions |= set(VAE_ATTENTION)
+    tensors: dict[str, _Tensor] = {}
+    for path, array in sorted(flatten_dict(component.params, sep="/").items(), key=lambda item: name_of(item[0])):
+        layer, leaf = path.split("/")[-2:]
+        name = name_of(path).partition("[")[0]  # parts [0], [1] and [2], in this order, become one
+        before = tensors[name].parts if PACKED.search(name) and name in tensors else ()
+        laid_out = from_flax(array, layer in convolutions) if leaf == "kernel" else array
+        tensors[name] = _Tensor((*before, laid_out))
+    return tensors
+
+
+def _write(
+    path: Path,
+    component: str,
+    tensors: dict[str, _Tensor],
+    dtype: str | None,
+    metadata: dict[str, str],
+    progress: Progress | None,
+) -> None:
+    specs = {name: tensor.spec(dtype) for name, tensor in tensors.items()}
+    total = sum(spec.size * spec.dtype.itemsize for spec in specs.values())
+    done = 0
+
+    def produce(name: str) -> np.ndarray:
+        nonlocal done
+        with np.errstate(over="ignore"):
+            array = tensors[name].array(specs[name].dtype)
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{name} is not finite in {array.dtype}: choose another dtype")
+        done += array.nbytes
+        if progress:
+            progress(component, done, total)
+        return array
+
+    write_tensors(path, specs, produce, {"format": "pt", **metadata})
