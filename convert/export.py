@@ -13,9 +13,7 @@ from flax.traverse_util import flatten_dict
 from sdjax.checkpoint import (
     INDEX,
     Component,
-    check_vacant,
     component_classes,
-    new_directory,
     read_component,
     read_index,
     read_json,
@@ -26,6 +24,7 @@ from sdjax.convert.keys import from_flax, source_name
 from sdjax.convert.ldm import PACKED, open_clip_name, unet_name, vae_name
 from sdjax.convert.write import Progress
 from sdjax.errors import CheckpointError, InputError
+from sdjax.folders import check_vacant, new_directory
 from sdjax.models import MODELS
 from sdjax.tensors import write_tensors
 

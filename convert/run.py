@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdjax.checkpoint import FLOATS, FORMAT, cache_directory, check_vacant, embedded_models, is_model, nearest
+from sdjax.checkpoint import FLOATS, FORMAT, cache_directory, embedded_models, is_model, nearest
 from sdjax.convert.directory import read_directory
 from sdjax.convert.export import check_layout, write_export
 from sdjax.convert.hub import download
@@ -16,6 +16,7 @@ from sdjax.convert.single_file import NOTHING_CHOSEN, Choices, read_single_file
 from sdjax.convert.source import Source
 from sdjax.convert.write import Progress, write_model
 from sdjax.errors import InputError
+from sdjax.folders import check_vacant, sweep
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -77,6 +78,7 @@ def resolve(
     source, commit = _locate(model, variant, revision, single_file)
     destination = _cached(source, commit, dtype)
     if not is_model(destination):
+        sweep(destination.parent)
         try:
             write_model(source, destination, dtype, {}, progress)
         except InputError:

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax.checkpoint import FLOATS, flat_specs, new_directory, shorten, write_component, write_index
+from sdjax.checkpoint import FLOATS, flat_specs, shorten, write_component, write_index
 from sdjax.convert.keys import match, to_flax
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
+from sdjax.folders import new_directory
 from sdjax.models import build
 
 log = logging.getLogger("sdjax")

@@ -9,10 +9,7 @@
 import difflib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -26,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import sdjax
 from sdjax.errors import CheckpointError, ConfigError, InputError
+from sdjax.folders import within
 from sdjax.models import MODELS, abstract_params, build
 from sdjax.tensors import open_tensors, write_tensors
 
@@ -171,43 +169,6 @@ def write_index(directory: Path, index: dict[str, Any], source: str, defaults: M
     write_json(directory / INDEX, {**index, "sdjax": own})
 
 
-def check_vacant(destination: Path) -> None:
-    """Raises InputError when there is something at a destination already, or nothing can be written there."""
-    try:
-        if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-            raise InputError(f"{destination} exists already: remove it first, or choose another destination")
-        existing = next(place for place in destination.absolute().parents if place.exists())
-        trial = existing / _partial_name(destination)
-        trial.mkdir()
-        trial.rmdir()
-    except OSError as error:
-        raise InputError(f"{destination} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def new_directory(destination: Path) -> Iterator[Path]:
-    """A folder beside the destination that takes its name when the block ends well, and is removed when it does not.
-
-    Raises InputError when something is at the destination already, or it cannot be written.
-    """
-    check_vacant(destination)
-    partial = destination.parent / _partial_name(destination)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.rename(partial, destination)
-    except OSError as error:
-        if error.filename and not Path(error.filename).is_relative_to(partial):
-            raise  # it was another file, such as one to be copied
-        raise InputError(f"{destination} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _partial_name(destination: Path) -> str:
-    return f".{destination.name}.{secrets.token_hex(4)}.partial"
-
-
 def component_classes(index: Mapping[str, Any], where: Path) -> dict[str, str]:
     """From model_index.json, the class name of every component that is there ([null, null] stands for none)."""
     entries = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry != [None, None]}
@@ -220,18 +181,6 @@ def component_classes(index: Mapping[str, Any], where: Path) -> dict[str, str]:
 def is_model(path: Path) -> bool:
     """Whether a path is an sdjax model directory (and not, say, a diffusers one)."""
     return (path / INDEX).is_file() and isinstance(read_json(path / INDEX).get("sdjax"), dict)
-
-
-def within(folder: Path, path: Path) -> Path:
-    """The path itself; raises CheckpointError where a symbolic link leads from it out of the folder.
-
-    The hub's cache is built of links: those of a snapshot lead to the blobs beside it.
-    """
-    root, real = folder.resolve(), path.resolve()
-    blobs = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []
-    if not any(real.is_relative_to(allowed) for allowed in (root, *blobs)):
-        raise CheckpointError(f"{path} is a symbolic link out of {folder}: put the file itself there")
-    return path
 
 
 def cache_directory() -> Path:

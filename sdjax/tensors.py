@@ -81,7 +81,7 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
     try:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            if header_bytes > MAX_HEADER:
+            if header_bytes > min(MAX_HEADER, os.fstat(file.fileno()).st_size):
                 raise ValueError(f"its header would have {header_bytes} bytes")
             text = file.read(header_bytes)
         with safe_open(path, framework="numpy") as checked:  # offsets, sizes and the file's length all agree

@@ -19,6 +19,11 @@ from checkpoints import write_tiny
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--damaged", type=int, default=200, help="how many damaged checkpoints test_fuzz tries")
+    parser.addoption("--kills", type=int, default=3, help="how often test_fuzz kills a conversion")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tests leave the user's own cache alone, and need not compile what another has, also in another process."""
@@ -77,8 +82,8 @@ def hub() -> Iterator[Callable[[str, Path], tuple[str, list[str]]]]:
     servers = []
 
     def start(repo: str, folder: Path) -> tuple[str, list[str]]:
-        (folder / "README.md").write_text("not needed")
-        files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        files["README.md"] = b"not needed"
         served: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -92,7 +97,7 @@ def hub() -> Iterator[Callable[[str, Path], tuple[str, list[str]]]]:
                     self.reply(json.dumps(info).encode(), "application/json")
                 elif name in files:
                     served.append(name)
-                    self.reply(files[name].read_bytes(), "application/octet-stream")
+                    self.reply(files[name], "application/octet-stream")
                 else:
                     self.send_response(404)
                     self.send_header("X-Error-Code", "RepoNotFound")
@@ -118,8 +123,8 @@ def hub() -> Iterator[Callable[[str, Path], tuple[str, list[str]]]]:
             return {
                 "type": "file",
                 "path": name,
-                "size": files[name].stat().st_size,
-                "oid": hashlib.sha1(files[name].read_bytes()).hexdigest(),
+                "size": len(files[name]),
+                "oid": hashlib.sha1(files[name]).hexdigest(),
             }
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

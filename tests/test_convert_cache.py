@@ -11,6 +11,7 @@ from sdjax.checkpoint import embedded_models, read_json, read_model
 from sdjax.convert import convert, resolve
 from sdjax.convert.hub import needed_files
 from sdjax.errors import CheckpointError
+from sdjax.folders import new_directory, sweep
 from sdjax.models import MODELS
 
 # The cache
@@ -150,3 +151,14 @@ def test_a_hub_that_does_not_have_it_or_is_not_there_is_one_line(tiny, tmp_path,
     ):
         assert expected in answer
         assert "\n" not in answer
+
+
+# What killed processes leave
+
+
+def test_what_a_living_process_writes_is_not_swept(tmp_path):
+    (tmp_path / ".dead.0123.partial").mkdir()
+    with new_directory(tmp_path / "model") as folder:
+        sweep(tmp_path)
+        assert sorted(tmp_path.iterdir()) == [folder]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "model"]

@@ -1,0 +1,95 @@
+"""Folders that appear when they are complete, and what is left of those that never were."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves there stays until somebody removes it
+    fcntl = None  # type: ignore[assignment]
+
+from sdjax.errors import CheckpointError, InputError
+
+PARTIAL = ".partial"
+
+
+def check_vacant(destination: Path) -> None:
+    """Raises InputError when there is something at a destination already, or nothing can be written there."""
+    try:
+        if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+            raise InputError(f"{destination} exists already: remove it first, or choose another destination")
+        existing = next(place for place in destination.absolute().parents if place.exists())
+        trial = existing / f".{secrets.token_hex(4)}.trial"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise InputError(f"{destination} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """A folder beside the destination that takes its name when the block ends well, and is removed when it does not.
+
+    Folders that killed processes left there in the same way are removed first. Raises InputError when something is at
+    the destination already, or it cannot be written.
+    """
+    check_vacant(destination)
+    sweep(destination.parent, f".{destination.name}.*{PARTIAL}")
+    partial = destination
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial, lock = _locked_folder(destination)
+        try:
+            yield partial
+            os.rename(partial, destination)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        if error.filename and not Path(error.filename).is_relative_to(partial):
+            raise  # it was another file, such as one to be copied
+        raise InputError(f"{destination} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial != destination:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep(folder: Path, pattern: str = f".*{PARTIAL}") -> None:
+    """Removes what processes that were killed have left in a folder; what living ones are writing is locked."""
+    for partial in folder.glob(pattern) if fcntl else ():
+        with suppress(OSError):  # somebody writes it, or has swept it before us
+            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _locked_folder(destination: Path) -> tuple[Path, int]:
+    """A new folder beside the destination, and a descriptor that locks it for as long as it is open."""
+    while True:
+        partial = destination.parent / f".{destination.name}.{secrets.token_hex(4)}{PARTIAL}"
+        partial.mkdir()
+        with suppress(FileNotFoundError):  # it was swept before it was locked
+            lock = os.open(partial, os.O_RDONLY)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if partial.exists():
+                return partial, lock
+            os.close(lock)
+
+
+def within(folder: Path, path: Path) -> Path:
+    """The path itself; raises CheckpointError where a symbolic link leads from it out of the folder.
+
+    The hub's cache is built of links: those of a snapshot lead to the blobs beside it.
+    """
+    root, real = folder.resolve(), path.resolve()
+    blobs = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []
+    if not any(real.is_relative_to(allowed) for allowed in (root, *blobs)):
+        raise CheckpointError(f"{path} is a symbolic link out of {folder}: put the file itself there")
+    return path
