@@ -3,9 +3,10 @@
 `convert` writes a directory of one's own; `resolve` finds any model by name and converts it into the cache if need be.
 """
 
+from sdjax.convert.inspect_file import inspect_file
 from sdjax.convert.keys import fill
-from sdjax.convert.run import convert, export, resolve
+from sdjax.convert.run import convert, export, resolve, verify
 from sdjax.convert.single_file import Choices
 from sdjax.convert.write import Progress
 
-__all__ = ["Choices", "Progress", "convert", "export", "fill", "resolve"]
+__all__ = ["Choices", "Progress", "convert", "export", "fill", "inspect_file", "resolve", "verify"]

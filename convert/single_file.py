@@ -23,6 +23,7 @@ from sdjax.models import MODELS
 log = logging.getLogger("sdjax")
 
 PREDICTIONS = ("epsilon", "v_prediction")
+MODEL_SPEC = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}  # in safetensors' metadata
 EMA = "model_ema.diffusion_model"
 SD2_BASE_STEPS = 875_000  # what the published 2.0 that predicts epsilon was trained for, as its .ckpt says
 
@@ -90,23 +91,27 @@ def read_single_file(path: Path, choices: Choices) -> Source:
 
 
 def prediction_type(state: State, kind: ldm.Kind) -> str:
-    """What the model predicts, as far as the file says so; a guess, and said to be one, where it does not."""
-    named = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    """What the model predicts; a guess, and said to be one, where the file does not say."""
+    if said := said_prediction_type(state, kind):
+        return said
+    log.warning(
+        "%s does not say what it predicts: %s is assumed; if pictures come out as noise, choose %s as its prediction "
+        "type",
+        state.path.name,
+        *kind.predicts,
+    )
+    return kind.predicts[0]
+
+
+def said_prediction_type(state: State, kind: ldm.Kind) -> str | None:
+    """What the model predicts, as far as the file says so, or its kind leaves no choice."""
     if "v_pred" in state.shapes:
         return "v_prediction"
-    said = named.get(state.metadata.get("modelspec.prediction_type", ""))
-    if said is not None:
-        return said
+    if named := MODEL_SPEC.get(state.metadata.get("modelspec.prediction_type", "")):
+        return named
     if kind is ldm.SD2 and state.global_step == SD2_BASE_STEPS:
         return "epsilon"
-    if len(kind.predicts) > 1:
-        log.warning(
-            "%s does not say what it predicts: %s is assumed; if pictures come out as noise, choose %s as its "
-            "prediction type",
-            state.path.name,
-            *kind.predicts,
-        )
-    return kind.predicts[0]
+    return kind.predicts[0] if len(kind.predicts) == 1 else None
 
 
 def _infer_configs(state: State, kind: ldm.Kind, prediction: str) -> dict[str, dict[str, Any]]:

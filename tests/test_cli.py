@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ldm_checkpoints import ema_of, random_state, small_shapes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
@@ -377,3 +378,45 @@ def test_convert_of_no_checkpoint_is_one_line_and_1(source, tmp_path, capsys):
     assert main(["convert", str(tmp_path / source), str(tmp_path / "model")]) == 1
     assert source in complaint(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "an empty folder"]
+
+
+def test_info_says_what_a_file_is_without_loading_it(shared, shapes_sd, tmp_path, capsys):
+    state = random_state(small_shapes(shared, "sd-2-v"))
+    save_file(state | ema_of(state), tmp_path / "x.safetensors", {"modelspec.prediction_type": "v"})
+    assert main(["info", str(tmp_path / "x.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
+    assert "Stable Diffusion 2.x" in shown and "v_prediction" in shown
+    unet = sum(array.size for name, array in state.items() if name.startswith("model."))
+    assert f"{unet:,}" in rows["unet"] and "float32" in rows["unet"]
+    assert "unet, averaged (EMA)" in rows
+    save_file({"lora_unet_x.lora_up.weight": np.zeros((1, 1), np.float16)}, tmp_path / "lora.safetensors")
+    assert main(["info", str(tmp_path / "lora.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    assert "LoRA in kohya's format" in shown and "float16" in shown
+    assert main(["info", str(next((shapes_sd / "vae").glob("*.safetensors")))]) == 0
+    assert "the VAE of a diffusers directory" in capsys.readouterr().out
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    assert main(["info", str(tmp_path / "broken.safetensors")]) == 1
+    assert "cannot be read as safetensors" in complaint(capsys)
+
+
+def test_convert_there_and_back(tiny, tmp_path, capsys):
+    assert main(["convert", str(tiny), str(tmp_path / "model")]) == 0
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "back"), "--to", "diffusers"]) == 0
+    assert (tmp_path / "back" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    capsys.readouterr()
+    assert main(["convert", str(tiny), str(tmp_path / "x"), "--to", "diffusers", "--no-ema"]) == 1
+    assert "convert to sdjax first" in complaint(capsys)
+
+
+def test_convert_of_a_file_takes_its_choices(shared, tmp_path, capsys):
+    save_file(random_state(small_shapes(shared, "sd-1")), tmp_path / "x.safetensors")
+    tokenizer = shared / "reference/hub/runwayml/stable-diffusion-v1-5/tokenizer"
+    options = ["--tokenizer", str(tokenizer), "--prediction-type", "v_prediction"]
+    assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "model"), *options]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "model")]) == 0
+    assert "prediction_type v_prediction" in capsys.readouterr().out
+    assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "y"), *options, "--ema"]) == 1
+    assert "no averaged" in complaint(capsys)

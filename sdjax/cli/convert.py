@@ -31,6 +31,9 @@ def convert(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default="main")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with PyTorch on random input; needs torch and diffusers.")
+    ] = False,
     ema: Annotated[
         bool | None,
         typer.Option(
@@ -80,7 +83,7 @@ def convert(
     choices = sdjax.convert.Choices(ema, prediction_type, config, tokenizer)
     with progress_bars(of_bytes=True) as report:
         if to != "sdjax":
-            if choices != sdjax.convert.Choices() or variant or revision:
+            if choices != sdjax.convert.Choices() or variant or revision or verify:
                 raise InputError(f"with --to {to}, convert to sdjax first: then the other options have their place")
             typer.echo(sdjax.convert.export(source, destination, to=to, dtype=dtype, progress=report))
             return
@@ -88,3 +91,7 @@ def convert(
             source, destination, dtype=dtype, variant=variant, revision=revision, single_file=choices, progress=report
         )
     typer.echo(made)
+    if verify:
+        differences = sdjax.convert.verify(source, made, variant=variant, revision=revision, single_file=choices)
+        for component, difference in differences.items():
+            typer.echo(f"{component} differs from PyTorch's by {difference:.1e} of the largest value")

@@ -24,6 +24,8 @@ SCHEDULER_KEYS = (
     "timestep_spacing",
 )
 
+SHOWN_METADATA = ("modelspec.title", "modelspec.architecture", "ss_network_dim", "ss_base_model_version")
+
 LEFT = ("component", "class", "dtype", "unet block")  # columns of words
 
 
@@ -39,6 +41,9 @@ def info(
     from sdjax.checkpoint import read_model
     from sdjax.convert import resolve
 
+    if Path(model).is_file():
+        _describe_file(Path(model))
+        return
     with progress_bars(of_bytes=True) as report:
         opened = read_model(resolve(model, progress=report))
     settings = {key: opened.scheduler_config[key] for key in SCHEDULER_KEYS if key in opened.scheduler_config}
@@ -65,6 +70,24 @@ def _show_picture(path: Path) -> None:
             console.print(Text.assemble((f"{name:<18}", "bold"), str(value)), soft_wrap=True)
     for field in settings.get("not_followed", ()):
         console.print(Text.assemble(("not followed      ", "bold"), field), soft_wrap=True)
+
+
+def _describe_file(path: Path) -> None:
+    """What a file is, read off the names of its tensors."""
+    from sdjax.convert import inspect_file
+
+    found = inspect_file(path)
+    console = Console()
+    table = _table("component", "parameters", "dtype", "size")
+    for name, network in found.networks.items():
+        table.add_row(name, f"{network.parameters:,}", network.dtypes, _megabytes(network.size))
+    console.print(table)
+    console.print()
+    _line(console, "file", found.what)
+    if "unet" in found.networks:
+        _line(console, "predicts", found.prediction_type or "epsilon or v_prediction: it does not say")
+    for key in sorted(found.metadata.keys() & set(SHOWN_METADATA)):
+        _line(console, key.rpartition(".")[2], " ".join(found.metadata[key].split())[:200])
 
 
 def _components_table(components: "dict[str, Component]") -> Table:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file as load_file_torch
 from safetensors.torch import save_file
 
 from sdjax.checkpoint import flat_specs, read_json
-from sdjax.convert import convert, export
+from sdjax.convert import convert, export, verify
 from sdjax.convert.keys import match, source_name
 from sdjax.errors import CheckpointError
 from sdjax.models import build
@@ -197,6 +197,16 @@ def test_diffusers_loads_what_comes_back_as_a_single_file(trained, tmp_path, com
         loaded = LOADERS[component].from_single_file(str(file), config=str(trained), subfolder=component)
     assert loaded.state_dict().keys() == original.state_dict().keys()
     assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_verify_compares_with_what_pytorch_reads(trained, tmp_path, capsys):
+    """The UNet, which is changed after the conversion, differs; the others do not."""
+    convert(trained, tmp_path / "model", dtype="bfloat16")
+    rewrite(trained / UNET, lambda tensors: tensors["conv_in.bias"].__iadd__(1))
+    errors = verify(trained, tmp_path / "model")
+    assert errors.keys() == LOADERS.keys()
+    assert errors.pop("unet") > 1e-3
+    assert max(errors.values()) <= 1e-5
 
 
 PUBLISHED = [

@@ -20,7 +20,7 @@ from safetensors.torch import save_file as save_file_torch
 from test_convert import Evil, assert_same
 
 from sdjax.checkpoint import read_component, read_json
-from sdjax.convert import Choices, convert
+from sdjax.convert import Choices, convert, verify
 from sdjax.errors import CheckpointError
 
 TOLERANCE = 1e-5
@@ -121,6 +121,8 @@ def test_averaged_weights_are_those_that_diffusers_extracts(shared, tmp_path):
     save_file(state | ema_of(state), file)
     converted = convert(file, tmp_path / "model", single_file=Choices(tokenizer=configs / "tokenizer"))
     assert_same(converted, "unet", load_theirs("unet", file, configs, extract_ema=True))
+    differences = verify(file, converted, single_file=Choices(tokenizer=configs / "tokenizer"))
+    assert set(differences) == {"text_encoder", "unet", "vae"} and max(differences.values()) <= TOLERANCE
 
 
 class ModelCheckpoint:
