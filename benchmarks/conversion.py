@@ -16,7 +16,7 @@ from benchmarks.configs import SD15
 from benchmarks.processes import peak_memory, run_python
 from benchmarks.report import JsonOption, publish
 from sdjax.checkpoint import flat_specs, read_json
-from sdjax.convert import convert
+from sdjax.convert import Choices, convert
 from sdjax.convert.directory import sort_components
 from sdjax.convert.keys import source_name, source_shapes
 from sdjax.models import build
@@ -25,7 +25,11 @@ from sdjax.tensors import write_tensors
 
 def conversion(
     configs: Annotated[Path, typer.Option(help="A checkpoint's folder; weights are not needed.", exists=True)] = SD15,
+    keys: Annotated[
+        Path | None, typer.Option(help="A list of a single file's tensors, as in ldm-keys: that file is converted.")
+    ] = None,
     dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="What is written.")] = "float32",
+    diffusers: Annotated[bool, typer.Option("--diffusers", help="Also let diffusers load the single file.")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Converting a checkpoint of random float32 weights, in a process of its own.
@@ -33,10 +37,34 @@ def conversion(
     At SD 1.5's size, 9 GB in the folder for temporary files and a minute.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, destination = Path(folder) / "source", Path(folder) / "converted"
-        write_checkpoint(configs, source)
-        row = run_python("-m", "benchmarks.conversion", source, destination, dtype)
-    publish("conversion", [{"dtype": dtype, **row}], json_file, f"{configs}; float32 to {dtype}")
+        destination = Path(folder) / "converted"
+        if keys is None:
+            source = Path(folder) / "source"
+            write_checkpoint(configs, source)
+        else:
+            source = Path(folder) / f"{keys.stem}.safetensors"
+            write_single_file(keys, source)
+        rows = [
+            {"what": "sdjax", **run_python("-m", "benchmarks.conversion", "sdjax", source, destination, dtype, configs)}
+        ]
+        if diffusers:
+            shutil.rmtree(destination)
+            measured = run_python("-m", "benchmarks.conversion", "diffusers", source, configs)
+            rows.append({"what": "diffusers", **measured, "output GB": 0.0})
+    publish("conversion", rows, json_file, f"{keys or configs}; float32 to {dtype}")
+
+
+def write_single_file(keys: Path, path: Path) -> None:
+    """A single file of these tensors; every one is a cut of one random block."""
+    noise = np.random.default_rng(0).standard_normal(1 << 26, np.float32) / 50
+    listed = json.loads(keys.read_text())
+    specs = {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for name, (shape, dtype) in listed.items()}
+    write_tensors(
+        path,
+        specs,
+        lambda name: noise[: specs[name].size].reshape(specs[name].shape).astype(specs[name].dtype),
+        {"format": "pt"},
+    )
 
 
 def write_checkpoint(configs: Path, folder: Path) -> None:
@@ -64,13 +92,28 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(source: Path, destination: Path, dtype: str) -> dict[str, float]:
+def measure(source: Path, destination: Path, dtype: str, configs: Path) -> dict[str, float]:
     """Convert, and say how long it took, the most memory that this process held, and the size of what was written."""
+    choices = Choices(tokenizer=configs / "tokenizer") if source.is_file() else Choices()
     start = time.perf_counter()
-    convert(source, destination, dtype=dtype)
+    convert(source, destination, dtype=dtype, single_file=choices)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "peak GB": peak_memory() / 1e9, "output GB": size(destination) / 1e9}
 
 
+def measure_diffusers(source: Path, configs: Path) -> dict[str, float]:
+    """The same of diffusers, which leaves the model in memory."""
+    from diffusers import StableDiffusionPipeline
+
+    start = time.perf_counter()
+    StableDiffusionPipeline.from_single_file(str(source), config=str(configs), local_files_only=True)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak GB": peak_memory() / 1e9}
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])))
+    what, first, *others = sys.argv[1:]
+    if what == "diffusers":
+        print(json.dumps(measure_diffusers(Path(first), Path(others[0]))))
+    else:
+        print(json.dumps(measure(Path(first), Path(others[0]), others[1], Path(others[2]))))

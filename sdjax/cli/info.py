@@ -33,7 +33,7 @@ def info(
     model: Annotated[str, typer.Argument(help="An embedded model, a directory, a file, a hub id, or a PNG.")] = "shapes",
     blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
 ) -> None:
-    """Say what a model consists of (components, parameters, scheduler), or how a picture was made."""
+    """Say what a model consists of (components, parameters, scheduler), what a file is, or how a picture was made."""
     if Path(model).suffix.lower() == ".png" and Path(model).is_file():
         _show_picture(Path(model))
         return
