@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 SINGLE_FILE = "a Stable Diffusion checkpoint in the original layout"
 VAE = "a VAE in the original layout"
+TINY_VAE = "a tiny VAE (TAESD)"
 
 # The first that any name begins with counts.
 SIGNS = (
@@ -17,7 +18,7 @@ SIGNS = (
     ("a textual inversion embedding", r"emb_params$|string_to_param|clip_[lg]$|<.*>$"),
     (SINGLE_FILE, r"model\.diffusion_model\.input_blocks\.0\.0\.weight$"),
     (VAE, r"(first_stage_model\.)?decoder\.up\.\d+\.block\."),
-    ("a tiny VAE (TAESD)", r"((taesd_)?(encoder|decoder)\.)?(layers\.)?1\.weight$"),
+    (TINY_VAE, r"((encoder|decoder)\.layers\.)?\d+\.conv\.0\.weight$"),
     ("the UNet of a diffusers directory", r"down_blocks\.\d+\.resnets\..*time_emb_proj"),
     ("the VAE of a diffusers directory", r"decoder\.up_blocks\."),
     ("the text encoder of a diffusers directory", r"(text_model\.)?encoder\.layers\.\d+\.self_attn"),

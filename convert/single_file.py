@@ -13,9 +13,10 @@ from sdjax.convert import ldm_configs as ldm
 from sdjax.convert.directory import read_config
 from sdjax.convert.keys import source_name
 from sdjax.convert.ldm import Inside, Unpacked, ema_name, open_clip_name, unet_name, vae_name
-from sdjax.convert.recognise import SINGLE_FILE, VAE, describe
+from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.convert.source import Part, Source
 from sdjax.convert.state import IGNORED, State, check_claimed, open_state
+from sdjax.convert.taesd import read_tiny_vae
 from sdjax.convert.tokenizer import END, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
 from sdjax.models import MODELS
@@ -68,6 +69,8 @@ def read_single_file(path: Path, choices: Choices) -> Source:
     what = describe(state.shapes)
     if what == VAE:
         return _autoencoder(state, choices)
+    if what == TINY_VAE:
+        return read_tiny_vae(state)
     if what != SINGLE_FILE:
         raise CheckpointError(f"{path} is {what}, and cannot be converted as a model of its own")
     kind = ldm.kind_of(state.shapes, str(path))

@@ -31,7 +31,7 @@ def load(
 ) -> Pipeline:
     """Open a model and place it on the local devices.
 
-    model: an embedded model's name ("shapes"), an sdjax or diffusers directory, or a hub id such as
+    model: an embedded model's name ("shapes"), an sdjax or diffusers directory, a single file, or a hub id such as
         "stable-diffusion-v1-5/stable-diffusion-v1-5". What is not in sdjax's own format yet is converted once into the
         cache ($SDJAX_CACHE, else ~/.cache/sdjax).
     dtype: "float32", "bfloat16" or "float16", what is computed in; where None, float32 on the CPU and bfloat16

@@ -312,6 +312,52 @@ def test_a_file_with_only_a_vae_becomes_a_model_of_one_component(state, converte
     assert "stray" in refused(changed(vae, tmp_path), tmp_path)
 
 
+# The layers of TAESD that hold anything, by their number in the author's two files: convolutions, and blocks of three.
+TAESD = {"encoder": ([0, 2, 6, 10, 14], [1, 3, 4, 5, 7, 8, 9, 11, 12, 13]),
+         "decoder": ([1, 7, 12, 17, 19], [3, 4, 5, 8, 9, 10, 13, 14, 15, 18])}  # fmt: skip
+
+
+def taesd_half(half: str) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    convolutions, blocks = TAESD[half]
+    first, last = convolutions[0], convolutions[-1]
+    inputs, outputs = (3, 4) if half == "encoder" else (4, 3)
+    tensors = {}
+    for number in convolutions:
+        shape = (outputs if number == last else 64, inputs if number == first else 64, 3, 3)
+        tensors[f"{number}.weight"] = random.standard_normal(shape, np.float32)
+        if number in (first, last):
+            tensors[f"{number}.bias"] = random.standard_normal(shape[:1], np.float32)
+    for number in blocks:
+        for part in (0, 2, 4):
+            tensors[f"{number}.conv.{part}.weight"] = random.standard_normal((64, 64, 3, 3), np.float32)
+            tensors[f"{number}.conv.{part}.bias"] = random.standard_normal(64, np.float32)
+    return tensors
+
+
+@pytest.mark.parametrize("named", ["encoder", "decoder"])
+def test_the_two_halves_of_a_tiny_vae_become_one(tmp_path, named):
+    halves = {half: taesd_half(half) for half in TAESD}
+    for half, tensors in halves.items():
+        save_file(tensors, tmp_path / f"taesd_{half}.safetensors")
+    made = open_tensors(convert(tmp_path / f"taesd_{named}.safetensors", tmp_path / "vae") / "vae/model.safetensors")
+    assert len(made) == sum(len(tensors) for tensors in halves.values())
+    for ours, half, theirs in (
+        ("encoder/layers_14/kernel", "encoder", "14.weight"),
+        ("encoder/layers_7/conv_2/kernel", "encoder", "7.conv.2.weight"),
+        ("decoder/layers_0/kernel", "decoder", "1.weight"),
+        ("decoder/layers_17/conv_4/kernel", "decoder", "18.conv.4.weight"),
+    ):
+        assert np.array_equal(np.moveaxis(made[ours], (-1, -2), (0, 1)), halves[half][theirs])
+
+
+def test_one_half_of_a_tiny_vae_is_not_enough(tmp_path):
+    save_file(taesd_half("decoder"), tmp_path / "taesd_decoder.safetensors")
+    assert "its encoder must lie beside it" in refused(tmp_path / "taesd_decoder.safetensors", tmp_path)
+    (tmp_path / "taesd_decoder.safetensors").rename(tmp_path / "x.safetensors")
+    assert "its encoder must lie beside it" in refused(tmp_path / "x.safetensors", tmp_path)
+
+
 # The cache
 
 

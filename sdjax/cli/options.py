@@ -16,7 +16,7 @@ Output = Annotated[
         "or a folder in which pictures are numbered and none is replaced.",
     ),
 ]
-Model = Annotated[str, typer.Option(help="An embedded model, a directory, or a hub id.")]
+Model = Annotated[str, typer.Option(help="An embedded model, a directory, a file, or a hub id.")]
 Sampler = Annotated[
     str | None, typer.Option(help="One of those that `sdjax samplers` lists.", show_default="the model's own")
 ]
