@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--damaged", type=int, default=200, help="how many damaged checkpoints test_fuzz tries")
+    parser.addoption("--damaged", type=int, default=150, help="how many damaged checkpoints test_fuzz tries")
     parser.addoption("--kills", type=int, default=3, help="how often test_fuzz kills a conversion")
 
 

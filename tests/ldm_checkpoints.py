@@ -4,7 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from sdjax.tensors import write_tensors
 
 KINDS = ["sd-1", "sd-1-inpainting", "sd-2-base", "sd-2-v", "sd-2-inpainting", "sd-2-depth", "sd-2-x4-upscaler"]
 
@@ -63,6 +66,18 @@ def random_state(shapes: dict[str, tuple[list[int], str]], seed: int = 0) -> dic
             noise = 1 + noise / 10
         state[key] = np.asarray(noise / 10 if key.endswith("bias") else noise, np.float32)
     return state
+
+
+def write_full_size(shared: Path, kind: str, path: Path) -> None:
+    """A file of a kind as large as the published one; every tensor is a cut of one random block."""
+    noise = np.random.default_rng(0).standard_normal(1 << 26, np.float32) / 50
+    listed = json.loads((shared / f"reference/ldm-keys/{kind}.json").read_text())
+    specs = {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for name, (shape, dtype) in listed.items()}
+
+    def produce(name: str) -> np.ndarray:
+        return noise[: specs[name].size].reshape(specs[name].shape).astype(specs[name].dtype)
+
+    write_tensors(path, specs, produce, {"format": "pt"})
 
 
 def ema_of(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

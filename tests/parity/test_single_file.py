@@ -13,17 +13,20 @@ import torch
 import transformers
 from checkpoints import tensors_of
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from ldm_checkpoints import KINDS, ema_of, random_state, small_configs, small_shapes
+from flax.traverse_util import flatten_dict
+from ldm_checkpoints import CONFIGS, KINDS, ema_of, random_state, small_configs, small_shapes, write_full_size
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_file_torch
 from test_convert import Evil, assert_same
 
-from sdjax.checkpoint import read_component, read_json
+from sdjax.checkpoint import flat_specs, read_component, read_json, read_model
 from sdjax.convert import Choices, convert, verify
 from sdjax.errors import CheckpointError
+from sdjax.models import build
 
 TOLERANCE = 1e-5
+CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -76,8 +79,7 @@ def relative(ours: jax.Array, theirs: torch.Tensor) -> float:
 def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
     """Both on the same random input."""
     random = np.random.default_rng(1)
-    classes = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-    ours = read_component(converted / component, classes[component])
+    ours = read_component(converted / component, CLASSES[component])
     config = ours.module.config
     variables = {"params": jax.tree.map(jnp.asarray, ours.params)}
     with torch.no_grad():
@@ -189,3 +191,24 @@ def test_the_configurations_are_the_published_ones(kind, configs, converted):
             if kind in ("sd-2-base", "sd-2-depth") and key == "prediction_type":
                 continue  # their reference is 2.1, which predicts v
             assert ours[key] == published[key], (component, key)
+
+
+@pytest.mark.full_size
+def test_the_real_sizes_are_converted_with_nothing_missing_and_nothing_left_over(shared, kind, tmp_path):
+    """Random weights under the published names: what is converted is what diffusers builds from the published configs.
+
+    Conversion itself refuses a tensor too many or one too few.
+    """
+    file = tmp_path / f"{kind}.safetensors"
+    write_full_size(shared, kind, file)
+    published = shared / "reference/hub" / CONFIGS[kind]
+    choices = Choices(tokenizer=published / "tokenizer")
+    model = read_model(convert(file, tmp_path / "model", dtype="float16", single_file=choices))
+    file.unlink()
+    for component, class_name in CLASSES.items():
+        config = read_json(published / component / "config.json")
+        if kind == "sd-2-depth" and component == "unet":
+            config["in_channels"] = 5
+        expected = flat_specs(build(class_name, config))
+        found = flatten_dict(model.components[component].params, sep="/")
+        assert {name: array.shape for name, array in found.items()} == {n: s.shape for n, s in expected.items()}
