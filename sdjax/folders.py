@@ -1,5 +1,6 @@
 """Folders that appear when they are complete, and what is left of those that never were."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -38,7 +39,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     the destination already, or it cannot be written.
     """
     check_vacant(destination)
-    sweep(destination.parent, f".{destination.name}.*{PARTIAL}")
+    sweep(destination.parent, f".{glob.escape(destination.name)}.*{PARTIAL}")
     partial = destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

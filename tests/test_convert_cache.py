@@ -162,3 +162,12 @@ def test_what_a_living_process_writes_is_not_swept(tmp_path):
         sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == [folder]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+@pytest.mark.parametrize("name", ["model", "model[1]", "*"])
+def test_a_new_folder_sweeps_what_has_its_own_name_only(tmp_path, name):
+    mine, other = tmp_path / f".{name}.0123.partial", tmp_path / ".other.0123.partial"
+    mine.mkdir()
+    other.mkdir()
+    with new_directory(tmp_path / name):
+        assert not mine.exists() and other.exists()
