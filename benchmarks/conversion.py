@@ -29,7 +29,9 @@ def conversion(
         Path | None, typer.Option(help="A list of a single file's tensors, as in ldm-keys: that file is converted.")
     ] = None,
     dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="What is written.")] = "float32",
-    diffusers: Annotated[bool, typer.Option("--diffusers", help="Also let diffusers load the single file.")] = False,
+    diffusers: Annotated[
+        bool, typer.Option("--diffusers", help="Also let diffusers load, and save, the single file.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Converting a checkpoint of random float32 weights, in a process of its own.
@@ -44,13 +46,11 @@ def conversion(
         else:
             source = Path(folder) / f"{keys.stem}.safetensors"
             write_single_file(keys, source)
-        rows = [
-            {"what": "sdjax", **run_python("-m", "benchmarks.conversion", "sdjax", source, destination, dtype, configs)}
-        ]
-        if diffusers:
-            shutil.rmtree(destination)
-            measured = run_python("-m", "benchmarks.conversion", "diffusers", source, configs)
-            rows.append({"what": "diffusers", **measured, "output GB": 0.0})
+        rows = []
+        for what in ("sdjax", *(("diffusers, loaded", "diffusers, saved") if diffusers else ())):
+            measured = run_python("-m", "benchmarks.conversion", what, source, destination, dtype, configs)
+            rows.append({"what": what, **measured})
+            shutil.rmtree(destination, ignore_errors=True)
     publish("conversion", rows, json_file, f"{keys or configs}; float32 to {dtype}")
 
 
@@ -95,25 +95,37 @@ def size(folder: Path) -> int:
 def measure(source: Path, destination: Path, dtype: str, configs: Path) -> dict[str, float]:
     """Convert, and say how long it took, the most memory that this process held, and the size of what was written."""
     choices = Choices(tokenizer=configs / "tokenizer") if source.is_file() else Choices()
-    start = time.perf_counter()
+    clocks = Clocks()
     convert(source, destination, dtype=dtype, single_file=choices)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak GB": peak_memory() / 1e9, "output GB": size(destination) / 1e9}
+    return {**clocks.read(), "output GB": size(destination) / 1e9}
 
 
-def measure_diffusers(source: Path, configs: Path) -> dict[str, float]:
-    """The same of diffusers, which leaves the model in memory."""
+def measure_diffusers(source: Path, destination: Path, configs: Path, saves: bool) -> dict[str, float]:
+    """The same of diffusers. Where it only loads, it maps the file and reads no weights."""
     from diffusers import StableDiffusionPipeline
 
-    start = time.perf_counter()
-    StableDiffusionPipeline.from_single_file(str(source), config=str(configs), local_files_only=True)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak GB": peak_memory() / 1e9}
+    clocks = Clocks()
+    pipe = StableDiffusionPipeline.from_single_file(str(source), config=str(configs), local_files_only=True)
+    if saves:
+        pipe.save_pretrained(destination)
+    return {**clocks.read(), "output GB": size(destination) / 1e9 if saves else 0.0}
+
+
+class Clocks:
+    """Time since it was made: on the wall, and of the processor; and the most memory that this process ever held."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {"seconds": wall, "CPU seconds": cpu, "peak GB": peak_memory() / 1e9}
 
 
 if __name__ == "__main__":
-    what, first, *others = sys.argv[1:]
-    if what == "diffusers":
-        print(json.dumps(measure_diffusers(Path(first), Path(others[0]))))
+    what, source, destination, dtype, configs = sys.argv[1:]
+    if what == "sdjax":
+        print(json.dumps(measure(Path(source), Path(destination), dtype, Path(configs))))
     else:
-        print(json.dumps(measure(Path(first), Path(others[0]), others[1], Path(others[2]))))
+        saves = what == "diffusers, saved"
+        print(json.dumps(measure_diffusers(Path(source), Path(destination), Path(configs), saves)))

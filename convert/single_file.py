@@ -67,28 +67,27 @@ def read_single_file(path: Path, choices: Choices) -> Source:
     """
     state = open_state(path)
     what = describe(state.shapes)
-    if what == VAE:
-        return _autoencoder(state, choices)
-    if what == TINY_VAE:
-        return read_tiny_vae(state)
+    if what in (VAE, TINY_VAE):
+        if choices != Choices(config=choices.config) or (what == TINY_VAE and choices.config):
+            raise InputError(f"{path} is {what}: there is no EMA, prediction type or tokenizer to choose")
+        return _autoencoder(state, choices) if what == VAE else read_tiny_vae(state)
     if what != SINGLE_FILE:
         raise CheckpointError(f"{path} is {what}, and cannot be converted as a model of its own")
     kind = ldm.kind_of(state.shapes, str(path))
     prefix, unet = _unet_names(state, choices.ema)
     encoder = ldm.OPEN_CLIP if state.has(ldm.OPEN_CLIP) else ldm.CLIP
     check_claimed(state, (ldm.UNET, ldm.VAE, encoder))
-    prediction = choices.prediction_type or prediction_type(state, kind)
-    configs = _read_configs(choices) if choices.config else _infer_configs(state, kind, prediction)
-    if choices.config and choices.prediction_type:
-        configs["scheduler"]["prediction_type"] = choices.prediction_type
+    configs = _read_configs(choices) if choices.config else _infer_configs(state, kind, choices)
     text = _open_clip_part if encoder == ldm.OPEN_CLIP else _clip_part
     parts = {
         "text_encoder": text(state, configs["text_encoder"]),
         "unet": _part(state, prefix, "UNet2DConditionModel", configs["unet"], unet),
         "vae": _part(state, ldm.VAE, "AutoencoderKL", configs["vae"], vae_name),
     }
-    weights = "averaged (EMA) weights" if prefix == EMA else "its weights, not averaged ones"
-    log.info("%s: %s, %s, %s", path.name, kind.title, configs["scheduler"].get("prediction_type", "epsilon"), weights)
+    weights = (
+        ", its averaged (EMA) weights" if prefix == EMA else ", not its averaged weights" if state.has(EMA) else ""
+    )
+    log.info("%s: %s, %s%s", path.name, kind.title, configs["scheduler"].get("prediction_type", "epsilon"), weights)
     copied = partial(_copied, configs, choices, END if encoder == ldm.CLIP else "!")
     return Source(path, path.stem, _index(kind, configs), parts, copied, _files(path, choices), _said(choices))
 
@@ -117,8 +116,8 @@ def said_prediction_type(state: State, kind: ldm.Kind) -> str | None:
     return kind.predicts[0] if len(kind.predicts) == 1 else None
 
 
-def _infer_configs(state: State, kind: ldm.Kind, prediction: str) -> dict[str, dict[str, Any]]:
-    where = str(state.path)
+def _infer_configs(state: State, kind: ldm.Kind, choices: Choices) -> dict[str, dict[str, Any]]:
+    where, prediction = str(state.path), choices.prediction_type or prediction_type(state, kind)
     size = 64 if kind is ldm.SD2 and prediction == "epsilon" else kind.sample_size
     configs = {
         "text_encoder": ldm.text_config(state.shapes, where),
@@ -133,8 +132,11 @@ def _read_configs(choices: Choices) -> dict[str, dict[str, Any]]:
     folder = choices.config
     assert folder is not None
     configs = {component: read_config(folder, f"{component}/config.json") for component in NETWORKS}
-    schedulers = [name for name in ("scheduler", "low_res_scheduler") if (folder / name).is_dir()]
-    return configs | {name: read_config(folder, f"{name}/scheduler_config.json") for name in schedulers}
+    schedulers = ["scheduler", *(["low_res_scheduler"] if (folder / "low_res_scheduler").is_dir() else [])]
+    configs |= {name: read_config(folder, f"{name}/scheduler_config.json") for name in schedulers}
+    if choices.prediction_type:
+        configs["scheduler"]["prediction_type"] = choices.prediction_type
+    return configs
 
 
 def _unet_names(state: State, ema: bool | None) -> tuple[str, Callable[..., str]]:
@@ -187,8 +189,6 @@ def _open_clip_part(state: State, config: dict[str, Any]) -> Part:
 
 def _autoencoder(state: State, choices: Choices) -> Source:
     """A file that holds nothing but a VAE, which becomes a model of one component."""
-    if choices.ema is not None or choices.prediction_type is not None or choices.tokenizer is not None:
-        raise InputError(f"{state.path} is {VAE}: of the choices only a config suits it")
     prefix = ldm.VAE if state.has(ldm.VAE) else ""
     check_claimed(state, (prefix,))
     folder = choices.config
