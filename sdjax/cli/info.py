@@ -30,7 +30,9 @@ LEFT = ("component", "class", "dtype", "unet block")  # columns of words
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="An embedded model, a directory, a file, a hub id, or a PNG.")] = "shapes",
+    model: Annotated[
+        str, typer.Argument(help="An embedded model, a directory, a file, a hub id, or a PNG.")
+    ] = "shapes",
     blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
 ) -> None:
     """Say what a model consists of (components, parameters, scheduler), what a file is, or how a picture was made."""
