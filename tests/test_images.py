@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw
 
 import sdjax
 from sdjax.arguments import Picture
+from sdjax.cli import main
 from sdjax.errors import InputError
+from sdjax.images import read_settings
 from sdjax.inputs import Repaint, bicubic, read_depth, read_image, read_mask, surroundings, to_array
 
 HEART = "a big red heart at the top left on a yellow background"
@@ -255,3 +257,24 @@ def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
     assert np.array_equal(np.asarray(got.images[0]), np.asarray(by_hand.images[0]))
     assert got.nfe == pipe(HEART, **settings).nfe + by_hand.nfe
     assert got.settings[0]["width"] == 64 and got.settings[0]["hires_scale"] == 1.5
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    """One picture into the next: painted, painted over, and a part of it painted anew."""
+    scene, over, anew, mask = (str(tmp_path / f"{name}.png") for name in ("scene", "over", "anew", "mask"))
+    mask_of(20, 20, 50, 50).save(mask)
+    few = ["--steps", "4", "--seed", "3"]
+    assert main(["generate", HEART, "-o", scene, *few]) == 0
+    assert main(["img2img", "a blue star", scene, "--strength", "0.5", "-o", over, *few]) == 0
+    assert main(["inpaint", "a blue star", over, mask, "--mask-blur", "0", "-o", anew, *few]) == 0
+    before, after = (np.asarray(Image.open(path)) for path in (over, anew))
+    outside = np.asarray(Image.open(mask)) == 0
+    assert np.array_equal(before[outside], after[outside]) and not np.array_equal(before, after)
+    told = read_settings(anew)
+    assert (told["image"], told["mask_image"], told["strength"]) == (over, mask, 0.8)
+    assert capsys.readouterr().out.split() == [scene, over, anew]
+
+
+def test_the_command_line_names_a_wrong_picture_before_loading_a_model(tmp_path, capsys):
+    assert main(["img2img", "a star", str(tmp_path / "absent.png"), "--model", "no/model"]) == 1
+    assert "image: there is no file" in capsys.readouterr().err
