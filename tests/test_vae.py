@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from checkpoints import VAE, edit_json
 from safetensors.numpy import save_file
-from test_convert_cache import ask, hub  # noqa: F401
 
 import sdjax
 from sdjax.checkpoint import flat_specs, read_model, read_vae
@@ -81,9 +80,9 @@ def test_other_latents_are_refused(tmp_path):
         sdjax.load(vae=vae)
 
 
-def test_a_vae_on_the_hub(tiny_vae, tmp_path, hub):  # noqa: F811
+def test_a_vae_on_the_hub(tiny_vae, tmp_path, hub, ask_hub):
     endpoint, served = hub("org/taesd", tiny_vae)
-    found = Path(ask("org/taesd", tmp_path / "home", endpoint))
+    found = Path(ask_hub("org/taesd", tmp_path / "home", endpoint))
     assert sorted(set(served)) == ["config.json", "diffusion_pytorch_model.safetensors"]
-    assert Path(ask("org/taesd", tmp_path / "home", endpoint, offline=True)) == found
+    assert Path(ask_hub("org/taesd", tmp_path / "home", endpoint, offline=True)) == found
     assert "decoder" in read_vae(found).params
