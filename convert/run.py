@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sdjax.convert.verify import compare
 from sdjax.convert.write import Progress, write_model
 from sdjax.errors import InputError
 from sdjax.folders import check_vacant, sweep
+from sdjax.lora_files import read_lora
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -31,6 +32,7 @@ def convert(
     revision: str | None = None,
     single_file: Choices = NOTHING_CHOSEN,
     defaults: Mapping[str, Any] | None = None,
+    loras: Sequence[tuple[str | os.PathLike, float]] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Converts a PyTorch checkpoint into a new sdjax model directory, and returns its path.
@@ -43,6 +45,7 @@ def convert(
     revision     a branch, tag or commit on the hub
     single_file  what there is to decide about a single file
     defaults     arguments of a pipeline call that suit this model, such as {"guidance_scale": 3.0}
+    loras        LoRA files to add to the model for good, each with its scale
     progress     called after every tensor with (component, bytes written, bytes in all)
 
     Raises InputError for a bad argument or a model that is not there, CheckpointError for files that are missing,
@@ -51,8 +54,9 @@ def convert(
     _check_dtype(dtype)
     destination = Path(destination)
     check_vacant(destination)
+    lora_files = [(read_lora(path), scale) for path, scale in loras]
     found, _ = _locate(source, variant, revision, single_file)
-    write_model(found, destination, dtype, defaults or {}, progress)
+    write_model(found, destination, dtype, defaults or {}, progress, lora_files)
     return destination
 
 

@@ -1,11 +1,12 @@
 """Writing a source as an sdjax model directory."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,6 +15,8 @@ from sdjax.convert.keys import match, to_flax
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.folders import new_directory
+from sdjax.lora import Lora, added, kernels_of, lora_for
+from sdjax.lora_files import LoraFile
 from sdjax.models import build
 
 log = logging.getLogger("sdjax")
@@ -30,13 +33,17 @@ def write_model(
     dtype: str | None,
     defaults: Mapping[str, Any],
     progress: Progress | None,
+    lora_files: Sequence[tuple[LoraFile, float]] = (),
 ) -> None:
-    """Writes `source` as an sdjax model directory.
+    """Writes `source` as an sdjax model directory, with what LoRAs add to it, each times its scale.
 
     The destination appears when it is complete, and not at all after an error.
     """
     copied = source.copied()
     jobs = [_plan(name, part, dtype) for name, part in source.parts.items()]  # mismatches show before any writing
+    modules = {job.component: job.module for job in jobs}
+    loras = [lora_for(file, modules, scale) for file, scale in lora_files]
+    name_with_loras = " + ".join([source.name, *(f"{lora.path.name}:{lora.scale}" for lora in loras)])
     index = {**source.index, **{left_out: [None, None] for left_out in LEFT_OUT if left_out in source.index}}
     if skipped := [key for key in index if index[key] != source.index[key]]:
         log.info("%s: %s left out: sdjax has no use for them", source.name, ", ".join(skipped))
@@ -45,8 +52,8 @@ def write_model(
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         while jobs:  # a job that is done gives back its source's memory
-            jobs.pop(0).write(folder, source.name, progress)
-        write_index(folder, index, source.name, defaults)
+            jobs.pop(0).write(folder, name_with_loras, loras, progress)
+        write_index(folder, index, name_with_loras, defaults)
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,15 @@ class _Job:
 
     component: str
     config: dict[str, Any]
+    module: nn.Module
     tensors: Mapping[str, np.ndarray]
     names: dict[str, str]  # Flax parameter -> tensor
     specs: dict[str, jax.ShapeDtypeStruct]  # as they will be written
 
-    def write(self, folder: Path, source: str, progress: Progress | None) -> None:
+    def write(self, folder: Path, source: str, loras: Sequence[Lora], progress: Progress | None) -> None:
         """Writes the component's folder. Raises CheckpointError that names the tensors which are not finite."""
         total = sum(spec.size * spec.dtype.itemsize for spec in self.specs.values())
+        changed = set(kernels_of(loras))
         done = 0
         broken: list[str] = []
         overflown: list[str] = []
@@ -70,7 +79,11 @@ class _Job:
             nonlocal done
             spec, tensor = self.specs[path], self.tensors[self.names[path]]
             with np.errstate(over="ignore"):  # the overflow is found below
-                array = to_flax(tensor, path, spec.shape, spec.dtype)
+                if (self.component, path) in changed:  # summed in float32, and rounded once
+                    base = to_flax(tensor, path, spec.shape, np.dtype(np.float32))
+                    array = added(base, loras, (self.component, path)).astype(spec.dtype)
+                else:
+                    array = to_flax(tensor, path, spec.shape, spec.dtype)
             if not np.isfinite(array).all():
                 (overflown if np.isfinite(tensor).all() else broken).append(self.names[path])
             done += array.nbytes
@@ -91,7 +104,8 @@ class _Job:
 def _plan(component: str, part: Part, dtype: str | None) -> _Job:
     """Checks one component's config, tensor names and shapes, and says what it will be written as."""
     try:
-        target = flat_specs(build(part.class_name, part.config))
+        module = build(part.class_name, part.config)
+        target = flat_specs(module)
     except ConfigError as error:
         raise ConfigError(f"the configuration of {part.where}: {error}") from error
     tensors = part.open()
@@ -100,7 +114,7 @@ def _plan(component: str, part: Part, dtype: str | None) -> _Job:
         path: jax.ShapeDtypeStruct(spec.shape, _stored_dtype(tensors[names[path]].dtype, dtype, names[path], part))
         for path, spec in target.items()
     }
-    return _Job(component, part.config, tensors, names, specs)
+    return _Job(component, part.config, module, tensors, names, specs)
 
 
 def _stored_dtype(found: np.dtype, wanted: str | None, name: str, part: Part) -> np.dtype:

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +12,8 @@ import jax
 from sdjax.checkpoint import FLOATS, Component, Model, cache_directory, is_writable, read_model, read_vae
 from sdjax.convert import resolve
 from sdjax.errors import InputError
+from sdjax.lora import Lora, lora_for, with_another
+from sdjax.lora_files import read_lora
 from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
@@ -25,6 +28,7 @@ def load(
     vae: str | os.PathLike | None = None,
     vae_tiling: bool | None = None,
     preview_vae: str | os.PathLike | None = None,
+    loras: Sequence[tuple[str | os.PathLike, float]] = (),
     variant: str | None = None,
     revision: str | None = None,
     progress=None,
@@ -42,6 +46,7 @@ def load(
         slower. Where None, it does for pictures of more than 1024 x 1024 pixels. Small VAEs never do.
     preview_vae: what decodes previews (`preview_every`): a VAE, as for `vae`; "linear" for a guess at the colours,
         which costs nothing; the model's own where None.
+    loras: LoRA files, each with its scale; see `Pipeline.load_lora_weights`.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
@@ -50,14 +55,21 @@ def load(
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if dtype not in FLOATS:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
+    lora_files = [(read_lora(path), scale) for path, scale in loras]
     _keep_compiled_programs()
     opened = read_model(resolve(model, variant=variant, revision=revision, progress=progress))
+    modules = {name: component.module for name, component in opened.components.items()}
+    adapters: dict[str, Lora] = {}
+    for file, scale in lora_files:
+        adapters = with_another(adapters, lora_for(file, modules, scale))
     if vae is not None:
         opened = replace(opened, components={**opened.components, "vae": _other_vae(opened, vae, progress)})
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    return Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview)
+    pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview)
+    pipe.use_loras(adapters)
+    return pipe
 
 
 def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:

@@ -1,6 +1,6 @@
 """Prompts, and images where some are given, to pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -18,6 +18,8 @@ from sdjax.checkpoint import Component, Model
 from sdjax.errors import CheckpointError, InputError
 from sdjax.hires import first_pass, hires_settings, in_latents, second_pass
 from sdjax.inputs import GivenImage, to_pil
+from sdjax.lora import Lora, kernels_of, lora_for, place_loras, rescaled, with_another
+from sdjax.lora_files import read_lora
 from sdjax.parallel import fitting_in_memory, pmap, replicate, shard
 from sdjax.previews import OnPreview, Previews, previews_of
 from sdjax.prompts import Words, load_tokenizer
@@ -73,6 +75,7 @@ class Pipeline:
             self.params = {**networks, "vae": self.autoencoder.params}
         self.words: Words = {}
         self._compile_text_encoder()
+        self.loras: dict[str, Lora] = {}
         self._denoise = pmap(
             partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
         )
@@ -223,7 +226,9 @@ class Pipeline:
                 raise InputError("output_type np wants one size, and these pictures have several: take pil")
             images = self._draw(recipes, givens, noise, shape, output_type != "latent", previews, progress)
         whole = list(images) if output_type == "latent" else finished(images, givens)
-        shared = {"width": width, "height": height, "dtype": self.dtype.name}
+        shared: dict[str, Any] = {"width": width, "height": height, "dtype": self.dtype.name}
+        if loras := [str(lora) for lora in self.loras.values() if lora.scale]:
+            shared["loras"] = loras
         return Output(
             images=to_pil(whole) if output_type == "pil" else np.stack(whole),
             seeds=[picture.seed for picture in pictures],
@@ -262,6 +267,40 @@ class Pipeline:
 
     def _compile_text_encoder(self) -> None:
         self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0, 0, 0))
+
+    def load_lora_weights(self, path: str | PathLike[str], adapter_name: str | None = None, scale: float = 1.0) -> str:
+        """Add to the model what a LoRA file has learned, beside those that are loaded already; returns its name.
+
+        path: a .safetensors file of kohya's trainers (LoRA or LoCon), diffusers or PEFT.
+        adapter_name: what `set_adapters` is to call it; where None, the file's name without its ending, followed by a
+            number where that is taken.
+        scale: how strongly; 1 is what it was trained for, and at 0 the model is as it was, bit for bit.
+        Nothing is compiled again, for any LoRA and any scale. Raises CheckpointError for a file that is no LoRA, or one
+        for another model, and InputError for a name that is taken or a scale that is not finite.
+        """
+        lora = lora_for(read_lora(path), self.modules, scale)
+        loras = with_another(self.loras, lora, adapter_name)
+        self.use_loras(loras)
+        return list(loras)[-1]
+
+    def set_adapters(self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] = 1.0) -> None:
+        """Set the scales of loaded LoRAs, one for all that are named or one for each; those not named get 0."""
+        self.use_loras(rescaled(self.loras, adapter_names, adapter_weights))
+
+    def unload_lora_weights(self) -> None:
+        """Forget all LoRAs: the model is as it was, bit for bit."""
+        self.use_loras({})
+
+    def use_loras(self, loras: Mapping[str, Lora]) -> None:
+        """Put `loras`, by name, in the place of those that are loaded. After an error all is as it was before."""
+        kernels = kernels_of([*self.loras.values(), *loras.values()])
+        try:
+            with fitting_in_memory("the parameters that the LoRAs change"):
+                place_loras(self.params, self.model, loras.values(), kernels, self.dtype)
+        except BaseException:
+            place_loras(self.params, self.model, self.loras.values(), kernels, self.dtype)
+            raise
+        self.loras = dict(loras)
 
     def _draw(
         self,

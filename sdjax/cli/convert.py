@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sdjax.cli import options
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
 
@@ -31,6 +32,7 @@ def convert(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default="main")
     ] = None,
+    lora: options.Loras = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with PyTorch on random input; needs torch and diffusers.")
     ] = False,
@@ -80,15 +82,24 @@ def convert(
     """
     import sdjax.convert
 
+    if verify and lora:
+        raise InputError("--verify compares with the source, which has no LoRA in it: leave one of the two out")
     choices = sdjax.convert.Choices(ema, prediction_type, config, tokenizer)
     with progress_bars(of_bytes=True) as report:
         if to != "sdjax":
-            if choices != sdjax.convert.Choices() or variant or revision or verify:
+            if choices != sdjax.convert.Choices() or variant or revision or verify or lora:
                 raise InputError(f"with --to {to}, convert to sdjax first: then the other options have their place")
             typer.echo(sdjax.convert.export(source, destination, to=to, dtype=dtype, progress=report))
             return
         made = sdjax.convert.convert(
-            source, destination, dtype=dtype, variant=variant, revision=revision, single_file=choices, progress=report
+            source,
+            destination,
+            dtype=dtype,
+            variant=variant,
+            revision=revision,
+            single_file=choices,
+            loras=options.files_and_scales(lora),
+            progress=report,
         )
     typer.echo(made)
     if verify:

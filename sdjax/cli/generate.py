@@ -7,6 +7,7 @@ import typer
 
 from sdjax.cli import options
 from sdjax.cli.like import read_like
+from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import Loading, paint
 from sdjax.cli.watching import Watching
 
@@ -50,6 +51,7 @@ def generate(
     rng: options.Rng = None,
     embedding: options.Embedding = None,
     dtype: options.Dtype = None,
+    lora: options.Loras = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
     preview_every: Annotated[
@@ -111,12 +113,20 @@ def generate(
     if like is None:
         if not prompts:
             raise typer.BadParameter("say what to paint, or give --like", param_hint="PROMPT")
-        loading = Loading(model or "shapes", dtype, vae, vae_tiling, embedding or (), preview_vae)
+        loading = Loading(
+            model or "shapes", dtype, vae, vae_tiling, embedding or (), files_and_scales(lora), preview_vae
+        )
         paint(prompts, output, loading, num_images, seed, negative_prompt, images, settings, watching)
         return
     told = read_like(like, model, settings)
     loading = Loading(
-        told.model, dtype or told.dtype, vae or told.vae, vae_tiling, embedding or told.embeddings, preview_vae
+        told.model,
+        dtype or told.dtype,
+        vae or told.vae,
+        vae_tiling,
+        embedding or told.embeddings,
+        files_and_scales(lora or told.loras),
+        preview_vae,
     )
     paint(
         prompts or [told.prompt],
@@ -154,6 +164,7 @@ def img2img(
     rng: options.Rng = None,
     embedding: options.Embedding = None,
     dtype: options.Dtype = None,
+    lora: options.Loras = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
 ) -> None:
@@ -176,7 +187,7 @@ def img2img(
         "prompt_syntax": prompt_syntax,
         "rng": rng,
     }
-    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
     paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
@@ -211,6 +222,7 @@ def inpaint(
     rng: options.Rng = None,
     embedding: options.Embedding = None,
     dtype: options.Dtype = None,
+    lora: options.Loras = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
 ) -> None:
@@ -235,7 +247,7 @@ def inpaint(
         "rng": rng,
     }
     images = {"image": image, "mask_image": mask}
-    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
     paint([prompt], output, loading, num_images, seed, negative_prompt, images, settings)
 
 
@@ -258,6 +270,7 @@ def upscale(
     rng: options.Rng = None,
     embedding: options.Embedding = None,
     dtype: options.Dtype = None,
+    lora: options.Loras = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
 ) -> None:
@@ -277,5 +290,5 @@ def upscale(
         "prompt_syntax": prompt_syntax,
         "rng": rng,
     }
-    loading = Loading(model, dtype, vae, vae_tiling, embedding or ())
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
     paint([prompt], output, loading, 1, seed, negative_prompt, {"image": image}, settings)

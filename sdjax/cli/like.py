@@ -33,6 +33,7 @@ class Like:
     images: dict[str, Path]
     settings: dict[str, Any]
     embeddings: list[Path]
+    loras: list[str]
 
 
 def read_like(path: Path, model: str | None, options: Mapping[str, Any]) -> Like:
@@ -67,4 +68,5 @@ def read_like(path: Path, model: str | None, options: Mapping[str, Any]) -> Like
         images={name: Path(told[name]) for name in ("depth_map",) if name in told},
         settings=dict(options) | settings | given,
         embeddings=[Path(each) for each in told.get("embeddings", [])],
+        loras=told.get("loras", []),
     )

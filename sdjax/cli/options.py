@@ -1,5 +1,6 @@
 """The options that the painting commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,6 +66,14 @@ PreviewVae = Annotated[
         show_default="the model's own",
     ),
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE:SCALE",
+        help="A LoRA to add to the model, by so much (else by 1); may be given several times.",
+    ),
+]
 Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]
 HiresScale = Annotated[
     float | None,
@@ -98,3 +107,15 @@ Embedding = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="A textual inversion, whose word prompts may use; may be given several times."),
 ]
+
+
+def files_and_scales(loras: Sequence[str] | None) -> list[tuple[str, float]]:
+    """What `--lora` says, `FILE:0.7`, as `sdjax.load` takes it; the scale is 1 where there is none."""
+    pairs = []
+    for text in loras or ():
+        path, _, scale = text.rpartition(":")
+        try:
+            pairs.append((path, float(scale)))
+        except ValueError:  # the colon, if there is one, belongs to the name
+            pairs.append((text, 1.0))
+    return pairs

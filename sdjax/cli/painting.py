@@ -26,6 +26,7 @@ class Loading:
     vae: str | None
     vae_tiling: bool | None
     embeddings: Sequence[Path]
+    loras: Sequence[tuple[str, float]]
     preview_vae: str | None = None
 
     def open(self, report: Callable[..., None]) -> "Pipeline":
@@ -38,6 +39,7 @@ class Loading:
             vae=self.vae,
             vae_tiling=self.vae_tiling,
             preview_vae=self.preview_vae,
+            loras=self.loras,
             progress=report,
         )
         for embedding in self.embeddings:
@@ -45,7 +47,7 @@ class Loading:
         return pipe
 
     def settings(self) -> dict[str, Any]:
-        """What of it a picture depends on."""
+        """What of it a picture depends on; of LoRAs, the pipeline tells."""
         files = {"embeddings": [str(path) for path in self.embeddings]} if self.embeddings else {}
         return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **files}
 

@@ -1,0 +1,118 @@
+"""LoRA: what a fine-tuning added to a model's kernels, as products of two thin matrices.
+
+Hu et al. (2021), arXiv:2106.09685: a kernel becomes base + scale * alpha / rank * up @ down. The sum is made when a
+scale changes, and a picture costs what it costs without.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from sdjax.checkpoint import Model, flat_specs, shorten
+from sdjax.errors import CheckpointError, InputError
+from sdjax.lora_files import Factors, LoraFile
+from sdjax.parallel import replicate
+
+
+class Lora(NamedTuple):
+    """A LoRA that fits a model: factors by component and Flax path, and how strongly it is applied."""
+
+    path: Path
+    factors: Mapping[tuple[str, str], Factors]
+    scale: float
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.scale}"
+
+
+def lora_for(file: LoraFile, modules: Mapping[str, nn.Module], scale: float) -> Lora:
+    """Finds the kernel of every factor in a model's "unet" and "text_encoder".
+
+    Raises CheckpointError that lists what has no place in the model or another shape, InputError for a scale that is
+    not finite.
+    """
+    if not math.isfinite(scale):
+        raise InputError(f"the scale of {file.path} must be a finite number, not {scale}")
+    kernels = {
+        (component, path.removesuffix("/kernel").replace("/", "_")): (path, spec.shape)
+        for component in {"unet", "text_encoder"} & modules.keys()
+        for path, spec in flat_specs(modules[component]).items()
+        if path.endswith("/kernel")
+    }
+    unknown = [f"{component} {name}" for component, name in file.factors if (component, name) not in kernels]
+    known = {place: kernels[place] for place in file.factors if place in kernels}
+    misfits = [
+        f"{component} {name}, where the model has {shape}"
+        for (component, name), (_, shape) in known.items()
+        if not file.factors[component, name].fits(shape)
+    ]
+    if unknown or misfits:
+        parts = [(unknown, "are not in this one"), (misfits, "have other shapes")]
+        listed = "; ".join(f"{len(names)} of its modules {what} ({shorten(names)})" for names, what in parts if names)
+        raise CheckpointError(
+            f"{file.path} was made for {'Stable Diffusion XL' if file.is_xl else 'another model'}: {listed}"
+        )
+    return Lora(file.path, {(place[0], path): file.factors[place] for place, (path, _) in known.items()}, float(scale))
+
+
+def kernels_of(loras: Iterable[Lora]) -> list[tuple[str, str]]:
+    """The kernels to which any of `loras` adds something, as component and Flax path, each once."""
+    return list(dict.fromkeys(place for lora in loras for place in lora.factors))
+
+
+def added(base: np.ndarray, loras: Collection[Lora], place: tuple[str, str]) -> np.ndarray:
+    """A kernel with what `loras` add to it: summed in float32; at scale 0 the base itself."""
+    terms = [(lora.factors[place], lora.scale) for lora in loras if place in lora.factors and lora.scale != 0]
+    if not terms:
+        return base
+    kernel = base.astype(np.float32)
+    for factors, scale in terms:
+        kernel += factors.product(scale)
+    return kernel
+
+
+def place_loras(
+    params: Mapping[str, dict[str, Any]],
+    model: Model,
+    loras: Collection[Lora],
+    kernels: Iterable[tuple[str, str]],
+    dtype: np.dtype,
+) -> None:
+    """Puts `kernels` of the model, with what `loras` add to them, in the place of those on the devices, one by one."""
+    for component, path in kernels:
+        *modules, leaf = path.split("/")
+        base: Any = reduce(lambda tree, name: tree[name], modules, model.components[component].params)
+        placed: Any = reduce(lambda tree, name: tree[name], modules, params[component])
+        placed[leaf] = replicate(added(base[leaf], loras, (component, path)), dtype)
+
+
+def with_another(loras: Mapping[str, Lora], lora: Lora, name: str | None = None) -> dict[str, Lora]:
+    """`loras` and one more, called as its file, and by a number if need be, where it is given no name."""
+    if name is None:
+        stem = lora.path.stem
+        name = stem if stem not in loras else next(n for k in count(2) if (n := f"{stem}_{k}") not in loras)
+    if name in loras:
+        raise InputError(f"there is an adapter {name!r} already ({loras[name].path}): give another adapter_name")
+    return {**loras, name: lora}
+
+
+def rescaled(
+    loras: Mapping[str, Lora], names: str | Sequence[str], weights: float | Sequence[float]
+) -> dict[str, Lora]:
+    """`loras` with new scales for those that are named, and 0 for the others."""
+    names = [names] if isinstance(names, str) else list(names)
+    weights = list(weights) if isinstance(weights, Sequence) else [weights] * len(names)
+    if len(names) != len(weights):
+        raise InputError(f"{len(weights)} weights were given for {len(names)} adapters")
+    if unknown := [name for name in names if name not in loras]:
+        raise InputError(f"there is no adapter {unknown[0]!r}; loaded are: {', '.join(loras) or 'none'}")
+    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+        raise InputError(f"the weight of an adapter must be a finite number, not {wrong[0]}")
+    scales = dict(zip(names, map(float, weights)))
+    return {name: lora._replace(scale=scales.get(name, 0.0)) for name, lora in loras.items()}
