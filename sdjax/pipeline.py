@@ -1,33 +1,28 @@
 """Prompts, and images where some are given, to pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sdjax import programs, schedulers
+from sdjax import schedulers
 from sdjax.arguments import OUTPUT_TYPES, Picture, spread
-from sdjax.autoencoding import Autoencoder
 from sdjax.checkpoint import Component, Model
-from sdjax.errors import CheckpointError, InputError
+from sdjax.errors import InputError
 from sdjax.hires import first_pass, hires_settings, in_latents, second_pass
 from sdjax.inputs import GivenImage, to_pil
-from sdjax.lora import Lora, kernels_of, lora_for, place_loras, rescaled, with_another
-from sdjax.lora_files import read_lora
-from sdjax.parallel import fitting_in_memory, pmap, replicate, shard
+from sdjax.networks import Networks
+from sdjax.parallel import fitting_in_memory, shard
 from sdjax.previews import OnPreview, Previews, previews_of
-from sdjax.prompts import Words, load_tokenizer
+from sdjax.prompts import load_tokenizer
 from sdjax.random import noise_of
 from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
 from sdjax.run import Progress, run
-from sdjax.starts import Given, begin, given, size_of, task_of
-from sdjax.texts import check_clip_skip, contexts_of_rows, learn
+from sdjax.starts import Given, begin, given, given_noise, size_of, task_of
+from sdjax.texts import check_clip_skip, contexts_of_rows
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Output:
     settings: list[dict[str, Any]]
 
 
-class Pipeline:
+class Pipeline(Networks):
     """A model, ready to draw. Made by `sdjax.load`.
 
     The parameters are placed on every local device once. Programs are compiled at the first call of each batch size
@@ -62,23 +57,11 @@ class Pipeline:
         preview: Component | Literal["linear"] | None = None,
     ):
         """The arguments are those of `sdjax.load`, opened; `preview` is its preview_vae."""
-        self.model = model
-        self.dtype = np.dtype(dtype)
-        self.modules = {name: component.module for name, component in model.components.items()}
-        self.task = task_of(self.modules["unet"].config, self.modules["vae"].config)
+        self.task = task_of(model.components["unet"].module.config, model.components["vae"].module.config)
         self.scheduler = schedulers.from_config(model.scheduler_config)
         self.low_res = schedulers.from_config(model.low_res_config).noise if model.low_res_config else None
         self.tokenizer = load_tokenizer(model.tokenizer)
-        with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
-            self.autoencoder = Autoencoder(model.components["vae"], self.dtype, vae_tiling, preview)
-            networks = {name: replicate(model.components[name].params, self.dtype) for name in ("text_encoder", "unet")}
-            self.params = {**networks, "vae": self.autoencoder.params}
-        self.words: Words = {}
-        self._compile_text_encoder()
-        self.loras: dict[str, Lora] = {}
-        self._denoise = pmap(
-            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
-        )
+        super().__init__(model, dtype, vae_tiling, preview)
 
     def __call__(
         self,
@@ -211,7 +194,7 @@ class Pipeline:
         factor = self.modules["vae"].config.factor
         width, height = size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
         shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
-        noise = self._noise(latents, (len(pictures), *shape))
+        noise = given_noise(latents, (len(pictures), *shape))
         recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
         for picture in pictures:
             check_clip_skip(picture, self.modules["text_encoder"].config.num_hidden_layers)
@@ -252,56 +235,6 @@ class Pipeline:
         told = [how | hires_settings(picture) for how, picture in zip(first.settings, pictures)]
         return Output(second.images, second.seeds, first.nfe + second.nfe, told)
 
-    def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
-        """Learn a word from a file of vectors; prompts may use it from then on. Returns the word.
-
-        path: a file of diffusers ({token: vectors}) or A1111 ("string_to_param", "emb_params"), .safetensors, .pt or
-            .bin. token: the word; where None, the token in the file, or the name of A1111's file.
-        Raises CheckpointError for a file that holds no embedding and InputError for one that does not fit the model.
-        """
-        encoder, params = self.modules["text_encoder"], self.params["text_encoder"]
-        encoder, params, self.words = learn(encoder, params, self.words, path, token)
-        self.modules["text_encoder"], self.params["text_encoder"] = encoder, params
-        self._compile_text_encoder()
-        return list(self.words)[-1]
-
-    def _compile_text_encoder(self) -> None:
-        self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0, 0, 0))
-
-    def load_lora_weights(self, path: str | PathLike[str], adapter_name: str | None = None, scale: float = 1.0) -> str:
-        """Add to the model what a LoRA file has learned, beside those that are loaded already; returns its name.
-
-        path: a .safetensors file of kohya's trainers (LoRA or LoCon), diffusers or PEFT.
-        adapter_name: what `set_adapters` is to call it; where None, the file's name without its ending, followed by a
-            number where that is taken.
-        scale: how strongly; 1 is what it was trained for, and at 0 the model is as it was, bit for bit.
-        Nothing is compiled again, for any LoRA and any scale. Raises CheckpointError for a file that is no LoRA, or one
-        for another model, and InputError for a name that is taken or a scale that is not finite.
-        """
-        lora = lora_for(read_lora(path), self.modules, scale)
-        loras = with_another(self.loras, lora, adapter_name)
-        self.use_loras(loras)
-        return list(loras)[-1]
-
-    def set_adapters(self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] = 1.0) -> None:
-        """Set the scales of loaded LoRAs, one for all that are named or one for each; those not named get 0."""
-        self.use_loras(rescaled(self.loras, adapter_names, adapter_weights))
-
-    def unload_lora_weights(self) -> None:
-        """Forget all LoRAs: the model is as it was, bit for bit."""
-        self.use_loras({})
-
-    def use_loras(self, loras: Mapping[str, Lora]) -> None:
-        """Put `loras`, by name, in the place of those that are loaded. After an error all is as it was before."""
-        kernels = kernels_of([*self.loras.values(), *loras.values()])
-        try:
-            with fitting_in_memory("the parameters that the LoRAs change"):
-                place_loras(self.params, self.model, loras.values(), kernels, self.dtype)
-        except BaseException:
-            place_loras(self.params, self.model, self.loras.values(), kernels, self.dtype)
-            raise
-        self.loras = dict(loras)
-
     def _draw(
         self,
         recipes: Sequence[Recipe],
@@ -319,49 +252,25 @@ class Pipeline:
         seeds = [picture.seed for picture in pictures]
         noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
-
-        def encode(*tokens: np.ndarray) -> jax.Array:
-            return self._encode_text(self.params["text_encoder"], *map(shard, tokens))
-
-        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), encode)
+        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), self.encode_text)
         first = begin(pictures, givens, plan, shape, start, noise, self.autoencoder.encode, self.low_res)
         report("encode", 1, 1)
         guidance = guidance_of(recipes, plan.sigmas.shape[-1])
-        advance = partial(self._denoise, self.params["unet"], shard(plan))
+        advance = partial(self.denoise, shard(plan))
         shown = None if previews is None else Previews(previews.steps, partial(self._preview, previews.show))
         latents = run(advance, plan, guidance, first, contexts, noise, seeds, shown, progress)
-        self._check_finite(latents)
+        self.check_finite(latents)
         if not decode:
             return latents
         report("decode", 0, 1)
         drawn = self.autoencoder.decode(latents)
-        self._check_finite(drawn)
+        self.check_finite(drawn)
         report("decode", 1, 1)
         return drawn
 
     def _preview(self, show: OnPreview, step: int, latents: np.ndarray) -> None:
-        self._check_finite(latents)
+        self.check_finite(latents)
         show(step, to_pil(self.autoencoder.preview(latents)))
-
-    def _noise(self, latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-        if latents is None:
-            return None
-        latents = np.asarray(latents, np.float32)
-        if latents.shape != shape:
-            raise InputError(f"latents must have shape {shape} (NHWC), not {latents.shape}")
-        if not np.isfinite(latents).all():
-            raise InputError("latents hold values that are not finite")
-        return latents
-
-    def _check_finite(self, values: np.ndarray) -> None:
-        if np.isfinite(values).all():
-            return
-        for name, params in self.params.items():
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-                if not bool(jnp.isfinite(leaf).all()):
-                    where = "/".join(str(key.key) for key in path)
-                    raise CheckpointError(f"{self.model.path}: {name}/{where} holds values that are not finite")
-        raise CheckpointError(f"{self.model.path} overflowed in {self.dtype}: try another dtype, such as float32")
 
 
 def finished(drawn: np.ndarray, givens: Sequence[Given]) -> list[np.ndarray]:

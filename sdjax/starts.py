@@ -170,6 +170,18 @@ def begin(
     return Begin(x, Known(latents, start, keep), channels, class_labels)
 
 
+def given_noise(latents: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Start noise that a call gives, checked. Raises InputError for another shape or numbers that are not finite."""
+    if latents is None:
+        return None
+    latents = np.asarray(latents, np.float32)
+    if latents.shape != shape:
+        raise InputError(f"latents must have shape {shape} (NHWC), not {latents.shape}")
+    if not np.isfinite(latents).all():
+        raise InputError("latents hold values that are not finite")
+    return latents
+
+
 def _latents(
     images: Sequence[np.ndarray | None],
     shape: tuple[int, int, int],

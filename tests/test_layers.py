@@ -22,6 +22,7 @@ LAYERS = [
     {"sdjax.arguments", "sdjax.lora_files", "sdjax.programs"},
     {"sdjax.lora", "sdjax.recipes", "sdjax.starts", "sdjax.hires"},
     {"sdjax.texts", "sdjax.run", "sdjax.autoencoding"},
+    {"sdjax.networks"},
     {"sdjax.pipeline"},
     {"sdjax.convert"},
     {"sdjax.loading"},
