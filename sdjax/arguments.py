@@ -1,5 +1,7 @@
 """What a call asks for: whatever can be checked without the model, so that a mistake shows before one is downloaded."""
 
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from sdjax.errors import InputError
 from sdjax.inputs import GivenImage, read_depth, read_image, read_mask
 from sdjax.random import RNGS, image_seeds
 
+# How A1111's prompts name what is added to the model.
+EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
 OUTPUT_TYPES = ("pil", "np", "latent")
 PROMPT_SYNTAXES = ("a1111", "plain")
 HIRES_UPSCALERS = ("latent", "lanczos")
@@ -75,6 +79,8 @@ class Picture:
         _check_choice("hires_upscaler", self.hires_upscaler, HIRES_UPSCALERS)
         _check_choice("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
         _check_choice("rng", self.rng, RNGS)
+        if self.prompt_syntax == "a1111" and (found := EXTRA_NETWORK.search(self.prompt)):
+            warnings.warn(f"{found[0]} is read as words: LoRAs are files that a model is loaded with", stacklevel=2)
         if self.clip_skip is not None:
             _check_whole("clip_skip", self.clip_skip, 0)
         schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)

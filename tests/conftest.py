@@ -28,7 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tests leave the user's own cache alone, and need not compile what another has, also in another process."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent  # one for all workers
+        folder = folder / "sdjax-cache"
         patch.setenv("SDJAX_CACHE", str(folder))
         yield folder
 

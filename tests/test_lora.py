@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
 import sdjax
+from sdjax.arguments import Picture
 from sdjax.checkpoint import flat_specs, read_model
 from sdjax.cli import main
 from sdjax.cli.options import files_and_scales
@@ -415,3 +416,8 @@ def test_what_does_not_go_with_a_lora_is_said(both, tmp_path, capsys, option, me
     assert main(["convert", "shapes", str(tmp_path / "made"), "--lora", str(both), option]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_a_lora_in_a_prompt_is_warned_of():
+    with pytest.warns(UserWarning, match="<lora:cat:0.7> is read as words"):
+        Picture("a cat <lora:cat:0.7>")
