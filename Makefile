@@ -5,6 +5,7 @@ VENV ?= .venv
 VENV_PARITY ?= .venv-parity
 # Two processes share the files out; each uses up to 4 GB and mostly one core.
 PARALLEL ?= -n 2 --dist loadfile
+TESTS ?= tests
 
 .PHONY: demo test parity parity-full-size lint format bench clean
 
@@ -12,7 +13,7 @@ demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
 
 test: $(VENV)/installed  ## what needs no PyTorch
-	$(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/parity
+	$(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/parity $(TESTS)
 
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
 	$(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP -m "not full_size" tests/parity

@@ -21,13 +21,20 @@ _nothing_to_tidy = Event()
 
 def listening(work: Callable[[], T]) -> T:
     """The result of `work()`. After Ctrl-C, once `work` has tidied up, KeyboardInterrupt is raised."""
-    running = ThreadPoolExecutor(max_workers=1).submit(work)
-    try:
-        return running.result()
+    done = Event()
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            done.set()
+
+    try:  # Ctrl-C may come as soon as the thread runs
+        return ThreadPoolExecutor(max_workers=1).submit(run).result()
     except KeyboardInterrupt:
         _requested.set()
         patient_until = time.monotonic() + PATIENCE
-        while not running.done() and not _nothing_to_tidy.is_set() and time.monotonic() < patient_until:
+        while not done.is_set() and not _nothing_to_tidy.is_set() and time.monotonic() < patient_until:
             time.sleep(0.02)
         raise
 

@@ -199,7 +199,7 @@ def test_pictures_are_those_of_diffusers(ours, theirs, tmp_path):
     theirs.load_lora_weights(path)
     ours.load_lora_weights(path, "it")
     latents = np.random.default_rng(3).standard_normal((1, 16, 16, 4)).astype(np.float32)
-    settings = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "np", "height": 64, "width": 64}
+    settings = {"num_inference_steps": 6, "guidance_scale": 3.0, "output_type": "np", "height": 64, "width": 64}
     pictures = []
     for scale in SCALES:
         ours.set_adapters("it", scale)
