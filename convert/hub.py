@@ -43,8 +43,8 @@ def download_file(repo: str, name: str) -> Path:
         return Path(hf_hub_download(repo, name))
     except Exception as error:  # whatever the HTTP client raises for a network that is not there
         raise InputError(
-            f"{name} of {repo} could not be downloaded ({type(error).__name__}): single files have no tokenizer, so "
-            "give the folder of one (--tokenizer)"
+            f"{name} of {repo} could not be downloaded ({type(error).__name__}): single files have no tokenizer; "
+            "`sdjax convert FILE FOLDER --tokenizer DIR` takes one that is there"
         ) from error
 
 
