@@ -1,7 +1,6 @@
 """The weight files of a component: which of them to read, and how."""
 
 import re
-import zipfile
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from sdjax.checkpoint import mismatch, read_json
 from sdjax.convert.flax_weights import open_msgpack
 from sdjax.errors import CheckpointError
+from sdjax.pickles import read_pickle
 from sdjax.tensors import open_tensors
 
 # Names that diffusers and transformers give to weights, in the order in which they are preferred.
@@ -25,8 +25,6 @@ FILES = (
     ("diffusion_flax_model", "msgpack"),
     ("flax_model", "msgpack"),
 )
-
-CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
 @dataclass(frozen=True)
@@ -97,24 +95,10 @@ def open_pickle(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def load_pickle(path: Path) -> tuple[Mapping[str, np.ndarray], dict]:
-    """The tensors of a pickle, through torch.load, which here builds tensors and nothing else; and what is beside them.
+    """The tensors of a pickle, and what is beside them. Raises CheckpointError as `read_pickle` does."""
+    state = read_pickle(path)
+    import torch  # read_pickle has seen that it is there
 
-    Raises CheckpointError when torch is not installed, and when the file is damaged or asks for more than tensors.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(f"{path} is a PyTorch pickle: pip install 'sdjax[torch]' to read it") from error
-    try:
-        # Only the zip files of PyTorch 1.6 and later can be mapped.
-        with torch.serialization.safe_globals([(_Callback, CALLBACK)]):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # damaged pickles raise nearly anything
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {forbidden[1]}" if forbidden else f"it is damaged ({type(error).__name__})"
-        raise CheckpointError(f"{path} is refused: {reason}, and only tensors are read from a pickle") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds something else than a dict of tensors")
     nested = state.pop("state_dict", {})
     if not isinstance(nested, dict) or (nested and any(isinstance(value, torch.Tensor) for value in state.values())):
         raise CheckpointError(f"{path} holds something else than a dict of tensors")
@@ -128,10 +112,6 @@ def _is_tensor(name: Any, value: Any) -> bool:
     import torch
 
     return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
-
-
-class _Callback:
-    """Stands for a class of PyTorch Lightning that the first releases of Stable Diffusion name, and do nothing with."""
 
 
 READERS = {"safetensors": open_tensors, "bin": open_pickle, "msgpack": open_msgpack}

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"sdjax.errors", "sdjax.a1111"},
     {"sdjax.models", "sdjax.schedulers"},
-    {"sdjax.tensors", "sdjax.folders", "sdjax.infotext"},
+    {"sdjax.tensors", "sdjax.pickles", "sdjax.folders", "sdjax.infotext"},
     {
         "sdjax.checkpoint",
         "sdjax.images",

@@ -1,6 +1,5 @@
 """Textual inversion (Gal et al., 2022, arXiv:2208.01618): files of vectors that stand for a new word."""
 
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.errors import CheckpointError
+from sdjax.pickles import read_pickle
 from sdjax.tensors import open_tensors
 
 
@@ -41,25 +41,11 @@ def read_embedding(path: str | PathLike[str]) -> tuple[str, np.ndarray]:
 
 
 def _open_pickle(path: Path) -> Mapping[str, Any]:
-    """A pickled dict, its tensors as numpy arrays; what is neither a tensor nor a container is refused."""
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(f"{path} is a PyTorch pickle: pip install 'sdjax[torch]' to read it") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # damaged pickles raise nearly anything
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {forbidden[1]}" if forbidden else f"it is damaged ({type(error).__name__})"
-        raise CheckpointError(f"{path} is refused: {reason}, and only tensors are read from a pickle") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no textual inversion: it holds a {type(content).__name__}")
+    """A pickled dict, its tensors as numpy arrays."""
 
     def as_numpy(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: as_numpy(inner) for key, inner in value.items()}
-        return value.detach().float().numpy() if isinstance(value, torch.Tensor) else value
+        return value.detach().float().numpy() if hasattr(value, "detach") else value
 
-    return as_numpy(content)
+    return as_numpy(read_pickle(path))
