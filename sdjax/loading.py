@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 
 from sdjax.checkpoint import FLOATS, Component, Model, cache_directory, is_writable, read_model, read_vae
-from sdjax.convert import resolve
+from sdjax.convert import Choices, resolve
 from sdjax.errors import InputError
 from sdjax.lora import Lora, lora_for, with_another
 from sdjax.lora_files import read_lora
@@ -31,6 +31,7 @@ def load(
     loras: Sequence[tuple[str | os.PathLike, float]] = (),
     variant: str | None = None,
     revision: str | None = None,
+    single_file: Choices | None = None,
     progress=None,
 ) -> Pipeline:
     """Open a model and place it on the local devices.
@@ -48,6 +49,7 @@ def load(
         which costs nothing; the model's own where None.
     loras: LoRA files, each with its scale; see `Pipeline.load_lora_weights`.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
+    single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
@@ -57,7 +59,9 @@ def load(
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
     _keep_compiled_programs()
-    opened = read_model(resolve(model, variant=variant, revision=revision, progress=progress))
+    opened = read_model(
+        resolve(model, variant=variant, revision=revision, single_file=single_file or Choices(), progress=progress)
+    )
     modules = {name: component.module for name, component in opened.components.items()}
     adapters: dict[str, Lora] = {}
     for file, scale in lora_files:

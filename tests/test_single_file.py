@@ -12,6 +12,7 @@ from checkpoints import tensors_of
 from ldm_checkpoints import ema_of, random_state, small_configs, small_shapes
 from safetensors.numpy import save_file
 
+import sdjax
 from sdjax.checkpoint import read_json, read_model
 from sdjax.convert import Choices, convert, fill, resolve
 from sdjax.convert.ldm_configs import UPSCALER, kind_of
@@ -369,3 +370,4 @@ def test_a_file_is_converted_once_until_it_or_a_choice_changes(file, tokenizer, 
     first = resolve(file, single_file=choices)
     assert resolve(file, single_file=choices) == first
     assert resolve(file, single_file=Choices(tokenizer=tokenizer, prediction_type="v_prediction")) != first
+    assert sdjax.load(file, single_file=choices).model.path == first
