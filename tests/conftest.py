@@ -1,5 +1,6 @@
 """What several tests need: the reference data beside the checkout, and a tiny diffusers checkpoint made on the spot."""
 
+import gc
 import hashlib
 import http.server
 import json
@@ -34,6 +35,15 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         folder = folder / "sdjax-cache"
         patch.setenv("SDJAX_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_module() -> Iterator[None]:
+    """Compiled programs are let go with their module: each is many pieces of mapped memory, and a process may have
+    65,530 of those. XLA's compiler crashes without a word when there are no more."""
+    yield
+    gc.collect()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
