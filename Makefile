@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= .venv-parity
-# Two processes share the files out; each uses up to 4 GB and mostly one core.
-PARALLEL ?= -n 2 --dist loadfile
+# Two processes, each of which uses up to 4 GB and mostly one core; one that is done takes over what the other has left.
+PARALLEL ?= -n 2 --dist worksteal
 TESTS ?= tests
 
 .PHONY: demo test parity parity-full-size lint format bench clean
