@@ -47,7 +47,7 @@ class Evil:
     ("content", "says"),
     [
         ({"a": Evil()}, "refused: it asks for .*eval"),
-        ([VECTORS], "it holds a list"),
+        ([VECTORS], "something else than a dict"),
         ({"a": VECTORS, "b": VECTORS}, "it holds a, b"),
         ({"string_to_param": {"*": VECTORS, "+": VECTORS}}, "the vectors of one word"),
         ({"a": "b"}, "is no textual inversion"),
