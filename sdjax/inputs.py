@@ -28,8 +28,8 @@ def read_image(name: str, given: GivenImage) -> Image.Image | np.ndarray:
             raise InputError(f"{name}: the latents hold values that are not finite")
         return given.astype(np.float32)
     image = _opened(name, given)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(np.round(_levels(name, image) * 255).astype(np.uint8))
+    if _is_deep(image):
+        image = _in_8_bits(name, image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
@@ -46,9 +46,7 @@ def read_mask(name: str, given: GivenImage) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):
             return alpha
-    if image.mode == "1" or not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-        return image.convert("L")
-    return Image.fromarray(np.round(_levels(name, image) * 255).astype(np.uint8))
+    return _in_8_bits(name, image) if _is_deep(image) else image.convert("L")
 
 
 def read_depth(name: str, given: GivenImage) -> np.ndarray:
@@ -60,8 +58,7 @@ def read_depth(name: str, given: GivenImage) -> np.ndarray:
         depth = given.astype(np.float32)
     else:
         image = _opened(name, given)
-        keeps_levels = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        depth = np.asarray(image if keeps_levels else image.convert("L"), np.float32)
+        depth = np.asarray(image if _is_deep(image) else image.convert("L"), np.float32)
     if not np.isfinite(depth).all():
         raise InputError(f"{name} holds values that are not finite")
     return depth
@@ -106,13 +103,17 @@ def _from_array(name: str, given: np.ndarray) -> Image.Image:
     return Image.fromarray(given.reshape(shape))
 
 
-def _levels(name: str, image: Image.Image) -> np.ndarray:
-    """Grey levels of more than 8 bits, from 0 to 1."""
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has grey levels of more than 8 bits, which Pillow's own conversion would clip."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _in_8_bits(name: str, image: Image.Image) -> Image.Image:
     levels = np.asarray(image, np.float32)
     whole = 1.0 if image.mode == "F" else 65535.0
     if not (np.isfinite(levels).all() and levels.min() >= 0 and levels.max() <= whole):
         raise InputError(f"{name} has grey levels outside of 0 to {whole:g}")
-    return levels / whole
+    return Image.fromarray(np.round(levels / whole * 255).astype(np.uint8))
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -157,10 +158,7 @@ class Repaint:
             raise InputError("mask_image is black: it has nothing to repaint (white is repainted)")
         mask = mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
         box = (0, 0, *image.size) if padding is None else surroundings(mask, size, padding)
-        part, part_mask = (
-            whole.crop(box).resize(size, RESAMPLE) if whole.size != size else whole for whole in (image, mask)
-        )
-        return cls(image, box, part, part_mask, to_array(mask)[..., None])
+        return cls(image, box, _part(image, box, size), _part(mask, box, size), to_array(mask)[..., None])
 
     def finish(self, drawn: np.ndarray) -> np.ndarray:
         """The whole picture, [height, width, 3] in [0, 1], with what was drawn of its part put in."""
@@ -173,6 +171,12 @@ class Repaint:
             drawn = np.stack(channels, axis=-1).clip(0, 1)
         new[top:bottom, left:right] = drawn
         return whole + self.weights * (new - whole)
+
+
+def _part(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """What lies in a box, at another size; untouched where it has that size already."""
+    part = image.crop(box)
+    return part if part.size == size else part.resize(size, RESAMPLE)
 
 
 def surroundings(mask: Image.Image, size: tuple[int, int], padding: int) -> tuple[int, int, int, int]:

@@ -167,6 +167,16 @@ def test_the_untouched_part_comes_back_bit_for_bit(pipe):
         assert np.abs(np.asarray(out)[soft == 1].astype(int) - PHOTO[soft == 1]).mean() > 10  # and this is new
 
 
+def test_the_surroundings_are_cut_out_whatever_size_the_picture_has():
+    """Also where the picture happens to have the size at which the model works."""
+    photo = Image.fromarray(PHOTO)
+    cut = Repaint.prepare(photo, mask_of(20, 24, 40, 44), (64, 64), 0, 4)
+    assert cut.box == (16, 20, 45, 49)
+    assert np.array_equal(
+        np.asarray(cut.image), np.asarray(photo.crop(cut.box).resize((64, 64), Image.Resampling.LANCZOS))
+    )
+
+
 def test_only_the_masked_part_of_a_larger_picture(pipe):
     """The output has the picture's own size, and the model worked at its own."""
     photo = rng.integers(0, 256, (150, 200, 3), np.uint8)
