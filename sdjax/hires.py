@@ -12,7 +12,7 @@ import numpy as np
 
 from sdjax.arguments import Picture
 from sdjax.errors import InputError
-from sdjax.inputs import RESAMPLE, to_pil
+from sdjax.inputs import resized, to_pil
 
 
 def first_pass(pictures: Sequence[Picture]) -> list[Picture]:
@@ -46,7 +46,7 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
                 picture,
                 image=np.asarray(jax.image.resize(image, shape, "linear", antialias=False))
                 if in_latents(pictures)
-                else to_pil([image])[0].resize((width, height), RESAMPLE),
+                else resized(to_pil([image])[0], (width, height)),
                 mask_image=None,
                 strength=picture.hires_strength,
                 num_inference_steps=picture.hires_steps or picture.num_inference_steps,

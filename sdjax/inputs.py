@@ -116,6 +116,11 @@ def _in_8_bits(name: str, image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(levels / whole * 255).astype(np.uint8))
 
 
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture at another size (width, height); untouched where it has that size already."""
+    return image if image.size == size else image.resize(size, RESAMPLE)
+
+
 def to_array(image: Image.Image) -> np.ndarray:
     """An 8-bit picture as float32 from 0 to 1: [height, width, 3], or [height, width] where it is grey."""
     return np.asarray(image, np.float32) / 255
@@ -152,13 +157,14 @@ class Repaint:
             masked"); on the whole picture where None.
         """
         if padding is None:
-            image = image.resize(size, RESAMPLE) if image.size != size else image
-        mask = mask.resize(image.size, RESAMPLE) if mask.size != image.size else mask
+            image = resized(image, size)
+        mask = resized(mask, image.size)
         if mask.getbbox() is None:
             raise InputError("mask_image is black: it has nothing to repaint (white is repainted)")
         mask = mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask
         box = (0, 0, *image.size) if padding is None else surroundings(mask, size, padding)
-        return cls(image, box, _part(image, box, size), _part(mask, box, size), to_array(mask)[..., None])
+        part, part_mask = (resized(whole.crop(box), size) for whole in (image, mask))
+        return cls(image, box, part, part_mask, to_array(mask)[..., None])
 
     def finish(self, drawn: np.ndarray) -> np.ndarray:
         """The whole picture, [height, width, 3] in [0, 1], with what was drawn of its part put in."""
@@ -171,12 +177,6 @@ class Repaint:
             drawn = np.stack(channels, axis=-1).clip(0, 1)
         new[top:bottom, left:right] = drawn
         return whole + self.weights * (new - whole)
-
-
-def _part(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """What lies in a box, at another size; untouched where it has that size already."""
-    part = image.crop(box)
-    return part if part.size == size else part.resize(size, RESAMPLE)
 
 
 def surroundings(mask: Image.Image, size: tuple[int, int], padding: int) -> tuple[int, int, int, int]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sdjax.arguments import Picture
 from sdjax.errors import ConfigError, InputError
-from sdjax.inputs import RESAMPLE, Repaint, bicubic, to_array
+from sdjax.inputs import Repaint, bicubic, resized, to_array
 from sdjax.models.config import UNetConfig, VAEConfig
 from sdjax.random import Noise
 from sdjax.schedulers import Known, NoiseSchedule, Plan
@@ -224,7 +224,7 @@ def _check_suits(picture: Picture, task: str) -> None:
 
 
 def _pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    return to_array(image.resize(size, RESAMPLE) if image.size != size else image) * 2 - 1
+    return to_array(resized(image, size)) * 2 - 1
 
 
 def _nearness(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
