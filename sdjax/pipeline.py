@@ -249,13 +249,13 @@ class Pipeline(Networks):
         report = progress or (lambda stage, done, total: None)
         pictures = [recipe.picture for recipe in recipes]
         plan = schedulers.stack([recipe.plan for recipe in recipes])
+        guidance = guidance_of(recipes, plan.sigmas.shape[-1])  # refuses what does not suit, before any work
         seeds = [picture.seed for picture in pictures]
         noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
         contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), self.encode_text)
         first = begin(pictures, givens, plan, shape, start, noise, self.autoencoder.encode, self.low_res)
         report("encode", 1, 1)
-        guidance = guidance_of(recipes, plan.sigmas.shape[-1])
         advance = partial(self.denoise, shard(plan))
         shown = None if previews is None else Previews(previews.steps, partial(self._preview, previews.show))
         latents = run(advance, plan, guidance, first, contexts, noise, seeds, shown, progress)
