@@ -1,7 +1,7 @@
 """The autoencoder on the local devices: pictures to latents and back, and previews of what is coming."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import jax
@@ -26,12 +26,11 @@ class Autoencoder:
         self.config = vae.module.config
         self.params = replicate(vae.params, dtype)
         self._preview = preview
-        self._encode = pmap(lambda params, x: programs.encode(vae.module, params, x, tiling), in_axes=(None, 0))
-        self._decode = pmap(lambda params, x: programs.decode(vae.module, params, x, tiling), in_axes=(None, 0))
+        self._encode = pmap(partial(programs.encode, vae.module, tiling=tiling), in_axes=(None, 0))
+        self._decode = pmap(partial(programs.decode, vae.module, tiling=tiling), in_axes=(None, 0))
         if isinstance(preview, Component):
-            small = preview.module
             self._preview_params = replicate(preview.params, dtype)
-            self._decode_preview = pmap(lambda params, x: programs.decode(small, params, x, None), in_axes=(None, 0))
+            self._decode_preview = pmap(partial(programs.decode, preview.module, tiling=None), in_axes=(None, 0))
 
     def encode(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The mean and the deviation of the latents of each image, [height, width, 3] in [-1, 1].

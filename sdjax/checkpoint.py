@@ -22,8 +22,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import sdjax
-from sdjax.errors import CheckpointError, ConfigError, InputError
+from sdjax.errors import CheckpointError, ConfigError
 from sdjax.folders import within
+from sdjax.kept import kept
 from sdjax.models import MODELS, abstract_params, build
 from sdjax.tensors import open_tensors, write_tensors
 
@@ -131,9 +132,15 @@ def build_module(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Mo
 def flat_specs(module: nn.Module) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The shape of every parameter of a module, under its name in the file (`conv_in/kernel`).
 
-    Tracing a full-size UNet takes a second, and a model that has just been converted is read next: hence the cache.
+    Tracing a full-size UNet takes a second: shapes are kept on disk.
     """
-    return flatten_dict(abstract_params(module), sep="/")
+
+    def trace() -> bytes:
+        flat = flatten_dict(abstract_params(module), sep="/")
+        return json.dumps({name: spec.shape for name, spec in flat.items()}).encode()
+
+    shapes = json.loads(kept("shapes", module, trace))
+    return {name: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for name, shape in shapes.items()}
 
 
 def mismatch(expected: Collection[str], found: Collection[str]) -> str:
@@ -181,22 +188,6 @@ def component_classes(index: Mapping[str, Any], where: Path) -> dict[str, str]:
 def is_model(path: Path) -> bool:
     """Whether a path is an sdjax model directory (and not, say, a diffusers one)."""
     return (path / INDEX).is_file() and isinstance(read_json(path / INDEX).get("sdjax"), dict)
-
-
-def cache_directory() -> Path:
-    """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
-    if chosen := os.environ.get("SDJAX_CACHE"):
-        return Path(chosen)
-    try:
-        return Path.home() / ".cache" / "sdjax"
-    except RuntimeError as error:  # a user without one, as in some containers
-        raise InputError("there is no home directory to keep models in: set SDJAX_CACHE to a folder") from error
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, which need not exist yet."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def embedded_models() -> dict[str, Path]:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import jax
 
-from sdjax.checkpoint import FLOATS, Component, Model, cache_directory, is_writable, read_model, read_vae
+from sdjax.checkpoint import FLOATS, Component, Model, read_model, read_vae
 from sdjax.convert import Choices, resolve
 from sdjax.errors import InputError
+from sdjax.folders import cache_directory, is_writable
 from sdjax.lora import Lora, lora_for, with_another
 from sdjax.lora_files import read_lora
 from sdjax.pipeline import Pipeline

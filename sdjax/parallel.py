@@ -1,22 +1,71 @@
 """A batch over the local devices: parameters on each of them, pictures shared out between them."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import InputError
+from sdjax.kept import kept
+
+log = logging.getLogger("sdjax")
 
 AXIS = "batch"
 
 
-def pmap(program: Callable, in_axes: tuple[int | None, ...], donate_argnums: tuple[int, ...] = ()) -> Callable:
-    """`program` over the local devices: arguments with axis 0 come from `shard`, those with None from `replicate`."""
-    return jax.pmap(program, axis_name=AXIS, in_axes=in_axes, donate_argnums=donate_argnums)
+def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tuple[int, ...] = ()) -> Callable:
+    """`program` over the local devices: arguments with axis 0 come from `shard`, those with None from `replicate`.
+
+    program: a function of a module, with everything bound that is no array. Its trace is kept on disk, for tracing the
+    networks takes seconds in every process, and is the same in each.
+    """
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
+
+    def on_one_device(*arguments):
+        own = (
+            whole if axis is None else jax.tree.map(lambda leaf: leaf[0], whole)
+            for whole, axis in zip(arguments, in_axes)
+        )
+        return jax.tree.map(lambda leaf: leaf[None], program(*own))
+
+    mapped = jax.shard_map(on_one_device, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    calls: dict[tuple, Callable] = {}
+
+    def call(*arguments):
+        leaves, tree = jax.tree.flatten(arguments)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if (tree, shapes) not in calls:
+            named = (f"{program.func.__module__}.{program.func.__qualname__}", program.args, program.keywords)
+            traced = _traced(mapped, arguments, (named, str(tree), shapes))
+            calls[tree, shapes] = jax.jit(traced, donate_argnums=donate_argnums)
+        return calls[tree, shapes](*arguments)
+
+    return call
+
+
+def _traced(function: Callable, arguments: tuple, depends_on: object) -> Callable:
+    """A function of arguments of these shapes, as JAX traced it, here or in an earlier process."""
+    devices = jax.local_devices()
+    settings = sorted((name, str(value)) for name, value in jax.config.values.items())
+    platform = (devices[0].platform, devices[0].device_kind, len(devices), settings)
+
+    def trace() -> bytes:
+        # JAX does not promise that other versions will know cuDNN's attention; what other versions trace is not used.
+        unpromised = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
+        return bytes(jax.export.export(jax.jit(function), disabled_checks=unpromised)(*arguments).serialize())
+
+    try:
+        return jax.export.deserialize(bytearray(kept("programs", (platform, depends_on), trace))).call
+    except (NotImplementedError, ValueError) as error:
+        log.warning("a program cannot be kept, and is traced at every start: %s", error)
+        return function
 
 
 def replicate(params: Any, dtype: np.dtype) -> Any:
@@ -63,4 +112,8 @@ def fitting_in_memory(what: str) -> Iterator[None]:
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
+    return NamedSharding(_mesh(), spec)
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))

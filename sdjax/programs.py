@@ -6,10 +6,12 @@ the dtype that is computed in.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,13 +56,22 @@ class Guidance(NamedTuple):
     plus_plus: jax.Array | np.ndarray
 
 
+# Programs are kept on disk with the structure of their arguments.
+for _structure in (Conditioning, Guidance, Known, State):
+    jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
+jax.export.register_pytree_node_serialization(
+    Plan, serialized_name="sdjax.Plan", serialize_auxdata=lambda _: b"", deserialize_auxdata=lambda _: ()
+)
+
+
 def precisely(program: Callable) -> Callable:
     """Products of float32 as float32: a TPU's default is bfloat16, a GPU's may be TF32."""
 
-    def traced(module: nn.Module, params: Params, *inputs):
+    @wraps(program)
+    def traced(module: nn.Module, params: Params, *inputs, **options):
         exact = jax.tree.leaves(params)[0].dtype == jnp.float32
         with jax.default_matmul_precision("highest" if exact else "default"):
-            return program(module, params, *inputs)
+            return program(module, params, *inputs, **options)
 
     return traced
 

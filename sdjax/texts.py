@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +14,17 @@ from sdjax.arguments import Picture
 from sdjax.errors import InputError
 from sdjax.parallel import replicate
 from sdjax.programs import Params
-from sdjax.prompts import Tokens, Words, one_chunk, padded, read_embedding, texts_of_rows, tiled, weighted_chunks
+from sdjax.prompts import (
+    Tokenizer,
+    Tokens,
+    Words,
+    one_chunk,
+    padded,
+    read_embedding,
+    texts_of_rows,
+    tiled,
+    weighted_chunks,
+)
 from sdjax.recipes import Recipe
 
 # Maps token ids and weights [batch, chunks, tokens] and clip skips [batch] to contexts.
@@ -23,7 +32,7 @@ Encode = Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
 
 
 def contexts_of_rows(
-    tokenizer: Any, words: Words, recipes: Sequence[Recipe], rows: int, encode: Encode
+    tokenizer: Tokenizer, words: Words, recipes: Sequence[Recipe], rows: int, encode: Encode
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """The contexts of the prompts and of the negative prompts at each of `rows` rows; equal ones are one array.
 
@@ -55,7 +64,7 @@ def contexts_of_rows(
     )
 
 
-def _tokens_of_rows(tokenizer: Any, words: Words, prompt: str, recipe: Recipe, rows: int) -> list[Tokens]:
+def _tokens_of_rows(tokenizer: Tokenizer, words: Words, prompt: str, recipe: Recipe, rows: int) -> list[Tokens]:
     """What is read of a prompt at each row; equal texts are one object, and all have one number of chunks."""
     if recipe.picture.prompt_syntax == "plain":
         return [one_chunk(tokenizer, prompt, words)] * rows

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from checkpoints import edit_json
 
-from sdjax.checkpoint import Model, embedded_models, flat_specs, is_writable, read_json, read_model
+from sdjax.checkpoint import Model, embedded_models, flat_specs, read_json, read_model
 from sdjax.convert import convert
 from sdjax.errors import CheckpointError, ConfigError, InputError
-from sdjax.folders import new_directory
+from sdjax.folders import is_writable, new_directory
 from sdjax.tensors import open_tensors, write_tensors
 
 

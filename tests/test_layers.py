@@ -10,6 +10,7 @@ LAYERS = [
     {"sdjax.errors", "sdjax.a1111"},
     {"sdjax.models", "sdjax.schedulers"},
     {"sdjax.tensors", "sdjax.pickles", "sdjax.folders", "sdjax.infotext"},
+    {"sdjax.kept"},
     {
         "sdjax.checkpoint",
         "sdjax.images",

@@ -21,7 +21,7 @@ from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
 from sdjax.errors import CheckpointError, InputError
 from sdjax.models import abstract_params, build
-from sdjax.prompts import load_tokenizer
+from sdjax.prompts import load_tokenizer, one_chunk
 from sdjax.tensors import open_tensors
 
 SD15 = "reference/hub/runwayml/stable-diffusion-v1-5"
@@ -228,7 +228,8 @@ def test_choices_that_cannot_work_are_refused(file, tiny, tmp_path):
 
 
 def padded_ids(folder: Path, prompts: list[str]) -> list[list[int]]:
-    return load_tokenizer(folder)(prompts, padding="max_length", truncation=True)["input_ids"]
+    tokenizer = load_tokenizer(folder)
+    return [one_chunk(tokenizer, prompt, {}).ids[0].tolist() for prompt in prompts]
 
 
 def test_the_tokenizer_comes_from_the_hub(shared, file, tmp_path, hub, ask_hub, tokenizer):

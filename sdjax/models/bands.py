@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.config import VAEConfig
-from sdjax.models.layers import Conv3x3, Downsample2D, GroupNorm, Upsample2D
+from sdjax.models.layers import Conv3x3, Dense, Downsample2D, GroupNorm, Upsample2D
 from sdjax.models.vae import EPS, AutoencoderKL, mid_block, resnet
 
 WHOLE = 2**17  # pixels up to which a part runs on all rows at once: 512 channels of them are 256 MB
@@ -65,7 +65,7 @@ def decode_in_bands(vae: AutoencoderKL, params: Any, latents: jax.Array) -> jax.
     widths = config.block_out_channels[::-1]
     x = latents
     if config.use_post_quant_conv:
-        x = _run(nn.Dense(config.latent_channels), params["post_quant_conv"], x)
+        x = _run(Dense(config.latent_channels), params["post_quant_conv"], x)
     x = _run(Conv3x3(widths[0]), decoder["conv_in"], x)
     x = _run(mid_block(config), decoder["mid_block"], x)
     before: list[Part] = []
@@ -98,7 +98,7 @@ def encode_in_bands(vae: AutoencoderKL, params: Any, images: jax.Array) -> tuple
     x = _run(mid_block(config), encoder["mid_block"], x)
     x = _output(config, 2 * config.latent_channels, encoder, x)
     if config.use_quant_conv:
-        x = _run(nn.Dense(2 * config.latent_channels), params["quant_conv"], x)
+        x = _run(Dense(2 * config.latent_channels), params["quant_conv"], x)
     mean, logvar = jnp.split(x, 2, axis=-1)
     return mean, jnp.clip(logvar, -30.0, 20.0)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sdjax.errors import InputError
 from sdjax.models.attention import attention
 from sdjax.models.config import CLIPTextConfig
-from sdjax.models.layers import LayerNorm
+from sdjax.models.layers import Dense, Embed, LayerNorm
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -33,8 +33,8 @@ class CLIPAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, channels = x.shape
         head_shape = (batch, tokens, self.heads, channels // self.heads)
-        q, k, v = (nn.Dense(channels, name=name)(x).reshape(head_shape) for name in ("q_proj", "k_proj", "v_proj"))
-        return nn.Dense(channels, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
+        q, k, v = (Dense(channels, name=name)(x).reshape(head_shape) for name in ("q_proj", "k_proj", "v_proj"))
+        return Dense(channels, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
 
 
 class CLIPMLP(nn.Module):
@@ -44,8 +44,8 @@ class CLIPMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = ACTIVATIONS[self.config.hidden_act](nn.Dense(self.config.intermediate_size, name="fc1")(x))
-        return nn.Dense(self.config.hidden_size, name="fc2")(h)
+        h = ACTIVATIONS[self.config.hidden_act](Dense(self.config.intermediate_size, name="fc1")(x))
+        return Dense(self.config.hidden_size, name="fc2")(h)
 
 
 class CLIPEncoderLayer(nn.Module):
@@ -87,8 +87,8 @@ class CLIPTextEmbeddings(nn.Module):
         length = input_ids.shape[-1]
         if length > config.max_position_embeddings:
             raise InputError(f"{length} tokens are more than the text encoder's {config.max_position_embeddings}")
-        tokens = nn.Embed(config.vocab_size, config.hidden_size, name="token_embedding")(input_ids)
-        positions = nn.Embed(config.max_position_embeddings, config.hidden_size, name="position_embedding")
+        tokens = Embed(config.vocab_size, config.hidden_size, name="token_embedding")(input_ids)
+        positions = Embed(config.max_position_embeddings, config.hidden_size, name="position_embedding")
         return tokens + positions(jnp.arange(length))
 
 

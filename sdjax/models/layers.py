@@ -13,6 +13,12 @@ from sdjax.models.platform import platform
 # 4x4 to 16x16 pixels and 320 to 2560 channels.
 CPU_PATCH_PIXELS = 256
 
+# Parameters come from a file, or from the trainer, which draws them by its own rules. What a layer would begin with is
+# only ever asked for its shape, at every trace, and random numbers take ten times as long to trace.
+ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
+Dense = partial(nn.Dense, kernel_init=ZEROS)
+Embed = partial(nn.Embed, embedding_init=ZEROS)
+
 
 class Conv3x3(nn.Module):
     """A 3x3 convolution of [batch, height, width, channels], each side padded with `padding` (before, after) zeros."""
@@ -24,8 +30,8 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else 0.0
+        kernel = self.param("kernel", ZEROS, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", ZEROS, (self.features,)) if self.use_bias else 0.0
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
         padding, strides = [self.padding] * 2, (self.stride, self.stride)
         height, width = (1 + (sum(self.padding) + size - 3) // self.stride for size in x.shape[1:3])
@@ -51,8 +57,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = self.param("scale", ONES, (channels,))
+        bias = self.param("bias", ZEROS, (channels,))
         mean, variance = self.moments(x)
         y = ((self.grouped(x) - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape) * scale + bias
         return y.astype(x.dtype)
@@ -87,7 +93,7 @@ class TimestepEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(self.dim, name="linear_2")(nn.silu(nn.Dense(self.dim, name="linear_1")(x)))
+        return Dense(self.dim, name="linear_2")(nn.silu(Dense(self.dim, name="linear_1")(x)))
 
 
 class ResnetBlock2D(nn.Module):
@@ -102,11 +108,11 @@ class ResnetBlock2D(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.eps, name="norm1")(x))
         h = Conv3x3(self.channels, name="conv1")(h)
         if time_embedding is not None:
-            h += nn.Dense(self.channels, name="time_emb_proj")(nn.silu(time_embedding))[:, None, None]
+            h += Dense(self.channels, name="time_emb_proj")(nn.silu(time_embedding))[:, None, None]
         h = nn.silu(GroupNorm(self.groups, self.eps, name="norm2")(h))
         h = Conv3x3(self.channels, name="conv2")(h)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, name="conv_shortcut")(x)
+            x = Dense(self.channels, name="conv_shortcut")(x)
         return x + h
 
 

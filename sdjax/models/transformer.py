@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.attention import attention
-from sdjax.models.layers import GroupNorm, LayerNorm
+from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 
 
 class Attention(nn.Module):
@@ -18,11 +18,11 @@ class Attention(nn.Module):
         channels = x.shape[-1]
 
         def project(y: jax.Array, name: str) -> jax.Array:
-            y = nn.Dense(channels, use_bias=False, name=name)(y)
+            y = Dense(channels, use_bias=False, name=name)(y)
             return y.reshape(*y.shape[:-1], self.heads, channels // self.heads)
 
         x = attention(project(x, "to_q"), project(context, "to_k"), project(context, "to_v"))
-        return nn.Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
+        return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
 
 
 class GEGLU(nn.Module):
@@ -32,7 +32,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, gate = jnp.split(nn.Dense(2 * self.dim, name="proj")(x), 2, axis=-1)
+        x, gate = jnp.split(Dense(2 * self.dim, name="proj")(x), 2, axis=-1)
         return x * nn.gelu(gate, approximate=False)
 
 
@@ -41,7 +41,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(x.shape[-1], name="net_2")(GEGLU(4 * x.shape[-1], name="net_0")(x))
+        return Dense(x.shape[-1], name="net_2")(GEGLU(4 * x.shape[-1], name="net_0")(x))
 
 
 class BasicTransformerBlock(nn.Module):
@@ -70,7 +70,7 @@ class Transformer2DModel(nn.Module):
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
-        h = nn.Dense(channels, name="proj_in")(h)
+        h = Dense(channels, name="proj_in")(h)
         for i in range(self.layers):
             h = BasicTransformerBlock(self.heads, self.only_cross_attention, name=f"transformer_blocks_{i}")(h, context)
-        return x + nn.Dense(channels, name="proj_out")(h).reshape(x.shape)
+        return x + Dense(channels, name="proj_out")(h).reshape(x.shape)

@@ -12,6 +12,7 @@ from sdjax.models.layers import (
     Block,
     Conv3x3,
     Downsample2D,
+    Embed,
     GroupNorm,
     MidBlock,
     ResnetBlock2D,
@@ -110,4 +111,4 @@ class UNet2DConditionModel(nn.Module):
             raise InputError("this UNet is conditioned on a class: pass class_labels, one for each image of the batch")
         if config.class_embed_type == "timestep":
             return embedding + TimestepEmbedding(4 * dim, name="class_embedding")(waves(class_labels))
-        return embedding + nn.Embed(config.num_class_embeds, 4 * dim, name="class_embedding")(class_labels)
+        return embedding + Embed(config.num_class_embeds, 4 * dim, name="class_embedding")(class_labels)

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 
 from sdjax.models.attention import attention
 from sdjax.models.config import VAEConfig
-from sdjax.models.layers import Block, Conv3x3, Downsample2D, GroupNorm, MidBlock, ResnetBlock2D, Upsample2D
+from sdjax.models.layers import (
+    Block,
+    Conv3x3,
+    Dense,
+    Downsample2D,
+    GroupNorm,
+    MidBlock,
+    ResnetBlock2D,
+    Upsample2D,
+)
 
 EPS = 1e-6
 
@@ -22,8 +31,8 @@ class SpatialAttention(nn.Module):
     def __call__(self, x: jax.Array, context: None = None) -> jax.Array:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.groups, EPS, name="group_norm")(x).reshape(batch, height * width, channels)
-        q, k, v = (nn.Dense(channels, name=name)(h)[:, :, None] for name in ("to_q", "to_k", "to_v"))
-        h = nn.Dense(channels, name="to_out_0")(attention(q, k, v)[:, :, 0])
+        q, k, v = (Dense(channels, name=name)(h)[:, :, None] for name in ("to_q", "to_k", "to_v"))
+        h = Dense(channels, name="to_out_0")(attention(q, k, v)[:, :, 0])
         return x + h.reshape(x.shape)
 
 
@@ -98,9 +107,9 @@ class AutoencoderKL(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         if config.use_quant_conv:
-            self.quant_conv = nn.Dense(2 * config.latent_channels)
+            self.quant_conv = Dense(2 * config.latent_channels)
         if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Dense(config.latent_channels)
+            self.post_quant_conv = Dense(config.latent_channels)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Encodes images and decodes the means."""

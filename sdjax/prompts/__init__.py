@@ -4,10 +4,11 @@ from sdjax.prompts.chunks import Tokens, Words, one_chunk, padded, tiled, weight
 from sdjax.prompts.editing import schedule, texts_of_rows
 from sdjax.prompts.embeddings import read_embedding
 from sdjax.prompts.emphasis import BREAK, parse_emphasis
-from sdjax.prompts.tokenizer import load_tokenizer
+from sdjax.prompts.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "BREAK",
+    "Tokenizer",
     "Tokens",
     "Words",
     "load_tokenizer",

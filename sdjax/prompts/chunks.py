@@ -3,13 +3,13 @@
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.prompts.emphasis import BREAK, parse_emphasis
-from sdjax.prompts.tokenizer import units
+from sdjax.prompts.tokenizer import Tokenizer, units
 
 COMMA_REACH = 20  # a full chunk ends at its last comma instead, where that is among so many last tokens
 SHOWN = 200  # characters at most of what is left out
@@ -25,15 +25,15 @@ class Tokens(NamedTuple):
     weights: np.ndarray
 
 
-def weighted_chunks(tokenizer: Any, prompt: str, words: Words) -> Tokens:
+def weighted_chunks(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
     """A prompt with emphasis, of any length, in chunks as A1111's web UI cuts it.
 
     A chunk ends where it is full, or at a comma shortly before, or at BREAK. Raises InputError for weights that
     float32 cannot hold.
     """
     parts = parse_emphasis(prompt)
-    comma = tokenizer.get_vocab().get(",</w>")
-    room = tokenizer.model_max_length - 2
+    comma = tokenizer.backend.token_to_id(",</w>")
+    room = tokenizer.length - 2
     chunks: list[list[tuple[int, float]]] = [[]]
     last_comma = None  # its place in the chunk
     for part, unit_ids in zip(parts, units(tokenizer, [text for text, _ in parts], words)):
@@ -62,20 +62,21 @@ def weighted_chunks(tokenizer: Any, prompt: str, words: Words) -> Tokens:
     return Tokens(np.stack([each.ids for each in tokens]), weights)
 
 
-def one_chunk(tokenizer: Any, prompt: str, words: Words) -> Tokens:
+def one_chunk(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
     """A prompt taken literally, in one chunk. Words that do not fit are left out, with a warning that shows them."""
     ids = [token for unit in units(tokenizer, [prompt], words)[0] for token in unit]
-    room = tokenizer.model_max_length - 2
+    room = tokenizer.length - 2
     if len(ids) > room:
-        known = [token for token in ids[room:] if token < len(tokenizer)]
-        cut = textwrap.shorten(tokenizer.decode(known), SHOWN, placeholder=" ...")
+        known = [token for token in ids[room:] if token < tokenizer.backend.get_vocab_size()]
+        text = tokenizer.backend.decode(known, skip_special_tokens=False).replace("</w>", " ").strip()
+        cut = textwrap.shorten(text, SHOWN, placeholder=" ...")
         much = f"the prompt has {len(ids)} tokens, of which the model reads {room}"
         warnings.warn(f"{much}; left out: {cut!r}", stacklevel=2)
     framed = _framed(tokenizer, [(token, 1.0) for token in ids[:room]])
     return Tokens(framed.ids[None], framed.weights[None])
 
 
-def padded(tokenizer: Any, tokens: Tokens, chunks: int) -> Tokens:
+def padded(tokenizer: Tokenizer, tokens: Tokens, chunks: int) -> Tokens:
     """A prompt with empty chunks behind its own."""
     missing = chunks - len(tokens.ids)
     return Tokens(
@@ -88,12 +89,12 @@ def tiled(tokens: Tokens, chunks: int) -> Tokens:
     return Tokens(*(np.tile(own, (chunks // len(own), 1)) for own in tokens))
 
 
-def _framed(tokenizer: Any, chunk: list[tuple[int, float]]) -> Tokens:
+def _framed(tokenizer: Tokenizer, chunk: list[tuple[int, float]]) -> Tokens:
     """A chunk between begin and end, filled up as the tokenizer does: ids and weights [length]."""
-    length = tokenizer.model_max_length
-    ids = np.full(length, tokenizer.pad_token_id, np.int32)
+    length = tokenizer.length
+    ids = np.full(length, tokenizer.pad, np.int32)
     weights = np.ones(length)
-    ids[: len(chunk) + 2] = [tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id]
+    ids[: len(chunk) + 2] = [tokenizer.bos, *(token for token, _ in chunk), tokenizer.eos]
     weights[1 : len(chunk) + 1] = [weight for _, weight in chunk]
     with np.errstate(over="ignore"):
         return Tokens(ids, weights.astype(np.float32))

@@ -1,33 +1,68 @@
 """From text to token ids, by the checkpoint's own tokenizer."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+
+import tokenizers
 
 from sdjax.errors import CheckpointError
+from sdjax.kept import kept
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The CLIP tokenizer of a model directory. Raises CheckpointError where its files are missing or damaged."""
-    logging.getLogger("transformers").addFilter(_of_interest)
-    from transformers import CLIPTokenizer  # takes a second to import
+@dataclass(frozen=True)
+class Tokenizer:
+    """A checkpoint's tokenizer: the library's own, and how the text encoder wants a prompt framed.
 
+    length: of what the encoder reads at once. bos, eos, pad: the ids of begin, end, and what fills up behind it.
+    """
+
+    backend: tokenizers.Tokenizer
+    length: int
+    bos: int
+    eos: int
+    pad: int
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The CLIP tokenizer of a model directory. Raises CheckpointError where its files are missing or damaged.
+
+    Transformers reads the files, which come in many forms, and takes a second to be imported: what it makes of them is
+    kept.
+    """
     try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        contents = [(path.name, sha256(path.read_bytes()).hexdigest()) for path in sorted(folder.iterdir())]
+        told = json.loads(kept("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
+    return Tokenizer(tokenizers.Tokenizer.from_str(told.pop("backend")), **told)
 
 
-def units(tokenizer: Any, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:
+def _read(folder: Path) -> bytes:
+    logging.getLogger("transformers").addFilter(_of_interest)
+    from transformers import CLIPTokenizer
+
+    read = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    backend = read.backend_tokenizer
+    backend.no_truncation()  # chunks are cut and filled up here
+    backend.no_padding()
+    ids = {"bos": read.bos_token_id, "eos": read.eos_token_id, "pad": read.pad_token_id}
+    told = {"backend": backend.to_str(), "length": read.model_max_length, **ids}
+    return json.dumps(told).encode()
+
+
+def units(tokenizer: Tokenizer, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:
     """The token ids of each text, in lists that stay together: most hold one id, learned words all that they have.
 
     words: the ids of each learned word. It is found whatever its case is, but not inside of another word.
     """
     cut = [_cut(text, words) for text in texts]
     plain = [piece for pieces in cut for piece in pieces if isinstance(piece, str)]
-    ids = iter(tokenizer(plain, add_special_tokens=False, padding=False, truncation=False, verbose=False)["input_ids"])
+    ids = (encoded.ids for encoded in tokenizer.backend.encode_batch(plain, add_special_tokens=False))
     return [
         [
             unit
