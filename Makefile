@@ -6,6 +6,8 @@ VENV_PARITY ?= .venv-parity
 # Two processes, each of which uses up to 4 GB and mostly one core; one that is done takes over what the other has left.
 PARALLEL ?= -n 2 --dist worksteal
 TESTS ?= tests
+# Most of the tests' time is XLA's compiler; without its optimisations it takes half of it. Parity runs with them.
+QUICKLY ?= --xla_backend_optimization_level=0
 
 .PHONY: demo test parity parity-full-size lint format bench clean
 
@@ -13,10 +15,10 @@ demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
 
 test: $(VENV)/installed  ## what needs no PyTorch
-	$(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/parity $(TESTS)
+	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/parity $(TESTS)
 
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
-	$(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP -m "not full_size" tests/parity
+	$(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size" tests/parity
 
 parity-full-size: $(VENV_PARITY)/installed  ## the same for the published models at their real size: 10 GB, some minutes
 	$(VENV_PARITY)/bin/python -m pytest -s -m full_size tests/parity

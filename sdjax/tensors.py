@@ -87,7 +87,9 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
         with safe_open(path, framework="numpy") as checked:  # offsets, sizes and the file's length all agree
             metadata = dict(checked.metadata() or {})
         header = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (OSError, SafetensorError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     header.pop("__metadata__", None)
     entries = {}

@@ -111,6 +111,14 @@ def test_what_cannot_work_is_one_line_and_1(arguments, says, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_for_another_task_is_refused(tmp_path, capsys):
+    save_png(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
+    where = ["-o", str(tmp_path / "large.png"), "--model", "shapes"]
+    assert main(["upscale", "a red ring", str(tmp_path / "small.png"), *where]) == 1
+    assert "shapes is made for another task, text: this wants a model for upscale" in complaint(capsys)
+    assert not (tmp_path / "large.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -126,6 +134,14 @@ def test_what_suits_no_model_is_said_before_one_is_opened(arguments, says, tmp_p
     assert main(["generate", *arguments, "-o", str(tmp_path / "new" / "x.png"), "--model", "no such model"]) == 1
     assert says in complaint(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_for_another_task_is_refused(tmp_path, capsys):
+    save_png(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
+    where = ["-o", str(tmp_path / "large.png"), "--model", "shapes"]
+    assert main(["upscale", "a red ring", str(tmp_path / "small.png"), *where]) == 1
+    assert "shapes is made for another task, text: this wants a model for upscale" in complaint(capsys)
+    assert not (tmp_path / "large.png").exists()
 
 
 @pytest.mark.parametrize(

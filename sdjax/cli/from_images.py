@@ -161,5 +161,5 @@ def upscale(
         "prompt_syntax": prompt_syntax,
         "rng": rng,
     }
-    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora), task="upscale")
     paint([prompt], output, loading, 1, seed, negative_prompt, {"image": image}, settings)

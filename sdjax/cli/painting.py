@@ -11,6 +11,7 @@ from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.watching import Watching
+from sdjax.errors import InputError
 from sdjax.images import save_png
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loading:
-    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion."""
+    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion.
+
+    task: what the model must be made for, where a command is for such models only; see `sdjax.starts.task_of`.
+    """
 
     model: str
     dtype: str | None
@@ -28,6 +32,7 @@ class Loading:
     embeddings: Sequence[Path]
     loras: Sequence[tuple[str, float]]
     preview_vae: str | None = None
+    task: str | None = None
 
     def open(self, report: Callable[..., None]) -> "Pipeline":
         """The pipeline."""
@@ -42,6 +47,8 @@ class Loading:
             loras=self.loras,
             progress=report,
         )
+        if self.task not in (None, pipe.task):
+            raise InputError(f"{self.model} is made for another task, {pipe.task}: this wants a model for {self.task}")
         for embedding in self.embeddings:
             pipe.load_textual_inversion(embedding)
         return pipe
