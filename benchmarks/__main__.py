@@ -1,14 +1,18 @@
 """`python -m benchmarks`, from a checkout: lists the benchmarks; each says with --help what it measures and needs."""
 
+import sys
+
 import typer
 
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
+from benchmarks.scenes import scenes
 from benchmarks.start import start
 from benchmarks.unet import unet
 from benchmarks.vae import vae
+from sdjax.errors import SdjaxError
 
 app = typer.Typer(
     help="What sdjax costs: time and memory. Each benchmark prints a table, and writes it as JSON with --json FILE.",
@@ -22,10 +26,14 @@ LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
 app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
+app.command("scenes", rich_help_panel="Data")(scenes)
 app.command("unet", rich_help_panel=LARGE)(unet)
 app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)
 
 if __name__ == "__main__":
-    app(prog_name="python -m benchmarks")
+    try:
+        app(prog_name="python -m benchmarks")
+    except SdjaxError as error:
+        sys.exit(f"benchmarks: {error}")
