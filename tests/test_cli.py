@@ -136,14 +136,6 @@ def test_what_suits_no_model_is_said_before_one_is_opened(arguments, says, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_for_another_task_is_refused(tmp_path, capsys):
-    save_png(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
-    where = ["-o", str(tmp_path / "large.png"), "--model", "shapes"]
-    assert main(["upscale", "a red ring", str(tmp_path / "small.png"), *where]) == 1
-    assert "shapes is made for another task, text: this wants a model for upscale" in complaint(capsys)
-    assert not (tmp_path / "large.png").exists()
-
-
 @pytest.mark.parametrize(
     ("output", "says"),
     [
