@@ -9,8 +9,8 @@ from benchmarks.conversion import conversion
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.scenes import scenes
+from benchmarks.speed import speed
 from benchmarks.start import start
-from benchmarks.unet import unet
 from benchmarks.vae import vae
 from sdjax.errors import SdjaxError
 
@@ -27,7 +27,7 @@ app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
 app.command("scenes", rich_help_panel="Data")(scenes)
-app.command("unet", rich_help_panel=LARGE)(unet)
+app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)
