@@ -192,7 +192,7 @@ class Pipeline(Networks):
         if any(picture.hires_scale for picture in pictures):
             return self._draw_twice(pictures, latents, output_type, previews, progress)
         factor = self.modules["vae"].config.factor
-        width, height = size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
+        width, height = self.size(pictures)
         shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
         noise = given_noise(latents, (len(pictures), *shape))
         recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
@@ -218,6 +218,11 @@ class Pipeline(Networks):
             nfe=max(int(recipe.plan.nfe) for recipe in recipes),
             settings=[settings_of(recipe, self.task) | shared for recipe in recipes],
         )
+
+    def size(self, pictures: Sequence[Picture]) -> tuple[int, int]:
+        """The width and height in pixels that pictures will have. Raises InputError where they differ."""
+        factor = self.modules["vae"].config.factor
+        return size_of(pictures, self.task, (self.modules["unet"].config.sample_size or 0) * factor, factor)
 
     def _draw_twice(
         self,

@@ -64,7 +64,7 @@ def given(picture: Picture, task: str, shape: tuple[int, int, int], factor: int)
 
     Raises InputError for images that do not suit the task.
     """
-    _check_suits(picture, task)
+    check_suits(picture, task)
     size = (factor * shape[1], factor * shape[0])
     image, repaint = picture.image, None
     if isinstance(image, Image.Image) and picture.mask_image is not None:
@@ -210,7 +210,7 @@ def _latents(
     return mean + deviation * draw(shape, sampled)
 
 
-def _check_suits(picture: Picture, task: str) -> None:
+def check_suits(picture: Picture, task: str) -> None:
     """Raises InputError for images that a model needs and lacks, or that it cannot take."""
     image = picture.image
     if task == "upscale" and not isinstance(image, Image.Image):

@@ -40,7 +40,7 @@ def contexts_of_rows(
     weighs a context by its share; so no picture depends on the prompts beside it.
     """
     prompts, negatives = (
-        [_tokens_of_rows(tokenizer, words, text, recipe, rows) for text, recipe in zip(texts, recipes)]
+        [tokens_of_rows(tokenizer, words, text, recipe, rows) for text, recipe in zip(texts, recipes)]
         for texts in zip(*((recipe.picture.prompt, recipe.picture.negative_prompt) for recipe in recipes))
     )
     chunks = math.lcm(*(len(tokens[0].ids) for tokens in (*prompts, *negatives)))
@@ -64,7 +64,7 @@ def contexts_of_rows(
     )
 
 
-def _tokens_of_rows(tokenizer: Tokenizer, words: Words, prompt: str, recipe: Recipe, rows: int) -> list[Tokens]:
+def tokens_of_rows(tokenizer: Tokenizer, words: Words, prompt: str, recipe: Recipe, rows: int) -> list[Tokens]:
     """What is read of a prompt at each row; equal texts are one object, and all have one number of chunks."""
     if recipe.picture.prompt_syntax == "plain":
         return [one_chunk(tokenizer, prompt, words)] * rows
