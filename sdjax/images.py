@@ -1,5 +1,6 @@
 """Pictures on disk: PNG files that say how they were made, animations, and grids of pictures with labels."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from sdjax.infotext import read_infotext, write_infotext
 
 SETTINGS_KEY = "sdjax"
 INFOTEXT_KEY = "parameters"  # A1111's
+DESCRIPTION, EXIF_IFD, USER_COMMENT = 0x010E, 0x8769, 0x9286  # tags of EXIF
+UTF_16 = b"UNICODE\0"  # what a user comment begins with
 SECONDS, REST = 3, 2  # of an animation: to its last picture, and on it
 SMALLEST_CELL, GAP = 96, 6  # of a grid, in pixels
 
@@ -24,12 +27,30 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[st
     The file is complete or absent: it is written beside its name and renamed at the end. A file of that name is
     replaced. Raises OSError where `path` cannot be written.
     """
-    info = PngInfo()
+    with replaced(path) as partial:
+        partial.write_bytes(encoded(image, "png", settings))
+
+
+def encoded(image: Image.Image, kind: str, settings: dict[str, Any], quality: int = 90) -> bytes:
+    """`image` as a file of a kind, png, jpeg or webp, that tells `settings`, as JSON and in A1111's form.
+
+    A PNG has them in the text chunks `sdjax` and `parameters`, the others in EXIF, as description and user comment.
+    quality: from 1 to 100, of what loses some. Raises OSError or ValueError for settings that a JPEG has no room for.
+    """
+    file = io.BytesIO()
     # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
-    info.add_text(SETTINGS_KEY, json.dumps(settings))
-    info.add_text(INFOTEXT_KEY, write_infotext(settings).encode("utf-8", "replace").decode())
-    with _replaced(path) as partial:
-        image.save(partial, format="PNG", pnginfo=info)
+    told, infotext = json.dumps(settings), write_infotext(settings).encode("utf-8", "replace").decode()
+    if kind == "png":
+        info = PngInfo()
+        info.add_text(SETTINGS_KEY, told)
+        info.add_text(INFOTEXT_KEY, infotext)
+        image.save(file, format="PNG", pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif[DESCRIPTION] = told
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UTF_16 + infotext.encode("utf-16-be")
+        image.save(file, format=kind.upper(), exif=exif, quality=quality)
+    return file.getvalue()
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
@@ -40,14 +61,14 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
     each = min(max(SECONDS * 1000 // len(frames), 40), 400)
     durations = [each] * (len(frames) - 1) + [REST * 1000]
     kind = path.suffix[1:].upper()
-    with _replaced(path) as partial:
+    with replaced(path) as partial:
         frames[0].save(
             partial, format=kind, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=90
         )
 
 
 @contextmanager
-def _replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write what takes the name `path` when the block ends well."""
     partial = partial_path(path)
     try:
@@ -89,15 +110,25 @@ def partial_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
 
 
+def _exif_texts(image: Image.Image) -> dict[str, str]:
+    """What EXIF tells, under the names of a PNG's chunks."""
+    exif = image.getexif()
+    texts = {SETTINGS_KEY: str(exif.get(DESCRIPTION, ""))}
+    comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
+    if isinstance(comment, bytes) and comment.startswith(UTF_16):
+        texts[INFOTEXT_KEY] = comment.removeprefix(UTF_16).decode("utf-16-be", "replace")
+    return texts
+
+
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The settings that `save_png` or A1111 wrote into a PNG, or None where there are none.
+    """The settings that `encoded` or A1111 wrote into a picture, or None where there are none.
 
     Those of A1111 come with a list `not_followed`, of what else it says. Raises OSError where `path` is no picture that
     can be read.
     """
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {})
+            text = getattr(image, "text", None) or _exif_texts(image)
     except (ValueError, Image.DecompressionBombError) as error:  # texts or pictures that grow too large when unpacked
         raise OSError(f"{path}: {error}") from error
     try:

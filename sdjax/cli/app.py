@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from sdjax.cli.batch import batch
 from sdjax.cli.compare import compare
 from sdjax.cli.convert import convert
 from sdjax.cli.from_images import img2img, inpaint, upscale
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, compare, convert, info, samplers):
+    for command in (generate, img2img, inpaint, upscale, batch, compare, convert, info, samplers):
         app.command()(command)
     return _run(app, arguments)
 

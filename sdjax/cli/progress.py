@@ -1,14 +1,20 @@
 """Progress bars on standard error, where that is a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sdjax.cli import interrupt
 
-Report = Callable[[str, int, int], None]  # (stage, done, total)
+
+class Report(Protocol):
+    """Called with a stage, how much of it is done, out of how much, and how to say that where it is no count."""
+
+    def __call__(self, stage: str, done: int, total: int, amount: str | None = None, /) -> None: ...
+
 
 _shown: list[Progress] = []  # what is on the terminal now
 
@@ -31,11 +37,12 @@ def progress_bars(*, of_bytes: bool = False) -> Iterator[Report]:
         disable=not console.is_terminal,
     )
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int, amount: str | None = None, /) -> None:
         interrupt.check()
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, amount="")
-        amount = f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB" if of_bytes else f"{done}/{total}"
+        if amount is None:
+            amount = f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB" if of_bytes else f"{done}/{total}"
         bars.update(tasks[stage], completed=done, total=total, amount=amount)
 
     _shown.append(bars)

@@ -1,0 +1,72 @@
+"""What a run is: all that its bits depend on, kept in `run.json` so that no other run goes on in its folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import sdjax
+from sdjax.batch.output import hash_of
+from sdjax.errors import InputError
+from sdjax.folders import PARTIAL
+from sdjax.images import replaced
+from sdjax.pipeline import Pipeline
+
+RUN = "run.json"
+
+
+def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:
+    """The SHA-256 of a model: its configurations, tokenizer and parameters, and files added to it, each with its scale.
+
+    It does not depend on where the model lies.
+    """
+    total = hashlib.sha256()
+    model = pipe.model
+    parts: dict[str, Any] = {name: repr(component.module.config) for name, component in model.components.items()}
+    parts |= {"scheduler": model.scheduler_config, "low_res": model.low_res_config, "defaults": model.defaults}
+    parts["tokenizer"] = {path.name: hash_of(path) for path in sorted(model.tokenizer.iterdir())}
+    parts["files"] = [(hash_of(path), scale) for path, scale in files]
+    total.update(json.dumps(parts, sort_keys=True).encode())
+    for name in sorted(model.components):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.components[name].params):
+            total.update(f"{name}{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+            total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What computes, as far as bits depend on it."""
+    return {"sdjax": sdjax.__version__, "jax": jax.__version__, "platform": jax.default_backend()}
+
+
+def check_vacant_or_ours(folder: Path) -> None:
+    """Raises InputError where a folder holds something that is no run, or cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = [path for path in folder.iterdir() if not path.name.endswith(PARTIAL)]
+        if there and not (folder / RUN).is_file():
+            raise InputError(f"{folder} is not empty, and no run of sdjax batch: choose another folder")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Make a folder that of a run, or find that it is. Raises InputError where it belongs to another run."""
+    path = folder / RUN
+    if not path.exists():
+        with replaced(path) as partial:
+            partial.write_text(json.dumps(identity, indent=2) + "\n")
+    try:
+        there = json.loads(path.read_text())
+    except ValueError:
+        raise InputError(
+            f"{path} is damaged: remove it to go on with the same settings, or choose another folder"
+        ) from None
+    differing = [name for name in identity if there.get(name) != identity[name]]
+    if differing:
+        told = "; ".join(f"{name} is {there.get(name)} there and {identity[name]} here" for name in differing)
+        raise InputError(f"{folder} belongs to another run: {told}")

@@ -1,0 +1,155 @@
+"""Where the pictures of a run go: a folder of files, or shards that pack so many of them, as WebDataset or Parquet.
+
+Every picture is a file first, in a sub-folder of those with neighbouring indices. Shards are packed from these files
+once all of their pictures are done. A file is complete or absent, and the same picture is always the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sdjax.batch.rows import Item
+from sdjax.errors import InputError
+from sdjax.images import encoded, read_settings, replaced
+
+CONTAINERS = ("files", "tar", "parquet")
+ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+PARTS = ".parts"  # the pictures of shards that are not packed yet
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where pictures go and as what: `container` of CONTAINERS, `kind` of ENDINGS, `shard_size` pictures together."""
+
+    folder: Path
+    container: str = "files"
+    kind: str = "png"
+    quality: int = 90
+    shard_size: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("container", self.container, CONTAINERS), ("kind", self.kind, tuple(ENDINGS))):
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+
+    @property
+    def packs(self) -> bool:
+        """Whether pictures end up in shards."""
+        return self.container != "files"
+
+    def shard_of(self, item: Item) -> int:
+        """The number of the shard, or of the sub-folder, that a picture belongs to."""
+        return item.index // self.shard_size
+
+    def shard_file(self, shard: int) -> str:
+        """The name of a shard in the folder."""
+        return f"{shard:05d}.{self.container}" if self.packs else f"{shard:05d}"
+
+    def path_of(self, item: Item) -> Path:
+        """Where a picture's file lies until it is packed."""
+        return self._pictures(self.shard_of(item)) / f"{item.name}.{ENDINGS[self.kind]}"
+
+    def told(self, item: Item) -> str:
+        """How the manifest names a picture's file: by its place in the folder, or in the shard."""
+        return f"{self.shard_file(self.shard_of(item))}/{item.name}.{ENDINGS[self.kind]}"
+
+    def write(self, item: Item, image: Image.Image, settings: dict[str, Any]) -> dict[str, Any]:
+        """Write a picture; returns what the manifest tells of the file. Raises OSError where it cannot be written."""
+        data, path = encoded(image, self.kind, settings, self.quality), self.path_of(item)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as partial:
+            partial.write_bytes(data)
+        return {"file": self.told(item), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def pack(self, shard: int, items: Sequence[Item]) -> dict[str, Any]:
+        """Pack a shard from the files of these pictures; returns the journal's entry, and leaves the files."""
+        destination = self.folder / self.shard_file(shard)
+        ordered = sorted(items, key=lambda item: item.index)
+        with replaced(destination) as partial:
+            PACKERS[self.container](partial, [(item, self.path_of(item)) for item in ordered])
+            digest = hash_of(partial)
+        return {"shard": shard, "file": destination.name, "sha256": digest, "pictures": len(items)}
+
+    def clear(self, shard: int) -> None:
+        """Remove the files that a shard was packed from."""
+        shutil.rmtree(self._pictures(shard), ignore_errors=True)
+
+    def finish(self) -> None:
+        """Remove what only a run that is not done needs."""
+        if self.packs:
+            shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left half-written."""
+        for partial in self.folder.rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def _pictures(self, shard: int) -> Path:
+        return self.folder / PARTS / f"{shard:05d}" if self.packs else self.folder / f"{shard:05d}"
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _told_in(item: Item, path: Path) -> dict[str, Any]:
+    settings = read_settings(path) or {}
+    return {"index": item.index, "row": item.row, "name": item.name, **settings}
+
+
+def _pack_tar(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> None:
+    """WebDataset: NAME.png, NAME.json with how it was made, and NAME.txt with the prompt."""
+    with tarfile.open(destination, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for item, path in pictures:
+            settings = _told_in(item, path)
+            for ending, data in (
+                (path.suffix[1:], path.read_bytes()),
+                ("json", json.dumps(settings).encode()),
+                ("txt", settings["prompt"].encode("utf-8", "replace")),
+            ):
+                member = tarfile.TarInfo(f"{item.name}.{ending}")  # of the year 1970, and nobody's: the same every time
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def _pack_parquet(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> None:
+    """A row for each picture; its column `image` is as Hugging Face's datasets have pictures."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds: Mapping[str, Any] = {
+        "index": pyarrow.int64(),
+        "row": pyarrow.int64(),
+        "name": pyarrow.string(),
+        "prompt": pyarrow.string(),
+        "negative_prompt": pyarrow.string(),
+        "seed": pyarrow.uint64(),
+        "width": pyarrow.int64(),
+        "height": pyarrow.int64(),
+        "settings": pyarrow.string(),
+        "image": pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]),
+    }
+    rows = []
+    for item, path in pictures:
+        settings = _told_in(item, path)
+        row = {name: settings.get(name) for name in kinds}
+        rows.append(row | {"settings": json.dumps(settings), "image": {"bytes": path.read_bytes(), "path": path.name}})
+    table = pyarrow.Table.from_pylist(rows, pyarrow.schema(list(kinds.items())))
+    parquet.write_table(table, os.fspath(destination))
+
+
+PACKERS: dict[str, Callable[[Path, Sequence[tuple[Item, Path]]], None]] = {"tar": _pack_tar, "parquet": _pack_parquet}

@@ -1,0 +1,229 @@
+"""Rows of a file as the pictures of a run, everything checked that can be without the model."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sdjax.arguments import READERS, Picture
+from sdjax.batch.formats import Read
+from sdjax.errors import InputError
+from sdjax.random import image_seeds
+
+# What a column holds. Those of one picture are named as in `Picture`; `steps` is short for num_inference_steps.
+TEXTS = ("prompt", "negative_prompt", "sampler", "spacing", "hires_upscaler", "prompt_syntax", "rng", "name")
+WHOLES = (
+    *("seed", "num_inference_steps", "width", "height", "hires_steps", "clip_skip", "padding_mask_crop"),
+    *("noise_level", "num_images"),
+)
+NUMBERS = ("strength", "mask_blur", "eta", "guidance_rescale", "hires_scale", "hires_strength")
+LISTS = ("guidance_scale", "guidance_interval")  # a number, or several
+FLAGS = ("cfg_plus_plus",)
+IMAGES = tuple(READERS)
+COLUMNS = (*TEXTS, *WHOLES, *NUMBERS, *LISTS, *FLAGS, *IMAGES)
+SHORT = {"steps": "num_inference_steps"}
+
+SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
+LONGEST_NAME = 120
+UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.|[. ]$')  # what some system does not allow in a file's name
+TEMPLATE_FIELDS = ("index", "row", "image", "seed", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture of a run.
+
+    index: among those of the run, from 0. row: of the file, from 1. name: of its file, without the ending.
+    settings: the fields of `Picture` that are given, images aside. images: their files, by field.
+    """
+
+    index: int
+    row: int
+    name: str
+    settings: dict[str, Any]
+    images: dict[str, Path]
+
+    def picture(self) -> Picture:
+        """What to draw. Raises InputError for an image that cannot be read."""
+        return Picture(**self.settings, **{name: READERS[name](name, path) for name, path in self.images.items()})
+
+    def outline(self) -> Picture:
+        """The same with empty images of the right size, of which no pixel is read. Raises InputError as `picture`."""
+        blank: dict[str, Any] = {name: Image.new("L", _size(name, path)) for name, path in self.images.items()}
+        if "depth_map" in blank:
+            blank["depth_map"] = np.zeros((1, 1), np.float32)
+        return Picture(**self.settings, **blank)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How pictures are named: the template of those whose rows do not say, with its fields in braces.
+
+    Raises InputError for a template with other fields than TEMPLATE_FIELDS.
+    """
+
+    template: str = "{index:08d}"
+
+    def __post_init__(self) -> None:
+        fields = re.findall(r"\{([^{}:]*)(?::[^{}]*)?\}", self.template)
+        if unknown := [field for field in fields if field not in TEMPLATE_FIELDS]:
+            raise InputError(
+                f"the name {self.template!r} has an unknown field {unknown[0]!r}; known: {', '.join(TEMPLATE_FIELDS)}"
+            )
+        try:
+            self.of(0, 1, 0, 1, {"seed": 0, "prompt": ""})
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise InputError(f"the name {self.template!r} is no template: {error}") from None
+
+    def of(self, index: int, row: int, image: int, images: int, values: Mapping[str, Any]) -> str:
+        """The name of an image of a row, of which it has `images`; not checked."""
+        if "name" in values:
+            return values["name"] if images == 1 else f"{values['name']}-{image + 1}"
+        slug = re.sub(r"[^\w]+", "-", values["prompt"]).strip("-")[:60]
+        return self.template.format(index=index, row=row, image=image, seed=values["seed"], prompt=slug)
+
+
+def items_of(
+    rows: Iterable[Read], defaults: Mapping[str, Any], naming: Naming, folder: Path, whole_keys: bool = False
+) -> tuple[list[Item], list[Problem]]:
+    """The pictures that rows ask for, and what is wrong with the other rows.
+
+    defaults: columns of which rows may say otherwise. A picture without a seed of its own has that of the defaults plus
+    its index. folder: what the paths of images start from. whole_keys: whether names may have no dot, as in tar shards.
+    """
+    items: list[Item] = []
+    problems: list[Problem] = []
+    names: dict[str, int] = {}
+    for row, read in enumerate(rows, start=1):
+        try:
+            if isinstance(read, str):
+                raise InputError(read)
+            given = {SHORT.get(name, name): _value(SHORT.get(name, name), value) for name, value in read.items()}
+            new = _items_of_row(row, dict(defaults) | given, "seed" in given, len(items), naming, folder)
+            for item in new:
+                _check_name(item.name, names, whole_keys)
+            names |= {item.name.casefold(): row for item in new}
+            items += new
+        except InputError as error:
+            problems.append(Problem(row, str(error)))
+    return items, problems
+
+
+def _items_of_row(
+    row: int, values: dict[str, Any], own_seed: bool, index: int, naming: Naming, folder: Path
+) -> list[Item]:
+    if "prompt" not in values:
+        raise InputError("it has no prompt")
+    count = values.pop("num_images", 1)
+    if count < 1:
+        raise InputError(f"num_images must be a whole number above 0, not {count}")
+    first = values.pop("seed", 0)
+    seeds = image_seeds(first if own_seed else first + index, count)
+    images = {name: folder / values.pop(name) for name in IMAGES if name in values}
+    settings = {name: value for name, value in values.items() if name != "name"}
+    items = []
+    for k, seed in enumerate(seeds):
+        name = naming.of(index + k, row, k, count, values | {"seed": seed})
+        items.append(Item(index + k, row, name, settings | {"seed": seed}, images))
+    if len({item.name.casefold() for item in items}) < count:
+        raise InputError(f"its {count} pictures have the same name {items[0].name!r}")
+    items[0].outline()
+    return items
+
+
+def _value(name: str, value: Any) -> Any:
+    """A column's value as its type. Texts, as CSV has them, are read as JSON where a number is wanted."""
+    if name not in COLUMNS:
+        close = difflib.get_close_matches(name, (*COLUMNS, *SHORT), 1)
+        raise InputError(f"unknown column {name!r}{f' (is it {close[0]}?)' if close else ''}")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InputError(f"{name} is not valid UTF-8")
+    wanted, is_one = _type_of(name)
+    read = value
+    if isinstance(value, str) and wanted != "a text":
+        try:
+            read = json.loads(value.lower() if name in FLAGS else value)
+        except (ValueError, RecursionError):
+            read = None
+    if not is_one(read):
+        raise InputError(f"{name} must be {wanted}, not {value!r}")
+    return tuple(map(float, read)) if isinstance(read, list) else read
+
+
+def _type_of(name: str) -> tuple[str, Callable[[Any], bool]]:
+    if name in WHOLES:
+        return "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    if name in NUMBERS:
+        return "a number", _is_number
+    if name in FLAGS:
+        return "true or false", lambda value: isinstance(value, bool)
+    if name in LISTS:
+        return (
+            "a number, or a list of them",
+            lambda value: all(map(_is_number, value)) if isinstance(value, list) else _is_number(value),
+        )
+    return "a text", lambda value: isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:
+    """Raises InputError for a name that is taken, also one that differs in case only, or that is no file's name."""
+    if not name or len(name.encode()) > LONGEST_NAME or UNFIT.search(name):
+        raise InputError(
+            f'{name!r} is no name for a file: up to {LONGEST_NAME} bytes without any of / \\ : * ? " < > |'
+        )
+    if whole_keys and "." in name:
+        raise InputError(f"{name!r} has a dot, which ends the name of a sample in a tar shard")
+    if name.casefold() in names:
+        raise InputError(f"the name {name!r} is that of row {names[name.casefold()]} already")
+
+
+@lru_cache(maxsize=4096)
+def _size(name: str, path: Path) -> tuple[int, int]:
+    """Width and height of a picture that is upright, from its header. Raises InputError for what is no picture."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112) in SWAPPED else (width, height)
+    except FileNotFoundError:
+        raise InputError(f"{name}: there is no file {path}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: {path} is no picture that can be read") from error
+
+
+def fingerprint(items: Iterable[Item], folder: Path) -> str:
+    """The hash of all that pictures are to be. Images count by their path, from the folder of the rows."""
+    total = hashlib.sha256()
+    for item in items:
+        images = {name: os.path.relpath(path, folder) for name, path in item.images.items()}
+        total.update(json.dumps([item.index, item.row, item.name, item.settings, images], sort_keys=True).encode())
+    return total.hexdigest()
+
+
+def complain(problems: list[Problem], shown: int = 5) -> str:
+    """The problems in one line."""
+    told = "; ".join(
+        f"row {problem.row}: {problem.reason}" for problem in sorted(problems, key=lambda p: p.row)[:shown]
+    )
+    more = f"; and {len(problems) - shown} more rows" if len(problems) > shown else ""
+    return told + more

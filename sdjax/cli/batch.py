@@ -1,0 +1,246 @@
+"""`sdjax batch`: a file of rows to a folder of pictures."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sdjax.cli import options
+from sdjax.cli.options import files_and_scales
+from sdjax.cli.painting import Loading
+from sdjax.cli.progress import Report, progress_bars
+from sdjax.errors import InputError
+
+if TYPE_CHECKING:
+    from sdjax.batch.drawing import Meter
+    from sdjax.batch.groups import Placed
+    from sdjax.batch.rows import Item, Problem
+    from sdjax.batch.runner import Summary
+    from sdjax.pipeline import Pipeline
+
+log = logging.getLogger("sdjax")
+
+SOME_FAILED = 3  # the exit code
+SECONDS_OF_SILENCE = 30  # where there is no terminal to draw bars on
+OUTPUT, DEVICES = "Output", "Devices and processes"
+
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        rich_help_panel=DEVICES,
+        help="Where process 0 of several is; `auto` on Cloud TPU and Slurm, which tell.",
+    ),
+]
+
+
+def batch(
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PROMPTS", help="A prompt per line (.txt), .jsonl, .csv or .parquet; - is what comes in."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the run: a new one, or that of the run to go on with.")
+    ],
+    kind: Annotated[
+        Literal["txt", "jsonl", "csv", "parquet"] | None,
+        typer.Option("--from", help="What PROMPTS holds.", show_default="as its name ends; txt for -"),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be drawn.")] = False,
+    model: options.Model = "shapes",
+    sampler: options.Sampler = None,
+    spacing: options.Spacing = None,
+    steps: options.Steps = None,
+    guidance_scale: options.GuidanceScale = None,
+    negative_prompt: options.NegativePrompt = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the others count up from it.")] = 0,
+    num_images: options.NumImages = 1,
+    width: options.Width = None,
+    height: options.Height = None,
+    strength: options.Strength = 0.8,
+    name: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="What pictures are called: {index}, {row}, {image}, {seed}, {prompt} are filled in.",
+        ),
+    ] = "{index:08d}",
+    picture_format: Annotated[
+        Literal["png", "jpeg", "webp"], typer.Option("--format", rich_help_panel=OUTPUT, help="Of the pictures.")
+    ] = "png",
+    quality: Annotated[int, typer.Option(min=1, max=100, rich_help_panel=OUTPUT, help="Of JPEG and WebP.")] = 90,
+    container: Annotated[
+        Literal["files", "tar", "parquet"],
+        typer.Option(rich_help_panel=OUTPUT, help="Pictures in sub-folders, or in shards: WebDataset's, or Parquet."),
+    ] = "files",
+    shard_size: Annotated[
+        int, typer.Option(min=1, rich_help_panel=OUTPUT, help="Pictures in a sub-folder or shard.")
+    ] = 1000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, rich_help_panel=DEVICES, help="Pictures that each device draws at once.")
+    ] = 8,
+    coordinator: Coordinator = None,
+    processes: Annotated[int | None, typer.Option(min=1, rich_help_panel=DEVICES, help="How many there are.")] = None,
+    process: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=DEVICES, help="Which of them this is, from 0.")
+    ] = None,
+    embedding: options.Embedding = None,
+    dtype: options.Dtype = None,
+    lora: options.Loras = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a JAX trace of three batches, for TensorBoard or Perfetto."),
+    ] = None,
+) -> None:
+    """Paint the rows of a file, by the thousand. Killed at any moment, the same command goes on.
+
+    Columns are the names of the settings (prompt, negative_prompt, seed, steps, sampler, spacing, guidance_scale,
+    width, height, image, mask_image, strength, num_images, name and others); every row may have its own. What is wrong
+    with a row is said before the first picture. `manifest.jsonl` in the folder tells how each picture was made.
+
+    The exit code is 0 when all pictures are there, and 3 when some could not be made.
+
+    [bold]Examples[/bold]
+
+    sdjax batch prompts.txt -o pictures --steps 20
+
+    sdjax batch rows.csv -o shards --container tar --format webp
+
+    printf 'a red heart\\na blue star\\n' | sdjax batch - -o pictures
+    """
+    defaults = {
+        "sampler": sampler,
+        "spacing": spacing,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "num_images": num_images,
+        "width": width,
+        "height": height,
+        "strength": strength,
+    }
+    given = {key: value for key, value in defaults.items() if value is not None}
+
+    from sdjax.batch.formats import STANDARD_INPUT, kind_of, read_rows
+    from sdjax.batch.hosts import connect
+    from sdjax.batch.output import Output
+    from sdjax.batch.rows import Naming, items_of
+
+    form = Output(output, container, picture_format, quality, shard_size)
+    folder = Path() if rows == STANDARD_INPUT else rows.parent
+    read = read_rows(rows, kind_of(rows, kind))
+    items, problems = items_of(read, given, Naming(name), folder, whole_keys=container == "tar")
+    _judge(rows, items, problems, skip_bad)
+    hosts = connect(coordinator, processes, process)
+    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
+    with progress_bars(of_bytes=True) as report:
+        pipe = loading.open(report)
+    with progress_bars() as report:
+        placed = _place(pipe, items, problems, report)
+        _judge(rows, items, problems, skip_bad)
+        this = _run_of(pipe, loading, form, placed, items, problems, folder, batch_size)
+
+        from sdjax.batch.runner import run
+
+        summary = run(pipe, this, report, Showing(report), hosts, profile)
+    _tell(summary, output)
+
+
+def _judge(rows: Path, items: "list[Item]", problems: "list[Problem]", skip_bad: bool) -> None:
+    """Raises InputError where there are bad rows that are not to be left out, or no others."""
+    from sdjax.batch.rows import complain
+
+    if problems and not (skip_bad and items):
+        raise InputError(f"{rows}: {complain(problems)} (--skip-bad goes on without)")
+    if not items:
+        raise InputError(f"{rows}: there are no rows")
+
+
+def _place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", report: Report) -> "list[Placed]":
+    """The pictures in their groups; what the model cannot draw is added to the problems."""
+    from sdjax.batch.groups import Grouping, Placed
+
+    grouping, placed = Grouping(pipe), []
+    for k, item in enumerate(items, start=1):
+        if isinstance(each := grouping.place(item), Placed):
+            placed.append(each)
+        else:
+            problems.append(each)
+        if k % 100 == 0 or k == len(items):
+            report("check rows", k, len(items))
+    return placed
+
+
+def _run_of(pipe, loading: Loading, form, placed, items, problems, folder: Path, batch_size: int) -> Any:
+    from sdjax.batch.identity import model_hash, versions
+    from sdjax.batch.rows import fingerprint
+    from sdjax.batch.runner import Run
+
+    files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
+    identity = {
+        "rows": fingerprint(items, folder),
+        "pictures": len(placed),
+        "model": loading.model,
+        "model_hash": model_hash(pipe, files),
+        "dtype": pipe.dtype.name,
+        "batch_size": batch_size,
+        "container": form.container,
+        "format": form.kind,
+        "quality": form.quality,
+        "shard_size": form.shard_size,
+        **versions(),
+    }
+    left_out = {problem.row: problem.reason for problem in problems}
+    for row, reason in left_out.items():
+        log.warning("row %d is left out: %s", row, reason)
+    told = {**loading.settings(), "version": versions()["sdjax"]}
+    return Run(placed, left_out, form, identity, told, batch_size)
+
+
+class Showing:
+    """Shows how far a run is, behind each batch: on its bar, or where there is no terminal, in a line now and then."""
+
+    def __init__(self, report: Report):
+        self._report = report
+        self._last = time.monotonic()
+
+    def __call__(self, meter: "Meter", total: int) -> None:
+        done = meter.drawn + meter.failed
+        left = meter.seconds / done * (total - done)
+        amount = f"{done}/{total}  {_rates(meter)}  {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
+        self._report("draw", done, total, amount)
+        if not sys.stderr.isatty() and time.monotonic() - self._last > SECONDS_OF_SILENCE:
+            self._last = time.monotonic()
+            log.info("%s", amount)
+
+
+def _rates(meter: "Meter") -> str:
+    return (
+        f"{(meter.drawn + meter.failed) / meter.seconds:.3g} pictures/s, {meter.nfe / meter.seconds:.3g} NFE/s, "
+        f"devices waited {meter.waiting:.1%}"
+    )
+
+
+def _tell(summary: "Summary", output: Path) -> None:
+    """The summary. Raises Exit where pictures failed."""
+    meter = summary.meter
+    told = f"{output}: {meter.drawn} pictures drawn"
+    if meter.drawn or meter.failed:
+        told += f" in {meter.seconds:.1f} s ({_rates(meter)})"
+    if summary.already:
+        told += f", {summary.already} were there"
+    typer.echo(told)
+    if summary.failed:
+        from sdjax.batch.rows import Problem, complain
+
+        problems = [Problem(row, reason) for row, reason in summary.failed.items()]
+        log.warning("%d rows failed: %s", len(problems), complain(problems))
+        raise typer.Exit(SOME_FAILED)
