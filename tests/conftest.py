@@ -22,7 +22,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--damaged", type=int, default=150, help="how many damaged checkpoints test_fuzz tries")
-    parser.addoption("--kills", type=int, default=3, help="how often test_fuzz kills a conversion")
+    parser.addoption("--kills", type=int, default=3, help="how often test_fuzz and test_batch kill a process")
+    parser.addoption("--rows", type=int, default=24, help="how many pictures the run has that test_batch kills")
 
 
 @pytest.fixture(scope="session", autouse=True)
