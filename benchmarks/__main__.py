@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from benchmarks.batch import batch
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
 from benchmarks.loop import loop
@@ -26,6 +27,7 @@ LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
 app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
+app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("scenes", rich_help_panel="Data")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("vae", rich_help_panel=LARGE)(vae)

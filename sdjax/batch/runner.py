@@ -1,5 +1,6 @@
 """A run: finds what is done already, draws the rest, and leaves a manifest of all of it."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import Any
 import jax
 
 from sdjax.batch.drawing import Drawing, Drawn, Meter
-from sdjax.batch.groups import Placed, batches_of
+from sdjax.batch.groups import Batch, Placed, batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.identity import check_vacant_or_ours, claim
 from sdjax.batch.journal import Journal, lock, merge, read_state
 from sdjax.batch.output import Output, hash_of
 from sdjax.batch.rows import Item
 from sdjax.pipeline import Pipeline
+
+log = logging.getLogger("sdjax")
 
 TRACED = 3  # batches in a profile
 Report = Callable[[str, int, int], None]  # (stage, done, total)
@@ -188,16 +191,23 @@ def _done(this: Run, shards: Mapping[int, str], pictures: Mapping[int, str], rep
     return packed, done
 
 
-def _traced(batches: Iterator, profile: Path | None) -> Iterator:
+def _traced(batches: Iterator[Batch], profile: Path | None) -> Iterator[Batch]:
     """The same batches; some behind the first, which compiles, are traced."""
-    tracing = False
-    for k, batch in enumerate(batches):
-        if profile is not None and k == 2:  # the one before is drawn now, since reading is one batch ahead
-            jax.profiler.start_trace(str(profile))
-            tracing = True
-        if tracing and k == 2 + TRACED:
+    if profile is None:
+        yield from batches
+        return
+    k, is_tracing = 0, False
+    try:
+        for k, batch in enumerate(batches, start=1):
+            if k == 3:  # the second is drawn now, since reading is one batch ahead
+                jax.profiler.start_trace(str(profile))
+                is_tracing = True
+            if k == 3 + TRACED and is_tracing:
+                jax.profiler.stop_trace()
+                is_tracing = False
+            yield batch
+    finally:
+        if is_tracing:
             jax.profiler.stop_trace()
-            tracing = False
-        yield batch
-    if tracing:
-        jax.profiler.stop_trace()
+    if k < 3:
+        log.warning("%d batches are too few for a profile: the first compiles, and is left out", k)

@@ -181,7 +181,7 @@ def _place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", rep
 
 def _run_of(pipe, loading: Loading, form, placed, items, problems, folder: Path, batch_size: int) -> Any:
     from sdjax.batch.identity import model_hash, versions
-    from sdjax.batch.rows import fingerprint
+    from sdjax.batch.rows import complain, fingerprint
     from sdjax.batch.runner import Run
 
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
@@ -199,8 +199,8 @@ def _run_of(pipe, loading: Loading, form, placed, items, problems, folder: Path,
         **versions(),
     }
     left_out = {problem.row: problem.reason for problem in problems}
-    for row, reason in left_out.items():
-        log.warning("row %d is left out: %s", row, reason)
+    if problems:
+        log.warning("%d rows are left out: %s", len(problems), complain(problems))
     told = {**loading.settings(), "version": versions()["sdjax"]}
     return Run(placed, left_out, form, identity, told, batch_size)
 
