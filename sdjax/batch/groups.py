@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +51,23 @@ class Placed(NamedTuple):
     item: Item
 
 
+class Planned(NamedTuple):
+    """What a plan has to do with groups. The recipe is that of the first picture that had the plan."""
+
+    recipe: Recipe
+    nfe: int
+    rows: int
+    guided: tuple[bool, ...]
+    noise: str
+
+
 class Grouping:
-    """Puts the pictures of a run into groups. Settings that many pictures share are looked at once."""
+    """Puts the pictures of a run into groups. Settings and negative prompts that many share are looked at once."""
 
     def __init__(self, pipe: Pipeline):
         self._pipe = pipe
-        self._known: dict[tuple, tuple[Recipe, tuple[bool, ...], str]] = {}
+        self._plans: dict[tuple, Planned] = {}
+        self._negatives: dict[tuple, tuple[int, bool]] = {}
 
     def place(self, item: Item) -> Placed | Problem:
         """The group of a picture, or why this model cannot draw it."""
@@ -68,40 +79,43 @@ class Grouping:
         return Placed(group, nfe, item)
 
     def _group(self, picture: Picture) -> tuple[Group, int]:
-        pipe = self._pipe
-        check_suits(picture, pipe.task)
-        check_clip_skip(picture, pipe.modules["text_encoder"].config.num_hidden_layers)
-        width, height = pipe.size([picture])
-        recipe, guided, noise = self._plan(picture)
-        nfe = int(recipe.plan.nfe)
-        own = Recipe(picture, recipe.scheduler, recipe.plan, recipe.guidance_scale, recipe.steps)
-        read = [
-            tokens_of_rows(pipe.tokenizer, pipe.words, text, own, nfe)
-            for text in (picture.prompt, picture.negative_prompt)
-        ]
-        chunks = math.lcm(*(len(tokens[0].ids) for tokens in read))
-        is_edited = any(len(set(map(id, tokens))) > 1 for tokens in read)
+        check_suits(picture, self._pipe.task)
+        check_clip_skip(picture, self._pipe.modules["text_encoder"].config.num_hidden_layers)
+        width, height = self._pipe.size([picture])
+        key = (*_planned(picture), picture.image is None, picture.rng)
+        if key not in self._plans:
+            self._plans[key] = self._plan(picture)
+        plan = self._plans[key]
+        chunks, is_edited = self._read(picture.prompt, picture, plan)
+        negative = (key, picture.prompt_syntax, picture.negative_prompt)
+        if negative not in self._negatives:
+            self._negatives[negative] = self._read(picture.negative_prompt, picture, plan)
+        negative_chunks, is_negative_edited = self._negatives[negative]
+        edited = plan.nfe if is_edited or is_negative_edited else 0
         second = None
         if picture.hires_scale:
             # Both passes are alike where all that makes a plan is.
             second = (picture.hires_scale, picture.hires_upscaler, picture.hires_strength, picture.hires_steps)
             second = (*second, *_planned(picture))
-        rows = recipe.plan.padded().sigmas.shape[-1]
-        return Group(width, height, rows, chunks, nfe if is_edited else 0, guided, noise, second), nfe
+        context = math.lcm(chunks, negative_chunks)
+        return Group(width, height, plan.rows, context, edited, plan.guided, plan.noise, second), plan.nfe
 
-    def _plan(self, picture: Picture) -> tuple[Recipe, tuple[bool, ...], str]:
-        key = (*_planned(picture), picture.image is None, picture.rng)
-        if key not in self._known:
-            pipe = self._pipe
-            recipe = recipe_of(picture, pipe.task, pipe.scheduler, pipe.model.defaults)
-            nfe = int(recipe.plan.nfe)
-            guidance = guidance_of([recipe], nfe)
-            needed = (guidance.scale[0, :nfe] != 1) | guidance.plus_plus[0]
-            guided = tuple(map(bool, needed[:1] if (needed == needed[0]).all() else needed))
-            draws = (np.asarray(recipe.plan.weights)[..., -1] != 0).any()
-            noise = picture.rng if picture.rng == "jax" else f"{picture.rng} {'at every row' if draws else 'at first'}"
-            self._known[key] = recipe, guided, noise
-        return self._known[key]
+    def _plan(self, picture: Picture) -> Planned:
+        pipe = self._pipe
+        recipe = recipe_of(picture, pipe.task, pipe.scheduler, pipe.model.defaults)
+        nfe = int(recipe.plan.nfe)
+        guidance = guidance_of([recipe], nfe)
+        needed = (guidance.scale[0, :nfe] != 1) | guidance.plus_plus[0]
+        guided = tuple(map(bool, needed[:1] if (needed == needed[0]).all() else needed))
+        draws = (np.asarray(recipe.plan.weights)[..., -1] != 0).any()
+        noise = picture.rng if picture.rng == "jax" else f"{picture.rng} {'at every row' if draws else 'at first'}"
+        return Planned(recipe, nfe, recipe.plan.padded().sigmas.shape[-1], guided, noise)
+
+    def _read(self, text: str, picture: Picture, plan: Planned) -> tuple[int, bool]:
+        """How many chunks a text is, and whether it changes on the way."""
+        recipe = replace(plan.recipe, picture=picture)
+        tokens = tokens_of_rows(self._pipe.tokenizer, self._pipe.words, text, recipe, plan.nfe)
+        return len(tokens[0].ids), len(set(map(id, tokens))) > 1
 
 
 def _planned(picture: Picture) -> tuple:
