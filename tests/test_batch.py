@@ -1,6 +1,7 @@
 """`sdjax batch`: rows in, pictures out, the same whatever happens on the way.
 
-`pytest tests/test_batch.py -k killed --kills 20 --rows 2000` kills a large run.
+`pytest tests/test_batch.py -k killed --kills 20 --rows 2000` kills a large run, and `-k devices --rows 100` does one on
+2 and 4 devices, and in 2 processes.
 """
 
 import csv
@@ -10,6 +11,7 @@ import os
 import random
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -159,6 +161,7 @@ def test_files_of_another_kind_are_refused(name, content, said, tmp_path):
         read(write(tmp_path / name, content))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_a_name_that_is_taken_stays_in_its_folder(tmp_path_factory, names):
     found, problems = items_of([{"prompt": "a", "name": name} for name in names], {}, Naming(), Path())
@@ -210,6 +213,7 @@ def test_what_the_model_cannot_draw_is_a_problem(pipe):
     assert isinstance(skip, Problem) and "clip_skip" in skip.reason
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.integers(1, 7))
 def test_batches_hold_every_picture_once_and_full(given_groups, slots):
     group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
@@ -224,6 +228,7 @@ def test_batches_hold_every_picture_once_and_full(given_groups, slots):
         assert all(size == slots for size in sizes[:-1])
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))
 def test_processes_share_all_and_nothing_twice(indices, count, unit):
     group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
@@ -341,6 +346,7 @@ def test_what_a_disk_without_room_does_not_take_is_told_and_leaves_nothing(tmp_p
     assert read_state(tmp_path).made("index") == {0: "a", 2: "c"}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200))
 def test_a_torn_or_damaged_journal_forgets_and_never_invents(tmp_path_factory, damage, at):
     folder = tmp_path_factory.mktemp("run")
@@ -396,6 +402,25 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
     assert "belongs to another run: rows is" in capsys.readouterr().err
 
 
+def test_devices_and_processes_make_no_difference(tmp_path, request):
+    count = request.config.getoption("rows")
+    if count < LARGE:
+        pytest.skip("minutes: --rows 100")
+    rows = write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in mixed(count)))
+    options = ["batch", str(rows), "--batch-size", "8", "--shard-size", "10", "--container", "tar", "-o"]
+    assert main([*options, str(tmp_path / "one")]) == 0
+    for devices in (2, 4):
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        subprocess.run([*SDJAX, *options, tmp_path / str(devices)], env=os.environ | flags, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        several = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", "2", "--process"]
+    started = [subprocess.Popen([*SDJAX, *options, tmp_path / "two", *several, str(k)]) for k in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    expected = contents(tmp_path / "one")
+    assert all(contents(tmp_path / other) == expected for other in ("2", "4", "two"))
+
+
 def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(tmp_path, capsys):
     rows = write(tmp_path / "rows.txt", "a heart\n\na star")
     (tmp_path / "other").mkdir()
@@ -408,9 +433,9 @@ def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(t
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_every_kind_of_picture_tells_how_it_was_made(kind, tmp_path):
-    settings = {"prompt": "Größe 大\n<b>", "seed": 2**64 - 1, "steps": 3}
-    path = write(tmp_path / f"picture.{kind}", encoded(Image.new("RGB", (8, 8), "red"), kind, settings))
-    assert read_settings(path) == settings
+    how = {"prompt": "Größe 大\n<b>", "seed": 2**64 - 1, "steps": 3}
+    path = write(tmp_path / f"picture.{kind}", encoded(Image.new("RGB", (8, 8), "red"), kind, how))
+    assert read_settings(path) == how
     with Image.open(path) as image:
         assert image.format == kind.upper() and np.abs(np.asarray(image, int) - (255, 0, 0)).max() < 8
 

@@ -36,7 +36,7 @@ def info(
     blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
 ) -> None:
     """Say what a model consists of (components, parameters, scheduler), what a file is, or how a picture was made."""
-    if Path(model).suffix.lower() == ".png" and Path(model).is_file():
+    if Path(model).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and Path(model).is_file():
         _show_picture(Path(model))
         return
 
