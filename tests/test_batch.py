@@ -410,7 +410,8 @@ def test_devices_and_processes_make_no_difference(tmp_path, request):
     options = ["batch", str(rows), "--batch-size", "8", "--shard-size", "10", "--container", "tar", "-o"]
     assert main([*options, str(tmp_path / "one")]) == 0
     for devices in (2, 4):
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        given_flags = os.environ.get("XLA_FLAGS", "")
+        flags = {"XLA_FLAGS": f"{given_flags} --xla_force_host_platform_device_count={devices}"}
         subprocess.run([*SDJAX, *options, tmp_path / str(devices)], env=os.environ | flags, check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
