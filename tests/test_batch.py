@@ -29,7 +29,7 @@ from sdjax.batch.drawing import Drawing, draw
 from sdjax.batch.formats import kind_of, read_rows
 from sdjax.batch.groups import Group, Grouping, Placed, batches_of
 from sdjax.batch.hosts import Hosts
-from sdjax.batch.journal import Journal, read_state
+from sdjax.batch.journal import Journal, lock, read_state
 from sdjax.batch.output import Output
 from sdjax.batch.rows import Item, Naming, Problem, complain, fingerprint, items_of
 from sdjax.batch.runner import Run, run
@@ -331,6 +331,15 @@ def test_a_damaged_shard_is_made_again(pipe, container, tmp_path):
     assert contents(tmp_path) == whole
 
 
+def test_nobody_else_writes_meanwhile(tmp_path):
+    held = lock(tmp_path, 0)
+    os.close(lock(tmp_path, 1))  # another process of the same run
+    with pytest.raises(InputError, match="another process is writing"):
+        lock(tmp_path, 0)
+    os.close(held)
+    os.close(lock(tmp_path, 0))
+
+
 def test_what_a_disk_without_room_does_not_take_is_told_and_leaves_nothing(tmp_path):
     journal = Journal(tmp_path, 1, 0)
     journal.add({"index": 0, "sha256": "a"})
@@ -428,7 +437,7 @@ def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(t
     write(tmp_path / "other" / "diary.txt", "mine")
     assert main(["batch", str(rows), "-o", str(tmp_path / "out"), "--model", "nowhere"]) == 1
     assert "row 2: it is empty (--skip-bad goes on without)" in capsys.readouterr().err
-    assert main(["batch", str(rows), "-o", str(tmp_path / "other"), "--skip-bad"]) == 1
+    assert main(["batch", str(rows), "-o", str(tmp_path / "other"), "--skip-bad", "--model", "nowhere"]) == 1
     assert "is not empty, and no run of sdjax batch" in capsys.readouterr().err
 
 

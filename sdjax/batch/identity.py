@@ -44,19 +44,19 @@ def versions() -> dict[str, str]:
 
 
 def check_vacant_or_ours(folder: Path) -> None:
-    """Raises InputError where a folder holds something that is no run, or cannot be made."""
+    """Raises InputError where there is something that is no run, or cannot be looked at."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = [path for path in folder.iterdir() if not path.name.endswith(PARTIAL)]
-        if there and not (folder / RUN).is_file():
-            raise InputError(f"{folder} is not empty, and no run of sdjax batch: choose another folder")
+        there = [path for path in folder.iterdir() if not path.name.endswith(PARTIAL)] if folder.exists() else []
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    if there and not (folder / RUN).is_file():
+        raise InputError(f"{folder} is not empty, and no run of sdjax batch: choose another folder")
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
     """Make a folder that of a run, or find that it is. Raises InputError where it belongs to another run."""
     path = folder / RUN
+    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replaced(path) as partial:
             partial.write_text(json.dumps(identity, indent=2) + "\n")

@@ -127,7 +127,7 @@ def _pack_tar(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> None:
 
 
 def _pack_parquet(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> None:
-    """A row for each picture; its column `image` is as Hugging Face's datasets have pictures."""
+    """A row for each picture; its column `image` holds the file, as `bytes`, and its name, as `path`."""
     import pyarrow
     from pyarrow import parquet
 

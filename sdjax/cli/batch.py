@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +17,9 @@ from sdjax.errors import InputError
 if TYPE_CHECKING:
     from sdjax.batch.drawing import Meter
     from sdjax.batch.groups import Placed
+    from sdjax.batch.output import Output
     from sdjax.batch.rows import Item, Problem
-    from sdjax.batch.runner import Summary
+    from sdjax.batch.runner import Run, Summary
     from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
@@ -131,6 +132,7 @@ def batch(
 
     from sdjax.batch.formats import STANDARD_INPUT, kind_of, read_rows
     from sdjax.batch.hosts import connect
+    from sdjax.batch.identity import check_vacant_or_ours
     from sdjax.batch.output import Output
     from sdjax.batch.rows import Naming, items_of
 
@@ -139,6 +141,7 @@ def batch(
     read = read_rows(rows, kind_of(rows, kind))
     items, problems = items_of(read, given, Naming(name), folder, whole_keys=container == "tar")
     _judge(rows, items, problems, skip_bad)
+    check_vacant_or_ours(output)
     hosts = connect(coordinator, processes, process)
     loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
     with progress_bars(of_bytes=True) as report:
@@ -179,7 +182,17 @@ def _place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", rep
     return placed
 
 
-def _run_of(pipe, loading: Loading, form, placed, items, problems, folder: Path, batch_size: int) -> Any:
+def _run_of(
+    pipe: "Pipeline",
+    loading: Loading,
+    form: "Output",
+    placed: "list[Placed]",
+    items: "list[Item]",
+    problems: "list[Problem]",
+    folder: Path,
+    batch_size: int,
+) -> "Run":
+    """The run, with all that its bits depend on; says which rows are left out."""
     from sdjax.batch.identity import model_hash, versions
     from sdjax.batch.rows import complain, fingerprint
     from sdjax.batch.runner import Run
