@@ -32,13 +32,14 @@ class Meter:
     """What a process has done since its first batch began.
 
     drawn, failed: pictures. nfe: evaluations of the UNet, each picture's counted. drawing: seconds in which devices had
-    a batch to work on.
+    a batch to work on; first: of these, those of the first batch.
     """
 
     drawn: int = 0
     failed: int = 0
     nfe: int = 0
     drawing: float = 0.0
+    first: float = 0.0
     began: float = field(default_factory=time.perf_counter)
     ended: float | None = None
 
@@ -92,6 +93,7 @@ class Drawing:
         self.meter.drawn += len(results) - failed
         self.meter.nfe += sum(batch.nfe)
         self.meter.drawing += seconds
+        self.meter.first = self.meter.first or seconds
         self._on_batch(self.meter)
 
 

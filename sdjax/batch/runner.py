@@ -65,8 +65,8 @@ def run(
 ) -> Summary:
     """Draw what is not done, this process's share of it.
 
-    report: called while files are checked. on_batch: behind each batch, with what was done and how many pictures there
-    are to do. profile: where a trace of a few batches goes.
+    report: called while files are checked, and before the first batch. on_batch: behind each batch, with what was done
+    and how many pictures there are to do. profile: where a trace of a few batches goes.
     Raises InputError where the output folder is not ours and OSError where it cannot be written; what was drawn until
     then is kept.
     """
@@ -92,6 +92,7 @@ def run(
         drawing = Drawing(pipe, slots, keeper.keep, lambda meter: on_batch(meter, len(todo)))
         try:
             keeper.pack_what_is_done()
+            report("draw", 0, len(todo))
             drawing.run(_traced(batches_of(todo, slots), profile))
         finally:
             keeper.close()

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdjax")
 
 SOME_FAILED = 3  # the exit code
+RECENT = 20  # batches
 SECONDS_OF_SILENCE = 30  # where there is no terminal to draw bars on
 OUTPUT, DEVICES = "Output", "Devices and processes"
 
@@ -219,27 +221,33 @@ def _run_of(
 
 
 class Showing:
-    """Shows how far a run is, behind each batch: on its bar, or where there is no terminal, in a line now and then."""
+    """Shows how far a run is, behind each batch: on its bar, or where there is no terminal, in a line now and then.
+
+    Speed and time left are those of the last batches: the first one compiles.
+    """
 
     def __init__(self, report: Report):
         self._report = report
-        self._last = time.monotonic()
+        self._told = time.monotonic()
+        self._last: deque[tuple[float, int, int]] = deque(maxlen=RECENT)
 
     def __call__(self, meter: "Meter", total: int) -> None:
         done = meter.drawn + meter.failed
-        left = meter.seconds / done * (total - done)
-        amount = f"{done}/{total}  {_rates(meter)}  {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
+        self._last.append((meter.seconds, done, meter.nfe))
+        amount = f"{done}/{total}"
+        if len(self._last) > 1:
+            seconds, pictures, nfe = (last - first for first, last in zip(self._last[0], self._last[-1]))
+            left = seconds / pictures * (total - done)
+            time_left = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
+            amount += f"  {_rates(pictures / seconds, nfe / seconds, meter.waiting)}  {time_left}"
         self._report("draw", done, total, amount)
-        if not sys.stderr.isatty() and time.monotonic() - self._last > SECONDS_OF_SILENCE:
-            self._last = time.monotonic()
+        if not sys.stderr.isatty() and time.monotonic() - self._told > SECONDS_OF_SILENCE:
+            self._told = time.monotonic()
             log.info("%s", amount)
 
 
-def _rates(meter: "Meter") -> str:
-    return (
-        f"{(meter.drawn + meter.failed) / meter.seconds:.3g} pictures/s, {meter.nfe / meter.seconds:.3g} NFE/s, "
-        f"devices waited {meter.waiting:.1%}"
-    )
+def _rates(pictures: float, nfe: float, waiting: float) -> str:
+    return f"{pictures:.3g} pictures/s, {nfe:.3g} NFE/s, devices waited {waiting:.1%}"
 
 
 def _tell(summary: "Summary", output: Path) -> None:
@@ -247,7 +255,8 @@ def _tell(summary: "Summary", output: Path) -> None:
     meter = summary.meter
     told = f"{output}: {meter.drawn} pictures drawn"
     if meter.drawn or meter.failed:
-        told += f" in {meter.seconds:.1f} s ({_rates(meter)})"
+        rates = _rates((meter.drawn + meter.failed) / meter.seconds, meter.nfe / meter.seconds, meter.waiting)
+        told += f" in {meter.seconds:.1f} s ({rates}; the first batch, which compiles, took {meter.first:.1f} s)"
     if summary.already:
         told += f", {summary.already} were there"
     typer.echo(told)
