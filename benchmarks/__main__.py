@@ -5,29 +5,38 @@ import sys
 import typer
 
 from benchmarks.batch import batch
+from benchmarks.check import check
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
+from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
 from benchmarks.speed import speed
 from benchmarks.start import start
+from benchmarks.trained import trained
 from benchmarks.vae import vae
 from sdjax.errors import SdjaxError
 
 app = typer.Typer(
-    help="What sdjax costs: time and memory. Each benchmark prints a table, and writes it as JSON with --json FILE.",
+    help="What sdjax costs, time and memory, and what samplers give for it. Each prints a table, and writes it as JSON "
+    "with --json FILE.",
     epilog="Close everything else first: `load` in the JSON tells whether other processes were busy.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 QUICK = "Quick: two minutes at most, and nothing is needed"
+LONG = "Longer: half an hour"
+READ = "Of what others have written with --json"
 LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
 app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
 app.command("batch", rich_help_panel=QUICK)(batch)
+app.command("trained", rich_help_panel=LONG)(trained)
+app.command("recommend", rich_help_panel=READ)(recommend)
+app.command("check", rich_help_panel=READ)(check)
 app.command("scenes", rich_help_panel="Data")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("vae", rich_help_panel=LARGE)(vae)

@@ -8,6 +8,7 @@ import numpy as np
 import typer
 from rich.progress import track
 
+from benchmarks.budgets import affordable
 from benchmarks.mixture import DIMENSIONS, exact_ends, run, samples, scheduler_for
 from benchmarks.plots import PlotOption, error_curves
 from benchmarks.report import JsonOption, publish
@@ -94,20 +95,12 @@ def ends(plans: Sequence[schedulers.Plan], noise: np.ndarray) -> np.ndarray:
 def plans(name: str, spacing: str) -> Iterator[tuple[dict[str, Any], schedulers.Plan]]:
     """For every budget, the plan with as many steps as it affords; none where that is as many as for a smaller one."""
     scheduler, seen = scheduler_for(name, spacing), 0
-    cost = int(scheduler.plan(20).nfe) / 20  # of a step, about
     for budget in BUDGETS:
-        plan, steps = None, 0
-        for candidate in range(min(budget, int(budget / cost) + 2), 0, -1):
-            try:
-                plan, steps = scheduler.plan(candidate), candidate
-            except InputError:  # this solver takes no such number of steps
-                continue
-            if plan.nfe <= budget:
-                break
-        if plan is not None and plan.nfe <= budget and steps > seen:
-            seen = steps
+        found = affordable(scheduler, budget)
+        if found is not None and found[0] > seen:
+            seen, plan = found
             about = {"sampler": name, "spacing": spacing, "stochastic": SOLVERS[name].stochastic, "budget": budget}
-            yield about | {"steps": steps, "nfe": int(plan.nfe)}, plan
+            yield about | {"steps": seen, "nfe": int(plan.nfe)}, plan
 
 
 def sliced_wasserstein(some: np.ndarray, others: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """How the studies are drawn."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,10 +9,18 @@ import typer
 
 from benchmarks.report import in_a_folder
 
+
+def drawable(file: Path | None) -> Path | None:
+    """A plot's file, if it can be drawn; asked before the work is done."""
+    if file is not None and importlib.util.find_spec("matplotlib") is None:
+        raise typer.BadParameter("drawing needs matplotlib: pip install 'sdjax[benchmarks]'")
+    return in_a_folder(file)
+
+
 PlotOption = Annotated[
     Path | None,
     typer.Option(
-        "--plot", metavar="FILE", dir_okay=False, callback=in_a_folder, help="Also draw them: a .png, .svg or .pdf."
+        "--plot", metavar="FILE", dir_okay=False, callback=drawable, help="Also draw them: a .png, .svg or .pdf."
     ),
 ]
 
@@ -68,4 +77,40 @@ def speed_bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.4 * max(1, *(row["ratio"] for row in rows)))
     axes.set_xlabel("sdjax's time over the other's")
+    figure.savefig(file, dpi=150)
+
+
+def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Of a trained model: error over evaluations at each scale of guidance; and facts and Fréchet distance, if read."""
+    from matplotlib.figure import Figure
+
+    scales = sorted({row["guidance"] for row in rows if "rmse" in row})
+    panels = [(f"error at guidance {scale:g}", "rmse", scale) for scale in scales]
+    read = sorted({row["guidance"] for row in rows if "facts" in row and "guidance" in row})
+    panels += [(f"captions that hold, guidance {scale:g}", "all", scale) for scale in read]
+    panels += [(f"Fréchet distance, guidance {scale:g}", "frechet", scale) for scale in read]
+    columns = min(3, len(panels))
+    figure = Figure(figsize=(4.4 * columns, 3.6 * -(-len(panels) // columns)), layout="constrained")
+    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    kinds = list(dict.fromkeys((row["sampler"], row["spacing"]) for row in rows if "guidance" in row))
+    budgets = sorted({row["budget"] for row in rows if "guidance" in row})
+    for panel, (title, what, scale) in zip(axes, panels):
+        for i, kind in enumerate(kinds):
+            line = [row for row in rows if (row["sampler"], row["spacing"]) == kind and row.get("guidance") == scale]
+            points = [(row["nfe"], row[what]) for row in line if what in row]
+            if points:
+                panel.plot(*zip(*points), "o-", ms=4, color=f"C{i}" if i < 10 else None, label=", ".join(kind))
+        panel.set(title=title, xscale="log", xlabel="evaluations of the network (NFE)")
+        panel.set_xticks(budgets, labels=[str(budget) for budget in budgets])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+        if what == "rmse":
+            panel.set_yscale("log")
+        for row in rows:
+            if row["sampler"] == "rendered" and what in row:
+                panel.axhline(row[what], color="black", ls=":", label="rendered scenes")
+    handles = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
+    for panel in axes[len(panels) :]:
+        panel.axis("off")
+    figure.legend(handles.values(), handles.keys(), loc="outside right", fontsize=8)
     figure.savefig(file, dpi=150)

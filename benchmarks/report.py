@@ -46,23 +46,33 @@ def publish(
 
     all_rows: what is written instead, where the table shows a part only.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table_of(rows))
     if note:
-        console.print(f"\n{note}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"\n{note}", markup=False, highlight=False, soft_wrap=True)
     if LOAD > 0.5:
-        console.print(f"\nThe machine was busy before (load {LOAD:.1f}): on a quiet one, the numbers may be others.")
+        out.print(f"\nThe machine was busy before (load {LOAD:.1f}): on a quiet one, the numbers may be others.")
     if json_file is not None:
         about = {"benchmark": benchmark, "command": _command(), "date": _now(), "machine": machine()}
         json_file.write_text(
             json.dumps({**about, "versions": versions(), "rows": all_rows or rows, "note": note}, indent=2) + "\n"
         )
-        console.print(f"\nwritten to {json_file}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"\nwritten to {json_file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def console() -> Console:
+    """Where results are printed; into a file, lines are as long as they need to be."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def table_of(rows: Sequence[dict[str, Any]], title: str | None = None) -> Table:
+    """Rows that have the same keys, as a table for a terminal."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    return table
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

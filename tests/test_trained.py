@@ -1,0 +1,154 @@
+"""The study of samplers on a trained model, and what is made of studies: recommendations and regressions."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks.check import check
+from benchmarks.frechet import SceneSpace
+from benchmarks.recommend import best, recommend
+from benchmarks.scenes import draw_scene, render
+from benchmarks.trained import shown, trained
+from sdjax.checkpoint import embedded_models
+from sdjax.errors import InputError
+
+APP = typer.Typer()
+for command in (trained, recommend, check):
+    APP.command()(command)
+
+
+def run(*arguments):
+    return CliRunner().invoke(APP, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def space():
+    return SceneSpace()
+
+
+def scenes_and_pictures(count):
+    scenes = [draw_scene(np.random.default_rng([6, i])) for i in range(count)]
+    return scenes, np.stack(
+        [np.asarray(render(scene, np.random.default_rng(i))) / 255 for i, scene in enumerate(scenes)]
+    )
+
+
+def test_the_study_of_a_model_of_ones_own(tmp_path):
+    """Its errors fall, and end at none where the sampler is the one that the others are compared with."""
+    prompts, file, plot = tmp_path / "prompts.txt", tmp_path / "study.json", tmp_path / "study.png"
+    prompts.write_text("\na red heart on a blue background\n")
+    sizes = ["--budgets", "3,10,100", "--guidance", "1", "--reference-steps", "100", "--batch", "1"]
+    samplers = ["--samplers", "DPM++ 2M Trailing,heun trailing,ddpm trailing"]
+    model = ["--model", embedded_models()["shapes"], "--prompts", prompts]
+    done = run("trained", *model, *samplers, *sizes, "--json", file, "--plot", plot)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(file.read_text())["rows"]
+    line = [row for row in rows if row["sampler"] == "dpmpp_2m"]
+    assert [row["nfe"] for row in line] == [3, 10, 100]
+    assert line[0]["rmse"] > 2 * line[1]["rmse"] > 1e-3
+    assert line[2]["rmse"] == 0
+    assert all(row["nfe"] <= row["budget"] for row in rows)
+    assert all(("rmse" in row) != (row["sampler"] == "ddpm") for row in rows)
+    assert plot.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "somewhere"], "needs --prompts"),
+        (["--guidance", "1,x"], "--guidance is a list of numbers"),
+        (["--budgets", "0"], "--budgets has numbers above 0"),
+    ],
+)
+def test_what_cannot_work_is_named_first(arguments, message):
+    done = run("trained", *arguments)
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)
+
+
+def test_rendered_scenes_are_the_best_there_is(space):
+    scenes, pictures = scenes_and_pictures(40)
+    right = shown(pictures, scenes, space)
+    assert right["all"] == 1
+    wrong = shown(np.roll(pictures, 1, axis=0), scenes, space)
+    assert wrong["all"] < 0.2
+    assert wrong["frechet"] == pytest.approx(right["frechet"])  # it looks at the set alone
+
+
+def test_blurred_and_noisy_pictures_are_further_from_scenes(space):
+    _, pictures = scenes_and_pictures(120)
+    blurred = (pictures + np.roll(pictures, 1, 1) + np.roll(pictures, 1, 2) + np.roll(pictures, (1, 1), (1, 2))) / 4
+    noisy = np.clip(pictures + 0.02 * np.random.default_rng(0).standard_normal(pictures.shape), 0, 1)
+    floor = space.distance(pictures)
+    assert floor < 2
+    assert space.distance(blurred) > 1.5 * floor
+    assert space.distance(noisy) > 1.5 * floor
+
+
+STUDY = [
+    {"sampler": sampler, "spacing": spacing, "stochastic": False, "budget": 10, "steps": 10, "nfe": 10}
+    | {"error": error, "quartiles": [error / 2, error, 2 * error]}
+    for sampler, spacing, error in (
+        ("ddim", "leading", 0.3),
+        ("ddim", "karras", 0.2),
+        ("unipc", "karras", 0.02),
+        ("dpmpp_2m", "karras", 0.1),
+        ("dpm_multistep", "karras", 0.1),
+    )
+]
+
+
+def test_the_best_of_each_budget():
+    lines = best(STUDY, "error", 3, False)
+    assert [(line["sampler"], line["spacing"]) for line in lines] == [
+        ("unipc", "karras"),
+        ("dpmpp_2m", "karras"),  # and not again under its other name
+        ("ddim", "karras"),
+    ]
+    assert lines[0]["spread"] == "0.01 to 0.04"
+    with pytest.raises(InputError, match="says nothing of facts"):
+        best(STUDY, "facts", 3, False)
+    with pytest.raises(InputError, match="samplers that draw noise"):
+        best(STUDY, "error", 3, True)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"rows": 3}', "{}"])
+def test_other_files_are_refused(text, tmp_path):
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    assert "is not what a benchmark writes" in str(run("recommend", file).exception)
+
+
+TIMES = [
+    {"what": name, "median": 2 * value, "min": value, "max": 9 * value} for name, value in zip("abcd", (1, 2, 3, 4))
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "worse"),
+    [
+        (STUDY, STUDY, None),
+        (STUDY, [row | {"error": 0.5 * row["error"]} for row in STUDY], None),
+        (
+            STUDY,
+            [row | {"error": 1.2 * row["error"]} if row["sampler"] == "unipc" else row for row in STUDY],
+            "unipc, karras",
+        ),
+        (STUDY, STUDY[1:], "1 of 5 rows are missing: ddim, leading"),
+        (TIMES, [row | {"min": 3 * row["min"]} for row in TIMES], None),  # a slower machine
+        (TIMES, [row | {"min": (1.5 if row["what"] == "c" else 1) * row["min"]} for row in TIMES], "c "),
+        (TIMES, [row | {"max": 5 * row["max"], "median": 4 * row["median"]} for row in TIMES], None),  # a busier one
+        ([{"px": 256, "ratio": 0.8}], [{"px": 256, "ratio": 0.9}], "px 256"),
+        ([{"sampler": "a", "all": 0.9}], [{"sampler": "a", "all": 0.8}], "missed"),
+        ([{"program": "a", "peak GB": 1.0}], [{"program": "a", "peak GB": 1.3}], "peak GB"),
+    ],
+)
+def test_what_got_worse_is_named(before, now, worse, tmp_path):
+    for name, rows in (("before", before), ("now", now)):
+        (tmp_path / name).write_text(json.dumps({"rows": rows}))
+    done = run("check", tmp_path / "now", tmp_path / "before")
+    assert done.exit_code == (worse is not None), done.output
+    assert (worse or "nothing got worse") in done.output
