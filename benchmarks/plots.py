@@ -24,6 +24,9 @@ PlotOption = Annotated[
     ),
 ]
 
+TICKS = (4, 5, 6, 8, 10, 15, 20, 50, 100, 200)
+MARKERS = "osv^Dd<>*p"
+SPACED = "dpmpp_2m"  # drawn on all spacings
 # Those that people know best, each on the spacing that it is mostly used with.
 CURVES = (
     ("ddim", "leading"),
@@ -39,26 +42,26 @@ CURVES = (
 
 
 def error_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Error over evaluations, both logarithmic, for the samplers of CURVES that were measured."""
+    """Error over evaluations, both logarithmic: the samplers of CURVES; and one sampler on all spacings."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for sampler, spacing in CURVES:
-        line = [row for row in rows if (row["sampler"], row["spacing"]) == (sampler, spacing)]
-        if line:
-            axes.loglog(
-                [row["nfe"] for row in line], [row["error"] for row in line], "o-", ms=4, label=f"{sampler}, {spacing}"
-            )
-    axes.set_xlabel("evaluations of the network (NFE)")
-    axes.set_ylabel("median error, in deviations of the data")
-    axes.set_xticks(
-        [4, 5, 6, 8, 10, 15, 20, 50, 100, 200], labels=["4", "5", "6", "8", "10", "15", "20", "50", "100", "200"]
-    )
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(file, dpi=150)
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    one = [(SPACED, spacing) for spacing in dict.fromkeys(row["spacing"] for row in rows)]
+    for axes, title, kinds in ((left, "samplers", CURVES), (right, f"{SPACED}, spacings", one)):
+        for i, (sampler, spacing) in enumerate(kinds):
+            line = [row for row in rows if (row["sampler"], row["spacing"]) == (sampler, spacing)]
+            if line:
+                label = spacing if axes is right else f"{sampler}, {spacing}"
+                points = [(row["nfe"], row["error"]) for row in line]
+                axes.loglog(*zip(*points), MARKERS[i % len(MARKERS)] + "-", ms=5, label=label)
+        axes.set(title=title, xlabel="evaluations of the network (NFE)")
+        axes.set_xticks(TICKS, labels=map(str, TICKS))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    left.set_ylabel("median error, in deviations of the data")
+    figure.savefig(file, dpi=110)
 
 
 def speed_bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -113,4 +116,4 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
     for panel in axes[len(panels) :]:
         panel.axis("off")
     figure.legend(handles.values(), handles.keys(), loc="outside right", fontsize=8)
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=110)

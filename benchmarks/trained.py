@@ -83,6 +83,7 @@ def trained(
             "a model of your own needs --prompts too, and the embedded one has captions: give both, or none"
         )
     scales, sizes = numbers("--guidance", guidance), [int(budget) for budget in numbers("--budgets", budgets)]
+    kinds = [parse_sampler(name.strip()) for name in samplers.split(",")]
     if prompts is not None:
         texts, scenes = lines_of(prompts), None
     else:
@@ -90,7 +91,7 @@ def trained(
         texts = [str(scene.facts) for scene in scenes]
         scales = sorted({*scales, read_at})
     pipe = sdjax.load(model or "shapes")
-    runs = planned(pipe, samplers, sizes, scales)
+    runs = planned(pipe, kinds, sizes, scales, read_at if scenes else None)
     count = {run: len(texts) if scenes and run.guidance == read_at else min(references, len(texts)) for run in runs}
     latents = latents_of(pipe, count, texts, batch)
     first = min(references, len(texts))
@@ -106,7 +107,7 @@ def trained(
         note += (
             f"; of rendered scenes {rows[-1]['all']:.0%} hold, and their Fréchet distance is {rows[-1]['frechet']:.1f}"
         )
-    publish("trained", table(rows, "rmse"), json_file, note, rows)
+    publish("trained", table(rows, "rmse") or table(rows, "all"), json_file, note, rows)
     if plot_file is not None:
         quality_curves(rows, plot_file)
 
@@ -130,19 +131,29 @@ def lines_of(file: Path) -> list[str]:
     return lines
 
 
-def planned(pipe: Pipeline, samplers: str, budgets: Sequence[int], scales: Sequence[float]) -> list[Run]:
-    """The runs that there is a plan for."""
+def planned(
+    pipe: Pipeline,
+    kinds: Sequence[tuple[str, str | None]],
+    budgets: Sequence[int],
+    scales: Sequence[float],
+    read_at: float | None,
+) -> list[Run]:
+    """The runs that there is a plan for; of samplers that draw noise, only those whose pictures are read."""
     runs = []
-    for name in samplers.split(","):
-        sampler, spacing = parse_sampler(name.strip())
+    for sampler, spacing in kinds:
         scheduler = pipe.scheduler.with_solver(sampler, spacing or "leading")
-        for scale in scales:
-            taken = set()
-            for budget in budgets:
-                found = affordable(scheduler, budget)
-                if found is not None and found[0] not in taken:
-                    taken.add(found[0])
-                    runs.append(Run(sampler, spacing or "leading", scale, budget, found[0], int(found[1].nfe)))
+        taken = set()
+        for budget in budgets:
+            found = affordable(scheduler, budget)
+            if found is None or found[0] in taken:
+                continue
+            taken.add(found[0])
+            told = [scale for scale in scales if scale == read_at or not SOLVERS[sampler].stochastic]
+            runs += [Run(sampler, spacing or "leading", scale, budget, found[0], int(found[1].nfe)) for scale in told]
+    if not runs:
+        raise InputError(
+            "these samplers draw noise at every step, or none of them has a plan for such budgets: name others"
+        )
     return runs
 
 
