@@ -102,7 +102,8 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
             line = [row for row in rows if (row["sampler"], row["spacing"]) == kind and row.get("guidance") == scale]
             points = [(row["nfe"], row[what]) for row in line if what in row]
             if points:
-                panel.plot(*zip(*points), "o-", ms=4, color=f"C{i}" if i < 10 else None, label=", ".join(kind))
+                style = MARKERS[i % len(MARKERS)] + "-"
+                panel.plot(*zip(*points), style, ms=5, color=f"C{i % 10}", label=", ".join(kind))
         panel.set(title=title, xscale="log", xlabel="evaluations of the network (NFE)")
         panel.set_xticks(budgets, labels=[str(budget) for budget in budgets])
         panel.minorticks_off()

@@ -72,8 +72,10 @@ def distinct(ranked: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]
 
 def is_same(row: dict[str, Any], other: dict[str, Any], name: str) -> bool:
     """Whether two samplers did the same, up to rounding, on the same levels."""
-    measured = name in ("error", "rmse") and row["spacing"] == other["spacing"]
-    return measured and abs(row[name] - other[name]) < 1e-3 * other[name]
+    if name not in ("error", "rmse", "wasserstein") or row["spacing"] != other["spacing"]:
+        return False
+    pairs = zip((row[name], *row.get("quartiles", ())), (other[name], *other.get("quartiles", ())))
+    return all(abs(ours - theirs) <= 1e-4 * theirs for ours, theirs in pairs)
 
 
 def spread_of(row: dict[str, Any], by: By) -> str:
