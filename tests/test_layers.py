@@ -27,7 +27,7 @@ LAYERS = [
     {"sdjax.pipeline"},
     {"sdjax.convert"},
     {"sdjax.loading"},
-    {"sdjax.batch"},
+    {"sdjax.batch", "sdjax.training"},
     {"sdjax.cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

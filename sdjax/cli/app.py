@@ -18,6 +18,7 @@ from sdjax.cli.info import info
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
 from sdjax.cli.samplers import samplers
+from sdjax.cli.training import train
 from sdjax.errors import SdjaxError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.callback()(_version_option)
     for command in (generate, img2img, inpaint, upscale, batch, compare, convert, info, samplers):
         app.command()(command)
+    app.add_typer(train, name="train")
     return _run(app, arguments)
 
 
