@@ -59,7 +59,7 @@ def load(
     if dtype not in FLOATS:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
-    _keep_compiled_programs()
+    keep_compiled_programs()
     opened = read_model(
         resolve(model, variant=variant, revision=revision, single_file=single_file or Choices(), progress=progress)
     )
@@ -89,7 +89,7 @@ def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:
     return vae
 
 
-def _keep_compiled_programs() -> None:
+def keep_compiled_programs() -> None:
     """Let JAX keep what it compiles on disk, so that the next process starts at once. A user's own setting stands."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_directory() / "compiled"
