@@ -15,3 +15,7 @@ class ConfigError(SdjaxError):
 
 class CheckpointError(SdjaxError):
     """Files of a model that are missing, damaged, or do not fit each other."""
+
+
+class TrainingError(SdjaxError):
+    """A run that cannot go on, such as one whose loss is no number any more."""

@@ -73,7 +73,7 @@ def replicate(params: Any, dtype: np.dtype) -> Any:
 
     On the CPU a memory-mapped array that has the dtype already is used where it lies.
     """
-    everywhere = _sharding(PartitionSpec())
+    everywhere = sharding(PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf.astype(dtype, copy=False), everywhere), params)
 
 
@@ -89,7 +89,7 @@ def shard(batch: Any) -> Any:
         per_device = -(-leaf.shape[0] // devices)
         rows = np.minimum(np.arange(devices * per_device), leaf.shape[0] - 1)
         whole = leaf if len(rows) == leaf.shape[0] else leaf[rows]
-        return jax.device_put(whole.reshape(devices, per_device, *leaf.shape[1:]), _sharding(PartitionSpec(AXIS)))
+        return jax.device_put(whole.reshape(devices, per_device, *leaf.shape[1:]), sharding(PartitionSpec(AXIS)))
 
     return jax.tree.map(split, batch)
 
@@ -111,7 +111,8 @@ def fitting_in_memory(what: str) -> Iterator[None]:
         raise
 
 
-def _sharding(spec: PartitionSpec) -> NamedSharding:
+def sharding(spec: PartitionSpec) -> NamedSharding:
+    """Over all local devices in a row, whose name is AXIS."""
     return NamedSharding(_mesh(), spec)
 
 

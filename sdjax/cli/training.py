@@ -1,11 +1,45 @@
 """`sdjax train`: the commands that train, and one that shows what is trained against."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from sdjax.cli import options
+from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
+
+LATER = "How it is computed"
+
+Pictures = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PICTURES", help="A folder of pictures, each with its caption in a .txt or all in a .jsonl."
+    ),
+]
+PlainPictures = Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder of pictures.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder for this run; if it holds one, that goes on.")]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Begin with random parameters, not the model's.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps in all.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per step.")]
+LearningRate = Annotated[float, typer.Option(help="Of AdamW, reached after the warm-up.")]
+WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="Of AdamW, on kernels only.")]
+EmaDecay = Annotated[
+    float, typer.Option(help="Of the average of the parameters, which is what is written; 0 for none.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is random.")]
+SaveEvery = Annotated[int, typer.Option(min=1, help="Steps from one checkpoint and sheet of samples to the next.")]
+LogEvery = Annotated[int, typer.Option(min=1, help="Steps from one line of log.csv to the next.")]
+Accumulate = Annotated[
+    int, typer.Option(min=1, help="Parts in which a batch is taken, to save memory.", rich_help_panel=LATER)
+]
+Remat = Annotated[
+    bool, typer.Option("--remat", help="Save memory: compute parts of the forward pass twice.", rich_help_panel=LATER)
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="What the networks compute in.", rich_help_panel=LATER)
+]
 
 
 def noise(
@@ -29,5 +63,115 @@ def noise(
     typer.echo(output)
 
 
+def vae(
+    pictures: PlainPictures,
+    run: Run,
+    model: options.Model = "shapes",
+    from_scratch: FromScratch = False,
+    size: Annotated[int | None, typer.Option(min=8, help="Of the pictures.", show_default="the model's own")] = None,
+    kl_weight: Annotated[float, typer.Option(min=0, help="How much the latents' distance from noise counts.")] = 1e-6,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 1e-4,
+    warmup_steps: WarmupSteps = 100,
+    weight_decay: WeightDecay = 0.0,
+    ema_decay: EmaDecay = 0.999,
+    seed: Seed = 0,
+    save_every: SaveEvery = 1000,
+    log_every: LogEvery = 50,
+    accumulate: Accumulate = 1,
+    remat: Remat = False,
+    dtype: Dtype = "float32",
+) -> None:
+    """Train the autoencoder of a model, from its parameters or from scratch. Its scaling factor is measured at the end.
+
+    [bold]Example[/bold]
+
+    sdjax train vae ./pictures ./run --from-scratch --steps 20000
+    """
+    import sdjax.convert
+    from sdjax.checkpoint import read_model
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training.autoencoder import train_vae
+    from sdjax.training.data import read_folder
+    from sdjax.training.fit import Intervals
+    from sdjax.training.step import Settings
+
+    settings = Settings(
+        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+    )
+    examples = read_folder(pictures, captions=False)
+    keep_compiled_programs()
+    opened = read_model(sdjax.convert.resolve(model))
+    with progress_bars() as report:
+        made = train_vae(
+            opened, examples, size, run, settings, from_scratch, kl_weight, Intervals(log_every, save_every), report
+        )
+    typer.echo(made)
+
+
+def text_to_image(
+    pictures: Pictures,
+    run: Run,
+    model: options.Model = "shapes",
+    vae: options.Vae = None,
+    from_scratch: FromScratch = False,
+    text_encoder: Annotated[
+        bool, typer.Option("--text-encoder/--no-text-encoder", help="Whether the text encoder is trained too.")
+    ] = True,
+    prediction_type: Annotated[
+        Literal["epsilon", "v_prediction"] | None,
+        typer.Option(help="What the UNet is to predict.", show_default="as the model says"),
+    ] = None,
+    min_snr_gamma: Annotated[float, typer.Option(min=0, help="Of min-SNR weights; 0 for plain squared errors.")] = 5.0,
+    caption_dropout: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of captions that are left out, for guidance.")
+    ] = 0.1,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = 1e-4,
+    warmup_steps: WarmupSteps = 100,
+    weight_decay: WeightDecay = 0.01,
+    ema_decay: EmaDecay = 0.999,
+    seed: Seed = 0,
+    save_every: SaveEvery = 1000,
+    log_every: LogEvery = 50,
+    accumulate: Accumulate = 1,
+    remat: Remat = False,
+    dtype: Dtype = "float32",
+) -> None:
+    """Train the UNet and the text encoder of a model on captioned pictures, from its parameters or from scratch.
+
+    The folder RUN gets log.csv, sheets of samples, checkpoints, and at the end a model, which `sdjax generate --model`
+    draws with. The same command after an interruption goes on where the last checkpoint was.
+
+    [bold]Examples[/bold]
+
+    sdjax train text-to-image ./pictures ./run --steps 2000
+
+    sdjax train text-to-image ./pictures ./run --from-scratch --vae ./vae-run/vae-20000 --prediction-type v_prediction
+    """
+    import sdjax.convert
+    from sdjax.checkpoint import read_model
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training.data import read_folder
+    from sdjax.training.fit import Intervals
+    from sdjax.training.step import Settings
+    from sdjax.training.text_to_image import Choices, train_text_to_image
+
+    settings = Settings(
+        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+    )
+    own_vae = None if vae is None else sdjax.convert.resolve(vae)
+    choices = Choices(from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae)
+    examples = read_folder(pictures, captions=True)
+    keep_compiled_programs()
+    opened = read_model(sdjax.convert.resolve(model))
+    with progress_bars() as report:
+        made = train_text_to_image(opened, examples, run, settings, choices, Intervals(log_every, save_every), report)
+    typer.echo(made)
+
+
 train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-train.command()(noise)
+for command in (text_to_image, vae, noise):
+    train.command()(command)

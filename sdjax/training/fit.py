@@ -1,0 +1,176 @@
+"""A run in a folder of its own: steps, one after another, a log, and checkpoints from which it goes on.
+
+- `settings.json`: what the run was begun with; a second run in the same folder goes on with the first
+- `log.csv`: the means of the metrics since the line before, and pictures per second
+- `checkpoints/STEP/`: all that is needed to go on, by orbax; the last two are kept
+"""
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import PartitionSpec
+
+from sdjax.checkpoint import read_json, write_json
+from sdjax.errors import InputError, TrainingError
+from sdjax.parallel import sharding
+from sdjax.training.data import batches
+from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
+
+KEPT = 2
+MAY_CHANGE = {"steps", "learning_rate"}  # between a run and its continuation
+
+# Called as report("train", steps done, steps in all, a note).
+Report = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a run trains.
+
+    init: makes the parameters to begin with. frozen: those that the loss needs besides. read: an example, a tree of
+    arrays, by its number below count. show: called with the state behind every checkpoint, to draw what is to be seen.
+    """
+
+    init: Callable[[], Tree]
+    frozen: Tree
+    loss: Loss
+    read: Callable[[int], Any]
+    count: int
+    show: Callable[[TrainState], None] = lambda state: None
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """After how many steps a line is logged, and a checkpoint saved."""
+
+    log: int = 50
+    save: int = 1000
+
+
+def open_run(folder: Path, settings: Settings, about: dict[str, Any]) -> None:
+    """Makes a run's folder, or finds out that it is this run's.
+
+    about: what else the run depends on, such as the data. Raises InputError for a folder that holds another run.
+    """
+    wanted = json.loads(json.dumps({**about, **asdict(settings)}))
+    path = folder / "settings.json"
+    if path.is_file():
+        found = read_json(path)
+        for name in sorted({*wanted, *found} - MAY_CHANGE):
+            if wanted.get(name) != found.get(name):
+                raise InputError(
+                    f"{folder} holds a run with {name} = {found.get(name)!r}, not {wanted.get(name)!r}: go on with "
+                    "that, or choose another folder"
+                )
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds something that is no run of sdjax: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".settings.json.partial"
+    write_json(partial, wanted)
+    partial.replace(path)
+
+
+def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, report: Report) -> TrainState:
+    """Trains until `settings.steps` are done, from the last checkpoint in the folder if there is one.
+
+    Stopped at any moment and begun again, it ends with the same parameters, bit for bit, on the same machine. Raises
+    TrainingError where the gradient is not finite; the state before that step is the last checkpoint then.
+    """
+    with checkpoints(folder) as manager:
+        state = _restored(manager, task, settings)
+        first, step = int(state.step), make_step(task.loss, settings)
+        log = Log(folder / "log.csv", first, settings.batch_size)
+        frozen = jax.device_put(task.frozen, sharding(PartitionSpec()))
+        source = batches(task.read, task.count, settings.batch_size, settings.seed, first)
+        with closing(source):
+            for number in range(first, settings.steps):
+                state, metrics = step(state, frozen, place(next(source)), number)
+                log.add(number, metrics)
+                saves = (number + 1) % intervals.save == 0 or number + 1 == settings.steps
+                try:
+                    if saves or (number + 1) % intervals.log == 0:
+                        report("train", number + 1, settings.steps, log.write())
+                    else:
+                        report("train", number + 1, settings.steps, "")
+                except (TrainingError, KeyboardInterrupt):
+                    _save(manager, state)
+                    raise
+                if saves:
+                    _save(manager, state)
+                    task.show(state)
+    return state
+
+
+def checkpoints(folder: Path) -> ocp.CheckpointManager:
+    """The checkpoints of a run; each appears when it is complete."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+
+
+def _restored(manager: ocp.CheckpointManager, task: Task, settings: Settings) -> TrainState:
+    """The state of the last checkpoint, or the one before the first step."""
+    if (last := manager.latest_step()) is None:
+        return begin(task.init(), settings)
+    everywhere = sharding(PartitionSpec())
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        jax.eval_shape(lambda: begin(task.init(), settings)),
+    )
+    return manager.restore(last, args=ocp.args.StandardRestore(shapes))
+
+
+def _save(manager: ocp.CheckpointManager, state: TrainState) -> None:
+    if int(state.step) != manager.latest_step():
+        manager.save(int(state.step), args=ocp.args.StandardSave(state))
+
+
+class Log:
+    """The file log.csv. What a run that was stopped wrote behind its last checkpoint is taken out first."""
+
+    def __init__(self, path: Path, first: int, batch_size: int):
+        self.path, self.batch_size = path, batch_size
+        self.pending: list[tuple[int, Metrics]] = []
+        self.since = time.perf_counter()
+        rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+        kept = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= first]
+        path.unlink(missing_ok=True)
+        for row in kept:
+            self._append(row)
+
+    def add(self, number: int, metrics: Metrics) -> None:
+        """Take down a step, without waiting for it."""
+        self.pending.append((number, metrics))
+
+    def write(self) -> str:
+        """Write a line, the means since the last one; returns a note of it. Raises TrainingError, see `fit`."""
+        values = [(number, jax.device_get(metrics)) for number, metrics in self.pending]
+        for number, metrics in values:
+            if not np.isfinite(metrics["gradient_norm"]):
+                raise TrainingError(
+                    f"step {number + 1}: the gradient is not finite; the state before it is kept in "
+                    f"{self.path.parent}: go on from there with a lower learning rate"
+                )
+        means = {name: float(np.mean([metrics[name] for _, metrics in values])) for name in values[0][1]}
+        now = time.perf_counter()
+        speed = len(values) * self.batch_size / (now - self.since)
+        self._append({"step": values[-1][0] + 1, **means, "pictures_per_second": round(speed, 2)})
+        self.pending, self.since = [], now
+        return f"loss {means['loss']:.4g}, {speed:.3g} pictures/s"
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(row)

@@ -1,0 +1,64 @@
+"""Networks at the beginning and at the end of their training."""
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sdjax.checkpoint import SCHEDULER, Model, flat_specs, read_json, write_component, write_index, write_json
+from sdjax.folders import new_directory
+from sdjax.training.step import Tree
+
+EMBEDDING_DEVIATION = 0.02  # of CLIP's tables, as it began
+
+
+def fresh(module: nn.Module, seed: int) -> Tree:
+    """Random parameters: kernels that keep the size of activations (LeCun), norms at 1, biases at 0."""
+    random = np.random.default_rng(seed)
+
+    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        leaf = name.rpartition("/")[2]
+        if leaf in ("scale", "bias"):
+            return np.full(shape, leaf == "scale", np.float32)
+        deviation = EMBEDDING_DEVIATION if leaf == "embedding" else np.prod(shape[:-1]) ** -0.5
+        return (deviation * random.standard_normal(shape)).astype(np.float32)
+
+    return unflatten_dict({name: values(name, spec.shape) for name, spec in flat_specs(module).items()}, sep="/")
+
+
+def with_params(model: Model, params: Mapping[str, Tree]) -> Model:
+    """A model with other parameters for some of its components, brought to the host."""
+    host = {name: jax.device_get(tree) for name, tree in params.items()}
+    trained = {name: replace(model.components[name], params=tree) for name, tree in host.items()}
+    return replace(model, components={**model.components, **trained})
+
+
+def write_model(
+    destination: Path, model: Model, names: Collection[str], source: str, configs: Mapping[str, dict[str, Any]]
+) -> None:
+    """Writes a model directory with those components of a model that are named; with all, pictures can be drawn.
+
+    configs: config.json of components that have another than is in the model's own directory. Nothing is left where
+    writing fails. Raises InputError where something is at the destination.
+    """
+    with new_directory(destination) as folder:
+        for name in names:
+            config = configs.get(name) or read_json(model.path / name / "config.json")
+            arrays = flatten_dict(model.components[name].params, sep="/")
+            specs = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
+            write_component(folder / name, config, specs, arrays.__getitem__, source)
+        index = dict(model.index)
+        if {*names} == {*model.components}:
+            for name in ("tokenizer", "scheduler", "low_res_scheduler"):
+                if (model.path / name).is_dir():
+                    shutil.copytree(model.path / name, folder / name)
+            write_json(folder / "scheduler" / SCHEDULER, model.scheduler_config)
+        else:
+            index = {name: value for name, value in index.items() if name in names or name.startswith("_")}
+        write_index(folder, index, source, model.defaults)

@@ -1,0 +1,62 @@
+"""A model and a folder of captioned pictures that are small enough to train on in a test."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from sdjax.checkpoint import Component, embedded_models, read_model
+from sdjax.models import build
+from sdjax.training.models import fresh, write_model
+
+CONFIGS = {
+    "text_encoder": {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "max_position_embeddings": 77,
+        "num_attention_heads": 1,
+        "num_hidden_layers": 1,
+        "vocab_size": 621,
+    },
+    "unet": {
+        "attention_head_dim": 1,
+        "block_out_channels": [8],
+        "cross_attention_dim": 8,
+        "down_block_types": ["DownBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 2,
+        "sample_size": 4,
+        "up_block_types": ["UpBlock2D"],
+    },
+    "vae": {
+        "block_out_channels": [4, 4],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "layers_per_block": 1,
+        "mid_block_add_attention": False,
+        "norm_num_groups": 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+    },
+}
+
+
+def write_tiny_model(destination: Path) -> Path:
+    """A model directory for pictures of 8 pixels, with random parameters and the embedded model's tokenizer."""
+    shapes = read_model(embedded_models()["shapes"])
+    components = {}
+    for i, (name, config) in enumerate(CONFIGS.items()):
+        module = build(shapes.index[name][1], config)
+        components[name] = Component(module, fresh(module, i))
+    write_model(destination, replace(shapes, components=components), list(components), "a test", CONFIGS)
+    return destination
+
+
+def write_pictures(folder: Path, count: int = 6) -> Path:
+    """Squares in three colours, each with a caption beside it."""
+    folder.mkdir()
+    for i in range(count):
+        colour = ("red", "green", "blue")[i % 3]
+        image = Image.new("RGB", (16, 16), "white")
+        ImageDraw.Draw(image).rectangle((i, i, i + 8, i + 8), colour)
+        image.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a {colour} square")
+    return folder
