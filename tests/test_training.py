@@ -1,16 +1,33 @@
 """The trainer: the forward process, the compiled step, and runs that are killed, resumed and spread over devices."""
 
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+import small_run
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_training import write_pictures, write_tiny_model
 
+import sdjax
+from sdjax.checkpoint import read_model, read_vae
 from sdjax.cli import main
+from sdjax.errors import InputError, TrainingError
 from sdjax.schedulers import from_config
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
+from sdjax.training.data import indices, read_folder, read_square
+from sdjax.training.fit import Intervals, checkpoints
 from sdjax.training.forward import ForwardProcess
+from sdjax.training.step import Settings
 
 TYPES = ("epsilon", "v_prediction", "sample", "edm")
 
@@ -81,3 +98,136 @@ def test_the_sheet_shows_more_noise_from_left_to_right(tmp_path):
     linear = sheet[40:140, -8 * 134 :]  # the first row: cells of 128 pixels and 6 between them
     spreads = [linear[:, 134 * i + 10 : 134 * i + 120].std() for i in range(8)]
     assert np.all(np.diff(spreads[:6]) > 1)
+
+
+def process(folder: Path, steps: int, devices: int = 1) -> subprocess.Popen:
+    flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, str(Path(__file__).with_name("small_run.py")), str(folder), str(steps)]
+    return subprocess.Popen(command, env=flags, stdout=subprocess.PIPE, text=True)
+
+
+def losses_of(folder: Path) -> np.ndarray:
+    with (folder / "log.csv").open() as file:
+        return np.array([float(row["loss"]) for row in csv.DictReader(file)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, str]:
+    """A run of 50 steps on one device that nothing interrupts: its folder, and a digest of its last state."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, process(folder, 50).communicate()[0].strip()
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_loss_curve_does_not_depend_on_the_devices(devices, undisturbed, tmp_path):
+    process(tmp_path / "run", 50, devices).communicate()
+    one, several = losses_of(undisturbed[0]), losses_of(tmp_path / "run")
+    assert len(one) == 50
+    np.testing.assert_allclose(several, one, rtol=1e-5)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(undisturbed, tmp_path, request):
+    random = np.random.default_rng()
+    folder = tmp_path / "run"
+    moments = sorted(random.integers(1, 50, request.config.getoption("--kills")))
+    for lines in moments:
+        running = process(folder, 50)
+        log = folder / "log.csv"
+        while running.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > lines):
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.05))
+        running.kill()
+        running.wait()
+    end = process(folder, 50).communicate()[0].strip()
+    assert end and end == undisturbed[1], f"killed behind the lines {moments} of the log"
+    assert np.array_equal(losses_of(folder), losses_of(undisturbed[0]))
+
+
+def test_parts_of_a_batch_and_computing_twice_change_nothing(tmp_path):
+    ends = []
+    for accumulate, remat in ((1, False), (4, True)):
+        settings = Settings(steps=3, batch_size=8, accumulate=accumulate, remat=remat)
+        ends.append(small_run.run(tmp_path / str(remat), settings, Intervals(1, 3)))
+    for one, other in zip(*(jax.tree.leaves(end.params) for end in ends)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path, monkeypatch):
+    def broken(params, frozen, batch, keys):
+        metrics = small_run_loss(params, frozen, batch[:, :4], keys)
+        return metrics | {"loss": metrics["loss"] * batch[:, 4, 0, 0]}
+
+    small_run_loss = small_run.loss
+    monkeypatch.setattr(small_run, "loss", broken)
+    pictures = np.concatenate([small_run.PICTURES, np.ones_like(small_run.PICTURES[:, :1])], axis=1)
+    monkeypatch.setattr(small_run, "PICTURES", pictures)
+    settings = Settings(steps=4, batch_size=2)
+    good = small_run.run(tmp_path / "good", settings, Intervals(10, 10))
+    pictures[indices(10, 2, 0, 4)] = np.nan
+    longer = replace(settings, steps=8)
+    with pytest.raises(TrainingError, match=r"step 5: .*not finite.*lower learning rate"):
+        small_run.run(tmp_path / "bad", longer, Intervals(10, 10))
+    with checkpoints(tmp_path / "bad") as manager:
+        assert manager.latest_step() == 4
+    pictures[...] = 1  # and from there it goes on
+    end = small_run.run(tmp_path / "bad", settings, Intervals(10, 10))
+    assert all(map(np.array_equal, jax.tree.leaves(good), jax.tree.leaves(end)))
+
+
+@given(count=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 9))
+def test_every_picture_comes_once_before_any_comes_again(count, batch, seed):
+    steps = -(-3 * count // batch)
+    drawn = [i for step in range(steps) for i in indices(count, batch, seed, step)]
+    for start in range(0, len(drawn) - count + 1, count):
+        assert sorted(drawn[start : start + count]) == list(range(count))
+
+
+def test_captions_beside_pictures_and_in_lines(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", 3)
+    assert read_folder(folder, captions=True)[1] == (folder / "1.png", "a green square")
+    (folder / "1.txt").unlink()
+    assert len(read_folder(folder, captions=False)) == 3
+    with pytest.raises(InputError, match=r"1\.png has no caption"):
+        read_folder(folder, captions=True)
+    (folder / "all.jsonl").write_text(
+        '{"file_name": "2.png", "text": "two"}\n\n{"image": "0.png", "caption": "none"}\n'
+    )
+    assert read_folder(folder, captions=True) == [(folder / "2.png", "two"), (folder / "0.png", "none")]
+    (folder / "all.jsonl").write_text('{"text": "two"}')
+    with pytest.raises(InputError, match=r"all\.jsonl, line 1: "):
+        read_folder(folder, captions=True)
+
+
+def test_pictures_are_cut_to_their_middle_square(tmp_path):
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (10, 0, 30, 20))
+    image.save(tmp_path / "wide.png")
+    assert read_square(tmp_path / "wide.png", 8) == pytest.approx(np.broadcast_to([-1, -1, 1], (8, 8, 3)))
+
+
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+    """Programs that run for a moment need not be good."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
+    """A VAE, and then a model on its latents, from scratch."""
+    model, pictures = write_tiny_model(tmp_path / "model"), str(write_pictures(tmp_path / "pictures", 2))
+    common = ["--model", str(model), "--from-scratch", "--batch-size", "2", "--steps", "2"]
+    assert main(["train", "vae", pictures, str(tmp_path / "vae"), *common]) == 0
+    vae = tmp_path / "vae" / "vae-2"
+    scale = read_vae(vae).module.config.scaling_factor
+    assert scale != read_model(model).components["vae"].module.config.scaling_factor and 0.01 < scale < 100
+    wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
+    assert main(wanted) == 0
+    made = tmp_path / "run" / "model-2"
+    assert capsys.readouterr().out.splitlines() == [str(vae), str(made)]
+    assert (tmp_path / "vae" / "samples" / "0000002.png").is_file()
+    assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
+    assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
+    assert main([*wanted, "--seed", "1"]) == 1
+    assert "holds a run with seed = 0, not 1" in capsys.readouterr().err

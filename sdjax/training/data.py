@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import InputError
-from sdjax.inputs import RESAMPLE, read_image
+from sdjax.inputs import read_image, resized
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NAMES, TEXTS = ("file_name", "image"), ("text", "caption")  # the keys that JSON Lines are known to have
@@ -84,7 +84,7 @@ def read_square(path: Path, size: int) -> np.ndarray:
     image = read_picture(path)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.resize((size, size), RESAMPLE, box=(left, top, left + side, top + side))
+    square = resized(image.crop((left, top, left + side, top + side)), (size, size))
     return np.asarray(square, np.float32) / 127.5 - 1
 
 
