@@ -15,6 +15,7 @@ from benchmarks.scenes import scenes
 from benchmarks.speed import speed
 from benchmarks.start import start
 from benchmarks.trained import trained
+from benchmarks.training import training
 from benchmarks.vae import vae
 from sdjax.errors import SdjaxError
 
@@ -33,6 +34,7 @@ LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
 app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
+app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("recommend", rich_help_panel=READ)(recommend)
