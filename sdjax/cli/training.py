@@ -127,6 +127,9 @@ def text_to_image(
     caption_dropout: Annotated[
         float, typer.Option(min=0, max=1, help="The share of captions that are left out, for guidance.")
     ] = 0.1,
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Train a LoRA of this rank, and not the model.", show_default="the model")
+    ] = None,
     steps: Steps = 10_000,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 1e-4,
@@ -143,11 +146,13 @@ def text_to_image(
     """Train the UNet and the text encoder of a model on captioned pictures, from its parameters or from scratch.
 
     The folder RUN gets log.csv, sheets of samples, checkpoints, and at the end a model, which `sdjax generate --model`
-    draws with. The same command after an interruption goes on where the last checkpoint was.
+    draws with, or a LoRA, for `--lora`. The same command after an interruption goes on where the last checkpoint was.
 
     [bold]Examples[/bold]
 
     sdjax train text-to-image ./pictures ./run --steps 2000
+
+    sdjax train text-to-image ./pictures ./run --model sd15 --lora-rank 8 --steps 500
 
     sdjax train text-to-image ./pictures ./run --from-scratch --vae ./vae-run/vae-20000 --prediction-type v_prediction
     """
@@ -163,7 +168,9 @@ def text_to_image(
         steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
     )
     own_vae = None if vae is None else sdjax.convert.resolve(vae)
-    choices = Choices(from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae)
+    choices = Choices(
+        from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank
+    )
     examples = read_folder(pictures, captions=True)
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))

@@ -1,8 +1,10 @@
 """Training a UNet, and with it a text encoder if wanted, to draw what captions say."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +19,10 @@ from sdjax.prompts import load_tokenizer, one_chunk
 from sdjax.training.data import Example, read_square
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess
+from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
 from sdjax.training.losses import Denoising, TextToImage
 from sdjax.training.models import fresh, with_params, write_model
-from sdjax.training.step import Settings, TrainState, Tree
+from sdjax.training.step import Loss, Settings, TrainState, Tree
 
 ENCODED_AT_ONCE = 8  # pictures
 SEEDS = range(4)  # of the sample sheets
@@ -30,7 +33,7 @@ class Choices:
     """What is trained, and towards what.
 
     from_scratch: begin with random parameters instead of the model's. train_text_encoder: not the UNet alone. vae: the
-    directory of another one, in the place of the model's own.
+    directory of another one, in the place of the model's own. lora_rank: train a LoRA, and leave the model as it is.
     """
 
     from_scratch: bool = False
@@ -39,6 +42,7 @@ class Choices:
     min_snr_gamma: float | None = 5.0
     caption_dropout: float = 0.1
     vae: Path | None = None
+    lora_rank: int | None = None
 
 
 def train_text_to_image(
@@ -50,52 +54,73 @@ def train_text_to_image(
     intervals: Intervals,
     report: Report,
 ) -> Path:
-    """Trains in a run's folder (see `fit`) and writes the averaged parameters as a model directory, which it returns.
+    """Trains in a run's folder (see `fit`), and writes the averaged parameters: a model directory, or a LoRA's file.
 
-    model: its configurations, VAE, tokenizer and noise schedule are used. Sample sheets are drawn into
-    samples/ with the first captions.
+    Returns where that is. model: its configurations, VAE, tokenizer and noise schedule are used. Sheets of samples are
+    drawn into samples/ with the first captions. Raises InputError for a model or choices that do not suit.
     """
-    configs = {}
-    if choices.vae is not None:
-        model = replace(model, components={**model.components, "vae": read_vae(choices.vae)})
-        configs["vae"] = read_json(choices.vae / "vae" / "config.json")
-    unet = model.components["unet"].module
-    if unet.config.sample_size is None:
-        raise InputError(f"{model.path}: the UNet's config does not say its sample_size")
-    if unet.config.in_channels != model.components["vae"].module.config.latent_channels:
-        raise InputError(f"{model.path} reads more than a prompt, and cannot be trained on captions alone")
-    if choices.prediction_type:
-        model = replace(model, scheduler_config={**model.scheduler_config, "prediction_type": choices.prediction_type})
+    model, configs = _chosen(model, choices)
     about = {"kind": "text-to-image", "model": str(model.path), "pictures": len(examples)}
     open_run(folder, settings, about | asdict(choices) | {"vae": choices.vae and str(choices.vae)})
     trained = ("unet", "text_encoder") if choices.train_text_encoder else ("unet",)
-    frozen = {} if choices.train_text_encoder else {"text_encoder": model.components["text_encoder"].params}
-    tokenizer = load_tokenizer(model.tokenizer)
-    ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
-    moments = encode_pictures(model, examples, report)
+    params = {name: model.components[name].params for name in ("unet", "text_encoder")}
+    frozen = {name: tree for name, tree in params.items() if choices.lora_rank or name not in trained}
+    rank = choices.lora_rank
 
     def init() -> Tree:
-        parts = {name: model.components[name] for name in trained}
         if choices.from_scratch:
-            return {name: fresh(part.module, settings.seed) for name, part in parts.items()}
-        return {name: part.params for name, part in parts.items()}
+            return {name: fresh(model.components[name].module, settings.seed) for name in trained}
+        own = {name: params[name] for name in trained}
+        return begin_factors(own, rank, settings.seed) if rank else own
 
-    process = ForwardProcess(schedulers.from_config(model.scheduler_config).noise)
-    loss = TextToImage(
-        unet,
-        model.components["text_encoder"].module,
-        Denoising(process, choices.min_snr_gamma),
-        tuple(map(int, one_chunk(tokenizer, "", {}).ids[0])),
-        choices.caption_dropout,
-    )
-    read = partial(_latents, moments, ids)
+    def complete(ema: Tree) -> dict[str, Tree]:
+        return merged(params, ema) if rank else jax.device_get(ema)
+
+    tokenizer = load_tokenizer(model.tokenizer)
+    ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
+    loss = _loss(model, choices, one_chunk(tokenizer, "", {}).ids[0])
+    read = partial(_latents, encode_pictures(model, examples, report), ids)
     captions = list(dict.fromkeys(example.caption or "" for example in examples))[: len(SEEDS)]
-    task = Task(init, frozen, loss, read, len(examples), Samples(model, captions, folder / "samples"))
-    state = fit(task, settings, folder, intervals, report)
+    samples = Samples(model, complete, captions, folder / "samples")
+    state = fit(Task(init, frozen, loss, read, len(examples), samples), settings, folder, intervals, report)
+    if rank:
+        destination = folder / f"lora-{int(state.step)}.safetensors"
+        write_lora(destination, state.ema, str(folder))
+        return destination
     destination = folder / f"model-{int(state.step)}"
     if not destination.exists():
         write_model(destination, with_params(model, state.ema), list(model.components), str(folder), configs)
     return destination
+
+
+def _chosen(model: Model, choices: Choices) -> tuple[Model, dict[str, dict[str, Any]]]:
+    """The model with another VAE and prediction_type if these are wanted, and the configs that are not its own then."""
+    configs = {}
+    if choices.vae is not None:
+        model = replace(model, components={**model.components, "vae": read_vae(choices.vae)})
+        configs["vae"] = read_json(choices.vae / "vae" / "config.json")
+    if choices.prediction_type:
+        model = replace(model, scheduler_config={**model.scheduler_config, "prediction_type": choices.prediction_type})
+    config = model.components["unet"].module.config
+    if config.sample_size is None:
+        raise InputError(f"{model.path}: the UNet's config does not say its sample_size")
+    if config.in_channels != model.components["vae"].module.config.latent_channels or config.has_class_embedding:
+        raise InputError(f"{model.path} reads more than a prompt, and cannot be trained on captions alone")
+    if choices.lora_rank and choices.from_scratch:
+        raise InputError("a LoRA is trained for a model that is there: leave from_scratch or lora_rank out")
+    return model, configs
+
+
+def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
+    process = ForwardProcess(schedulers.from_config(model.scheduler_config).noise)
+    loss = TextToImage(
+        model.components["unet"].module,
+        model.components["text_encoder"].module,
+        Denoising(process, choices.min_snr_gamma),
+        tuple(map(int, empty)),
+        choices.caption_dropout,
+    )
+    return with_factors(loss) if choices.lora_rank else loss
 
 
 def encode_pictures(model: Model, examples: list[Example], report: Report) -> tuple[np.ndarray, np.ndarray]:
@@ -123,13 +148,13 @@ def _latents(moments: tuple[np.ndarray, np.ndarray], ids: np.ndarray, i: int) ->
 class Samples:
     """Draws sheets of what the averaged parameters paint: a row for each caption, a column for each seed."""
 
-    def __init__(self, model: Model, captions: list[str], folder: Path):
-        self.model, self.captions, self.folder = model, captions, folder
+    def __init__(self, model: Model, complete: Callable[[Tree], dict[str, Tree]], captions: list[str], folder: Path):
+        self.model, self.complete, self.captions, self.folder = model, complete, captions, folder
         self.pipe: Pipeline | None = None
 
     def __call__(self, state: TrainState) -> None:
         """Writes the sheet of a state, its name the number of steps."""
-        params = jax.device_get(state.ema)
+        params = self.complete(state.ema)
         if self.pipe is None:
             self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"))
         self.pipe.params.update({name: replicate(tree, np.dtype("float32")) for name, tree in params.items()})

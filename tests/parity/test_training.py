@@ -3,13 +3,17 @@
 The losses are written once more in PyTorch, from the papers; what is drawn at random is drawn by sdjax.
 """
 
+import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_models import nchw, pair
 
+import sdjax
 from sdjax.checkpoint import embedded_models, read_json
+from sdjax.cli import main
 from sdjax.convert import fill
 from sdjax.models import abstract_params
 from sdjax.schedulers import from_config
@@ -91,3 +95,38 @@ def test_autoencoder():
     loss = (theirs.decode(latents).sample - nchw(images)).abs().mean() + 0.01 * kl.mean() / 2
     loss.backward()
     error("VAE", ours, gradients_of(vae, theirs))
+
+
+def test_a_lora_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, colour in enumerate(("red", "green")):
+        Image.new("RGB", (64, 64), colour).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text("a big star")
+    wanted = ["train", "text-to-image", str(pictures), str(tmp_path / "run"), "--model", str(shapes_sd)]
+    settings = [
+        "--lora-rank",
+        "4",
+        "--steps",
+        "8",
+        "--batch-size",
+        "2",
+        "--learning-rate",
+        "0.02",
+        "--warmup-steps",
+        "0",
+    ]
+    assert main([*wanted, *settings, "--ema-decay", "0"]) == 0
+    path = tmp_path / "run" / "lora-8.safetensors"
+    ours = sdjax.load(shapes_sd, loras=[(path, 1.0)])
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(shapes_sd)
+    theirs.load_lora_weights(path)
+    latents = np.random.default_rng(3).standard_normal((1, 16, 16, 4)).astype(np.float32)
+    how = {"num_inference_steps": 6, "guidance_scale": 3.0, "output_type": "np", "height": 64, "width": 64}
+    picture = ours("a big star", latents=latents, **how).images
+    expected = theirs("a big star", latents=torch.from_numpy(latents.transpose(0, 3, 1, 2).copy()), **how).images
+    difference = np.abs(picture - expected) * 255
+    ours.unload_lora_weights()
+    without = np.abs(picture - ours("a big star", latents=latents, **how).images).mean() * 255
+    print(f"picture: largest {difference.max():.4f}/255; what was learned changes {without:.1f}/255 in the mean")
+    assert difference.max() <= 2 and difference.mean() <= 0.1 and without > 2
