@@ -13,27 +13,20 @@ import jax
 import numpy as np
 import pytest
 import small_run
-from flax.traverse_util import flatten_dict, unflatten_dict
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_training import CONFIGS, write_pictures, write_tiny_model
+from tiny_training import write_pictures, write_tiny_model
 
 import sdjax
 from sdjax.checkpoint import read_model, read_vae
 from sdjax.cli import main
 from sdjax.errors import InputError, TrainingError
-from sdjax.lora import lora_for
-from sdjax.lora_files import read_lora
-from sdjax.models import build
 from sdjax.schedulers import from_config
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.training.data import indices, read_folder, read_square
 from sdjax.training.fit import Intervals, checkpoints
 from sdjax.training.forward import ForwardProcess
-from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
-from sdjax.training.losses import TextToImage
-from sdjax.training.models import fresh
 from sdjax.training.step import Settings
 
 TYPES = ("epsilon", "v_prediction", "sample", "edm")
@@ -238,41 +231,3 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
     assert main([*wanted, "--seed", "1"]) == 1
     assert "holds a run with seed = 0, not 1" in capsys.readouterr().err
-
-
-def test_a_lora_is_trained_beside_the_model(quickly_compiled, tmp_path):
-    """Gradients of the factors are those of factors that are added to the kernels; the file holds them."""
-    unet = build("UNet2DConditionModel", CONFIGS["unet"])
-    text = build("CLIPTextModel", CONFIGS["text_encoder"])
-    base = {"unet": fresh(unet, 0), "text_encoder": fresh(text, 1)}
-    random = np.random.default_rng(0)
-    factors = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), begin_factors(base, 2, 0))
-    loss = TextToImage(unet, text, small_run.DENOISING, (0,) * 5)
-    mean = random.standard_normal((2, 4, 4, 4), np.float32)
-    batch = {"mean": mean, "deviation": mean**2, "ids": random.integers(0, 621, (2, 5))}
-    keys = jax.random.split(jax.random.key(0), 2)
-
-    def beside(factors):
-        return with_factors(loss)(factors, base, batch, keys)["loss"].mean()
-
-    def inside(params):
-        return loss(params, {}, batch, keys)["loss"].mean()
-
-    value, gradients = jax.jit(jax.value_and_grad(beside))(factors)
-    expected, kernels = jax.jit(jax.value_and_grad(inside))(merged(base, factors))
-    assert float(value) == pytest.approx(float(expected), rel=1e-5)
-    found, kernels, factors = (flatten_dict(jax.device_get(tree), sep="/") for tree in (gradients, kernels, factors))
-    downs = [name for name in found if name.endswith("/down")]
-    assert len(downs) == 4 * 3  # two attentions of the UNet, one of the text encoder
-    for name in downs:
-        place = name.removesuffix("/down")
-        np.testing.assert_allclose(found[name], kernels[f"{place}/kernel"] @ factors[f"{place}/up"].T, atol=1e-5)
-        np.testing.assert_allclose(
-            found[f"{place}/up"], factors[f"{place}/down"].T @ kernels[f"{place}/kernel"], atol=1e-5
-        )
-    write_lora(tmp_path / "a.safetensors", unflatten_dict(factors, sep="/"), "a test")
-    lora = lora_for(read_lora(tmp_path / "a.safetensors"), {"unet": unet, "text_encoder": text}, 1.0)
-    for (component, path), read in lora.factors.items():
-        place = f"{component}/{path}".removesuffix("/kernel")
-        np.testing.assert_allclose(read.product(1.0), factors[f"{place}/down"] @ factors[f"{place}/up"], atol=1e-6)
-    assert len(lora.factors) == len(downs)

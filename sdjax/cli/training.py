@@ -110,6 +110,53 @@ def vae(
     typer.echo(made)
 
 
+def ddpm(
+    pictures: PlainPictures,
+    run: Run,
+    size: Annotated[int, typer.Option(min=8, help="Of the pictures.")] = 32,
+    channels: Annotated[int, typer.Option(min=8, help="Width of the UNet at its finest level.")] = 64,
+    beta_schedule: Annotated[
+        Literal["linear", "scaled_linear", "squaredcos_cap_v2"], typer.Option(help="How noise grows.")
+    ] = "linear",
+    prediction_type: Annotated[
+        Literal["epsilon", "v_prediction", "sample"], typer.Option(help="What the UNet is to predict.")
+    ] = "epsilon",
+    steps: Steps = 20_000,
+    batch_size: BatchSize = 64,
+    learning_rate: LearningRate = 2e-4,
+    warmup_steps: WarmupSteps = 500,
+    weight_decay: WeightDecay = 0.0,
+    ema_decay: EmaDecay = 0.999,
+    seed: Seed = 0,
+    save_every: SaveEvery = 1000,
+    log_every: LogEvery = 50,
+    accumulate: Accumulate = 1,
+    remat: Remat = False,
+    dtype: Dtype = "float32",
+) -> None:
+    """Train a UNet on the pixels of small pictures, from scratch and without captions.
+
+    [bold]Example[/bold]
+
+    sdjax train ddpm ./pictures ./run --size 32 --steps 20000
+    """
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training.data import read_folder
+    from sdjax.training.ddpm import config_of, scheduler_of, train_ddpm
+    from sdjax.training.fit import Intervals
+    from sdjax.training.step import Settings
+
+    settings = Settings(
+        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+    )
+    config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
+    examples = read_folder(pictures, captions=False)
+    keep_compiled_programs()
+    with progress_bars() as report:
+        made = train_ddpm(examples, config, scheduler, run, settings, Intervals(log_every, save_every), report)
+    typer.echo(made)
+
+
 def text_to_image(
     pictures: Pictures,
     run: Run,
@@ -180,5 +227,5 @@ def text_to_image(
 
 
 train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-for command in (text_to_image, vae, noise):
+for command in (text_to_image, vae, ddpm, noise):
     train.command()(command)

@@ -12,6 +12,7 @@ from sdjax.models.clip import CLIPTextModel
 from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
+from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
 from sdjax.models.vae import AutoencoderKL
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "UNet2DConditionModel",
+    "UNet2DConfig",
+    "UNet2DModel",
     "UNetConfig",
     "VAEConfig",
     "abstract_params",
@@ -30,7 +33,8 @@ __all__ = [
 ]
 
 MODELS: dict[str, type[nn.Module]] = {
-    model.__name__: model for model in (AutoencoderKL, AutoencoderTiny, CLIPTextModel, UNet2DConditionModel)
+    model.__name__: model
+    for model in (AutoencoderKL, AutoencoderTiny, CLIPTextModel, UNet2DConditionModel, UNet2DModel)
 }
 
 

@@ -23,16 +23,19 @@ EPS = 1e-6
 
 
 class SpatialAttention(nn.Module):
-    """Attention of every pixel to every pixel, with one head, around a residual connection."""
+    """Attention of every pixel to every pixel, around a residual connection."""
 
     groups: int
+    heads: int = 1
+    eps: float = EPS
 
     @nn.compact
     def __call__(self, x: jax.Array, context: None = None) -> jax.Array:
         batch, height, width, channels = x.shape
-        h = GroupNorm(self.groups, EPS, name="group_norm")(x).reshape(batch, height * width, channels)
-        q, k, v = (Dense(channels, name=name)(h)[:, :, None] for name in ("to_q", "to_k", "to_v"))
-        h = Dense(channels, name="to_out_0")(attention(q, k, v)[:, :, 0])
+        h = GroupNorm(self.groups, self.eps, name="group_norm")(x).reshape(batch, height * width, channels)
+        shape = (batch, height * width, self.heads, channels // self.heads)
+        q, k, v = (Dense(channels, name=name)(h).reshape(shape) for name in ("to_q", "to_k", "to_v"))
+        h = Dense(channels, name="to_out_0")(attention(q, k, v).reshape(h.shape))
         return x + h.reshape(x.shape)
 
 

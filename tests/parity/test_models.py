@@ -293,6 +293,44 @@ CLIPS = {
 }
 
 
+PIXEL_UNETS = {
+    "two levels, attention in the second": {},
+    "heads of 4, not square, no attention in the middle": {
+        "attention_head_dim": 4,
+        "add_attention": False,
+        "size": (8, 6),
+    },
+    "of the DDPM paper: padding after, one head, sines first": {
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+    },
+}
+
+
+@pytest.mark.parametrize("name", PIXEL_UNETS)
+def test_unet_of_pixels(name, report):
+    changes = dict(PIXEL_UNETS[name])
+    size = changes.pop("size", (8, 8))
+    config = {
+        "block_out_channels": [16, 32],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    } | changes
+    module, params, theirs = pair("UNet2DModel", config)
+    random = np.random.default_rng(0)
+    sample = random.standard_normal((2, *size, 3), np.float32)
+    timesteps = np.array([3, 700], np.float32)
+    with torch.no_grad():
+        expected = theirs(nchw(sample), torch.from_numpy(timesteps)).sample
+    ours = jax.jit(module.apply)({"params": params}, sample, timesteps)
+    report(f"UNet of pixels, {name}", relative_error(ours, nhwc(expected)))
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_clip(name, report):
     config, tokens = CLIPS[name]

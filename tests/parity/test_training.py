@@ -1,24 +1,36 @@
 """Gradients of one step against PyTorch's autograd: same weights, same batch, same noise, float32.
 
-The losses are written once more in PyTorch, from the papers; what is drawn at random is drawn by sdjax.
+The losses are written once more in PyTorch, from the papers; what is drawn at random is drawn by sdjax. Beside them,
+what takes too long to compile for the tests without PyTorch.
 """
+
+from pathlib import Path
 
 import diffusers
 import jax
 import numpy as np
 import pytest
+import small_run
 import torch
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from test_models import nchw, pair
+from tiny_training import CONFIGS, write_pictures
 
 import sdjax
-from sdjax.checkpoint import embedded_models, read_json
+from sdjax.checkpoint import embedded_models, read_component, read_json
 from sdjax.cli import main
 from sdjax.convert import fill
-from sdjax.models import abstract_params
+from sdjax.lora import lora_for
+from sdjax.lora_files import read_lora
+from sdjax.models import abstract_params, build
 from sdjax.schedulers import from_config
 from sdjax.training import losses
+from sdjax.training.ddpm import sample
 from sdjax.training.forward import ForwardProcess
+from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
+from sdjax.training.losses import TextToImage
+from sdjax.training.models import fresh
 
 TOLERANCE = 1e-4
 SHAPES = embedded_models()["shapes"]
@@ -130,3 +142,58 @@ def test_a_lora_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path):
     without = np.abs(picture - ours("a big star", latents=latents, **how).images).mean() * 255
     print(f"picture: largest {difference.max():.4f}/255; what was learned changes {without:.1f}/255 in the mean")
     assert difference.max() <= 2 and difference.mean() <= 0.1 and without > 2
+
+
+def test_a_lora_is_trained_beside_the_model(tmp_path):
+    """Gradients of the factors are those of factors that are added to the kernels; the file holds them."""
+    unet = build("UNet2DConditionModel", CONFIGS["unet"])
+    text = build("CLIPTextModel", CONFIGS["text_encoder"])
+    base = {"unet": fresh(unet, 0), "text_encoder": fresh(text, 1)}
+    random = np.random.default_rng(0)
+    factors = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), begin_factors(base, 2, 0))
+    loss = TextToImage(unet, text, small_run.DENOISING, (0,) * 5)
+    mean = random.standard_normal((2, 4, 4, 4), np.float32)
+    batch = {"mean": mean, "deviation": mean**2, "ids": random.integers(0, 621, (2, 5))}
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def beside(factors):
+        return with_factors(loss)(factors, base, batch, keys)["loss"].mean()
+
+    def inside(params):
+        return loss(params, {}, batch, keys)["loss"].mean()
+
+    value, gradients = jax.jit(jax.value_and_grad(beside))(factors)
+    expected, kernels = jax.jit(jax.value_and_grad(inside))(merged(base, factors))
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    found, kernels, factors = (flatten_dict(jax.device_get(tree), sep="/") for tree in (gradients, kernels, factors))
+    downs = [name for name in found if name.endswith("/down")]
+    assert len(downs) == 4 * 3  # two attentions of the UNet, one of the text encoder
+    for name in downs:
+        place = name.removesuffix("/down")
+        np.testing.assert_allclose(found[name], kernels[f"{place}/kernel"] @ factors[f"{place}/up"].T, atol=1e-5)
+        np.testing.assert_allclose(
+            found[f"{place}/up"], factors[f"{place}/down"].T @ kernels[f"{place}/kernel"], atol=1e-5
+        )
+    write_lora(tmp_path / "a.safetensors", unflatten_dict(factors, sep="/"), "a test")
+    lora = lora_for(read_lora(tmp_path / "a.safetensors"), {"unet": unet, "text_encoder": text}, 1.0)
+    for (component, path), read in lora.factors.items():
+        place = f"{component}/{path}".removesuffix("/kernel")
+        np.testing.assert_allclose(read.product(1.0), factors[f"{place}/down"] @ factors[f"{place}/up"], atol=1e-6)
+    assert len(lora.factors) == len(downs)
+
+
+def test_pixels_are_trained_on_and_sampled(tmp_path, capsys):
+    pictures = str(write_pictures(tmp_path / "pictures", 2))
+    wanted = ["train", "ddpm", pictures, str(tmp_path / "run"), "--size", "4", "--channels", "8"]
+    assert main([*wanted, "--steps", "2", "--batch-size", "2"]) == 2  # too small a size
+    wanted[5] = "8"
+    assert main([*wanted, "--steps", "2", "--batch-size", "2"]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
+    unet = read_component(made / "unet", "UNet2DModel")
+    scheduler = read_json(made / "scheduler" / "scheduler_config.json")
+    grey = np.full((8, 8, 3), 0.5)
+    near = sample(unet.module, unet.params, scheduler, range(2), 10, "euler", grey, strength=0.1)
+    far = sample(unet.module, unet.params, scheduler, range(2), 10, "euler", grey, strength=0.9)
+    assert near.shape == (2, 8, 8, 3)
+    assert np.abs(near - grey).mean() < np.abs(far - grey).mean() / 2
