@@ -93,6 +93,11 @@ def edit_json(path: Path, **changes) -> None:
     path.write_text(json.dumps({**read_json(path), **changes}))
 
 
+def models_in(cache: Path) -> list[Path]:
+    """The converted models of a cache, beside which are the shapes of their parameters."""
+    return [path for path in cache.iterdir() if path.name != "kept"] if cache.exists() else []
+
+
 def tensors_of(model: Path) -> dict[str, bytes]:
     """All parameters of a converted model, as bytes."""
     return {

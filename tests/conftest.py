@@ -13,11 +13,16 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import pytest
 from checkpoints import write_tiny
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# How long an example takes says something of the machine only; speed is measured in benchmarks.
+hypothesis.settings.register_profile("sdjax", deadline=None)
+hypothesis.settings.load_profile("sdjax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

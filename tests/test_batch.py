@@ -19,10 +19,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 import sdjax
 from sdjax.batch.drawing import Drawing, draw
@@ -71,9 +73,6 @@ def read(path: Path, **options) -> tuple[list[Item], list[Problem]]:
 
 
 def test_every_format_says_the_same(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     rows = [
         {"prompt": 'a "red", round\nheart', "steps": 12, "seed": 2**64 - 1, "guidance_scale": 2.5},
         {"prompt": "ein blaues Herz mit Ü", "sampler": "euler", "num_images": 2, "name": "blue"},
@@ -155,8 +154,6 @@ def test_bad_rows_are_named(name, content, said, tmp_path):
     ],
 )
 def test_files_of_another_kind_are_refused(name, content, said, tmp_path):
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match=said):
         read(write(tmp_path / name, content))
 
@@ -311,8 +308,6 @@ def test_other_rows_compile_nothing(pipe, tmp_path, compilations):
 
 @pytest.mark.parametrize("container", ["tar", "parquet"])
 def test_a_damaged_shard_is_made_again(pipe, container, tmp_path):
-    if container == "parquet":
-        parquet = pytest.importorskip("pyarrow.parquet")
     output = Output(tmp_path, container, shard_size=2)
     run_in(pipe, output)
     whole = contents(tmp_path)
