@@ -64,19 +64,23 @@ def error_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """What a row of the speed benchmark measured."""
+    return f"{row['part']}, {row['batch']} of {row['pixels']} px, {row['dtype']}, {row['beside']}"
+
+
 def speed_bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """sdjax's time over another framework's, a bar for each case; left of the line at 1 sdjax is faster."""
     from matplotlib.figure import Figure
 
-    names = [f"{row['part']}, batch {row['batch']}, {row['pixels']} px, {row['dtype']}" for row in rows]
     figure = Figure(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
     others = list(dict.fromkeys(row["beside"] for row in rows))
     colours = ["C0" if row["beside"] == others[0] else f"C{others.index(row['beside'])}" for row in rows]
     bars = axes.barh(range(len(rows)), [row["ratio"] for row in rows], color=colours)
-    axes.bar_label(bars, [f"{row['ratio']:.2f} of {row['beside']}" for row in rows], padding=3)
+    axes.bar_label(bars, [f"{row['ratio']:.2f}" for row in rows], padding=3)
     axes.axvline(1, color="0.3", lw=1)
-    axes.set_yticks(range(len(rows)), names)
+    axes.set_yticks(range(len(rows)), [name_of(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.4 * max(1, *(row["ratio"] for row in rows)))
     axes.set_xlabel("sdjax's time over the other's")

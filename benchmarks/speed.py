@@ -17,7 +17,7 @@ import typer
 from rich.progress import Progress
 
 from benchmarks.configs import SD15
-from benchmarks.plots import PlotOption, speed_bars
+from benchmarks.plots import PlotOption, name_of, speed_bars
 from benchmarks.processes import Worker
 from benchmarks.report import JsonOption, publish, spread
 from benchmarks.speed_worker import FRAMEWORKS, MATMUL, PARTS, Case
@@ -25,6 +25,7 @@ from sdjax.convert import convert
 
 REST = 0.3  # seconds in which the threads of one framework fall asleep before the other runs
 PEAK = Case("matmul", 1, MATMUL)
+NAMED = ("part", "batch", "pixels", "dtype", "beside", "range", "TFLOP/s")  # in a row's name, or in the JSON only
 
 
 def speed(
@@ -79,7 +80,8 @@ def speed(
             rows += measure(folders, each, cases, repeats, memory)
             for file in itertools.chain(*(place.glob("*.npy") for place in folders.values())):
                 file.unlink()
-    publish("speed", rows, json_file, f"{model}; ratios of {repeats} turns")
+    shown = [{"case": name_of(row), **{key: value for key, value in row.items() if key not in NAMED}} for row in rows]
+    publish("speed", shown, json_file, f"{model}; ratios of {repeats} turns", rows)
     if plot_file is not None:
         speed_bars(rows, plot_file)
 
