@@ -51,8 +51,8 @@ def speed(
     Every framework has a process that holds the model; they run each case in turn, after once that is not counted.
     `ratio` is the median of sdjax's time over the other's within each turn, below 1 where sdjax is faster; believe it
     on a quiet machine only, since PyTorch's threads wait for each other and lose more where others run. Of a picture,
-    all is counted from the prompt to pixels: 20 steps of DPM++ 2M Karras with guidance. `TFLOP/s` is what sdjax does of
-    the arithmetic that PyTorch counts, and `of peak` against the best that either framework multiplies two matrices
+    all is counted from the prompt to pixels: 20 steps of DPM++ 2M Karras with guidance. `of peak` is what sdjax does of
+    the arithmetic that PyTorch counts, a second, against the best that either framework multiplies two matrices
     with. `error` is how far the outputs lie apart, against their size. `GB`, where asked for, is the most that a
     process holds that runs this case only: sdjax's when it finds the program in the cache, and the other's.
 
