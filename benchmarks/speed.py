@@ -57,8 +57,7 @@ def speed(
     process holds that runs this case only: sdjax's when it finds the program in the cache, and the other's.
 
     Runs on the CPU, or on a GPU where both frameworks find one. Needs PyTorch and diffusers (`make parity` installs
-    them into .venv-parity), and at SD 1.5's size some 14 GB of memory, 9 GB in the folder for temporary files, and
-    twenty minutes on two cores:
+    them into .venv-parity); at SD 1.5's size each framework holds 4 GB of weights, and as much lies in temporary files:
 
     .venv-parity/bin/python -m benchmarks speed --json speed.json
     """
