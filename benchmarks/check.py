@@ -29,7 +29,9 @@ ALLOWED = {
 # Of repeated ones the least: what else the machine does only adds to it.
 TIMES = ("min", "seconds", "CPU seconds", "trace", "lower", "compile", "sdjax s")
 TIME = 1.3
-NAMES = ("guidance", "budget", "px")  # numbers that say what a row is of
+# What says which row it is, words first.
+WORDS = ("what", "program", "how", "start", "framework", "sampler", "spacing", "part", "dtype", "beside")
+NUMBERS = ("guidance", "budget", "batch", "px", "pixels")
 
 
 def check(
@@ -63,13 +65,9 @@ def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Rows by what they are of."""
     named = {}
     for row in rows:
-        said = [
-            f"{key} {value}" if key in NAMES else str(value)
-            for key, value in row.items()
-            if (isinstance(value, str) and key != "range") or key in NAMES
-        ]
+        said = [str(row[key]) for key in WORDS if row.get(key)] + [f"{key} {row[key]}" for key in NUMBERS if key in row]
         held = row if "all" not in row else row | {"missed": 1 - row["all"]}
-        named[", ".join(filter(None, said))] = held
+        named[", ".join(said)] = held
     return named
 
 

@@ -143,6 +143,7 @@ TIMES = [
         (TIMES, [row | {"min": (1.5 if row["what"] == "c" else 1) * row["min"]} for row in TIMES], "c "),
         (TIMES, [row | {"max": 5 * row["max"], "median": 4 * row["median"]} for row in TIMES], None),  # a busier one
         ([{"px": 256, "ratio": 0.8}], [{"px": 256, "ratio": 0.9}], "px 256"),
+        ([{"what": "a", "waited": "1 %", "min": 1.0}], [{"what": "a", "waited": "2 %", "min": 1.0}], None),
         ([{"sampler": "a", "all": 0.9}], [{"sampler": "a", "all": 0.8}], "missed"),
         ([{"program": "a", "peak GB": 1.0}], [{"program": "a", "peak GB": 1.3}], "peak GB"),
     ],
