@@ -22,7 +22,7 @@ ALLOWED = {
     "missed": (1.0, 0.05),  # the share of captions of which not all facts hold
     "peak GB": (1.1, 0.05),
     "temporary GB": (1.1, 0.05),
-    "again GB": (1.1, 0.05),
+    "sdjax GB": (1.1, 0.05),
     "output GB": (1.01, 0.0),
 }
 # Times are compared with the other times of their file, so that a slower machine, or a busier one, is no regression.
