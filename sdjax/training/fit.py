@@ -28,8 +28,8 @@ from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin
 KEPT = 2
 MAY_CHANGE = {"steps", "learning_rate"}  # between a run and its continuation
 
-# Called as report("train", steps done, steps in all, a note).
-Report = Callable[[str, int, int, str], None]
+# Called as report("train", steps done, steps in all, how to say that); None for plain numbers.
+Report = Callable[[str, int, int, str | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,7 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
         log = Log(folder / "log.csv", first, settings.batch_size)
         frozen = jax.device_put(task.frozen, sharding(PartitionSpec()))
         source = batches(task.read, task.count, settings.batch_size, settings.seed, first)
+        note = ""
         with closing(source):
             for number in range(first, settings.steps):
                 state, metrics = step(state, frozen, place(next(source)), number)
@@ -98,9 +99,8 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
                 saves = (number + 1) % intervals.save == 0 or number + 1 == settings.steps
                 try:
                     if saves or (number + 1) % intervals.log == 0:
-                        report("train", number + 1, settings.steps, log.write())
-                    else:
-                        report("train", number + 1, settings.steps, "")
+                        note = log.write()
+                    report("train", number + 1, settings.steps, f"{number + 1}/{settings.steps}{note}")
                 except (TrainingError, KeyboardInterrupt):
                     _save(manager, state)
                     raise
@@ -153,7 +153,7 @@ class Log:
         self.pending.append((number, metrics))
 
     def write(self) -> str:
-        """Write a line, the means since the last one; returns a note of it. Raises TrainingError, see `fit`."""
+        """Write a line, the means since the last one; returns it in short. Raises TrainingError, see `fit`."""
         values = [(number, jax.device_get(metrics)) for number, metrics in self.pending]
         for number, metrics in values:
             if not np.isfinite(metrics["gradient_norm"]):
@@ -166,7 +166,7 @@ class Log:
         speed = len(values) * self.batch_size / (now - self.since)
         self._append({"step": values[-1][0] + 1, **means, "pictures_per_second": round(speed, 2)})
         self.pending, self.since = [], now
-        return f"loss {means['loss']:.4g}, {speed:.3g} pictures/s"
+        return f", loss {means['loss']:.4g}, {speed:.3g} pictures/s"
 
     def _append(self, row: dict[str, Any]) -> None:
         with self.path.open("a", newline="") as file:

@@ -131,12 +131,12 @@ def encode_pictures(model: Model, examples: list[Example], report: Report) -> tu
     params = jax.device_put(vae.params)
     parts = []
     for i in range(0, len(examples), ENCODED_AT_ONCE):
-        report("encode", i, len(examples), "")
+        report("encode", i, len(examples), None)
         group = [read_square(example.path, size) for example in examples[i : i + ENCODED_AT_ONCE]]
         # The last one is repeated, so that all groups are one program's.
         pictures = np.stack(group + group[-1:] * (ENCODED_AT_ONCE - len(group)))
         parts.append([np.asarray(moment)[: len(group)] for moment in encode(params, pictures)])
-    report("encode", len(examples), len(examples), "")
+    report("encode", len(examples), len(examples), None)
     means, deviations = map(np.concatenate, zip(*parts))
     return means, deviations
 
