@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,8 @@ import small_run
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_training import write_pictures, write_tiny_model
+from tiny_training import write_pictures
 
-import sdjax
-from sdjax.checkpoint import read_model, read_vae
 from sdjax.cli import main
 from sdjax.errors import InputError, TrainingError
 from sdjax.schedulers import from_config
@@ -203,31 +200,3 @@ def test_pictures_are_cut_to_their_middle_square(tmp_path):
     image.paste("blue", (10, 0, 30, 20))
     image.save(tmp_path / "wide.png")
     assert read_square(tmp_path / "wide.png", 8) == pytest.approx(np.broadcast_to([-1, -1, 1], (8, 8, 3)))
-
-
-@pytest.fixture
-def quickly_compiled() -> Iterator[None]:
-    """Programs that run for a moment need not be good."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
-    """A VAE, and then a model on its latents, from scratch."""
-    model, pictures = write_tiny_model(tmp_path / "model"), str(write_pictures(tmp_path / "pictures", 2))
-    common = ["--model", str(model), "--from-scratch", "--batch-size", "2", "--steps", "2"]
-    assert main(["train", "vae", pictures, str(tmp_path / "vae"), *common]) == 0
-    vae = tmp_path / "vae" / "vae-2"
-    scale = read_vae(vae).module.config.scaling_factor
-    assert scale != read_model(model).components["vae"].module.config.scaling_factor and 0.01 < scale < 100
-    wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
-    assert main(wanted) == 0
-    made = tmp_path / "run" / "model-2"
-    assert capsys.readouterr().out.splitlines() == [str(vae), str(made)]
-    assert (tmp_path / "vae" / "samples" / "0000002.png").is_file()
-    assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
-    assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
-    assert main([*wanted, "--seed", "1"]) == 1
-    assert "holds a run with seed = 0, not 1" in capsys.readouterr().err

@@ -4,6 +4,7 @@ The losses are written once more in PyTorch, from the papers; what is drawn at r
 what takes too long to compile for the tests without PyTorch.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
@@ -15,10 +16,10 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from test_models import nchw, pair
-from tiny_training import CONFIGS, write_pictures
+from tiny_training import CONFIGS, write_pictures, write_tiny_model
 
 import sdjax
-from sdjax.checkpoint import embedded_models, read_component, read_json
+from sdjax.checkpoint import embedded_models, read_component, read_json, read_model, read_vae
 from sdjax.cli import main
 from sdjax.convert import fill
 from sdjax.lora import lora_for
@@ -197,3 +198,31 @@ def test_pixels_are_trained_on_and_sampled(tmp_path, capsys):
     far = sample(unet.module, unet.params, scheduler, range(2), 10, "euler", grey, strength=0.9)
     assert near.shape == (2, 8, 8, 3)
     assert np.abs(near - grey).mean() < np.abs(far - grey).mean() / 2
+
+
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+    """Programs that run for a moment need not be good."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
+    """A VAE, and then a model on its latents, from scratch."""
+    model, pictures = write_tiny_model(tmp_path / "model"), str(write_pictures(tmp_path / "pictures", 2))
+    common = ["--model", str(model), "--from-scratch", "--batch-size", "2", "--steps", "2"]
+    assert main(["train", "vae", pictures, str(tmp_path / "vae"), *common]) == 0
+    vae = tmp_path / "vae" / "vae-2"
+    scale = read_vae(vae).module.config.scaling_factor
+    assert scale != read_model(model).components["vae"].module.config.scaling_factor and 0.01 < scale < 100
+    wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
+    assert main(wanted) == 0
+    made = tmp_path / "run" / "model-2"
+    assert capsys.readouterr().out.splitlines() == [str(vae), str(made)]
+    assert (tmp_path / "vae" / "samples" / "0000002.png").is_file()
+    assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
+    assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
+    assert main([*wanted, "--seed", "1"]) == 1
+    assert "holds a run with seed = 0, not 1" in capsys.readouterr().err
