@@ -15,7 +15,7 @@ demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
 
 test: $(VENV)/installed  ## what needs no PyTorch
-	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) --ignore=tests/parity $(TESTS)
+	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) -m "not long" --ignore=tests/parity $(TESTS)
 
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
 	$(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size" tests/parity

@@ -406,11 +406,9 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
     assert "belongs to another run: rows is" in capsys.readouterr().err
 
 
-def test_devices_and_processes_make_no_difference(tmp_path, request):
-    count = request.config.getoption("rows")
-    if count < LARGE:
-        pytest.skip("minutes: --rows 100")
-    rows = write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in mixed(count)))
+@pytest.mark.long
+def test_devices_and_processes_make_no_difference(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in mixed(LARGE)))
     options = ["batch", str(rows), "--batch-size", "8", "--shard-size", "10", "--container", "tar", "-o"]
     assert main([*options, str(tmp_path / "one")]) == 0
     for devices in (2, 4):
