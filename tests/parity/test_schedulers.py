@@ -17,6 +17,9 @@ import torch
 from sdjax import schedulers
 from sdjax.schedulers.classes import CLASSES
 
+# diffusers hands tensors to numpy in a way that numpy will no longer take, some two million times here.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
 SHAPE = (2, 3, 3, 4)
 rng = np.random.default_rng(0)
 START, LATENTS = rng.standard_normal((2, *SHAPE))
