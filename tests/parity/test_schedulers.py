@@ -17,8 +17,11 @@ import torch
 from sdjax import schedulers
 from sdjax.schedulers.classes import CLASSES
 
-# diffusers hands tensors to numpy in a way that numpy will no longer take, some two million times here.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+# diffusers warns of itself some two million times here: of what numpy will no longer take, and of its own options.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
 
 SHAPE = (2, 3, 3, 4)
 rng = np.random.default_rng(0)
