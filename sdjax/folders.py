@@ -1,4 +1,4 @@
-"""Folders that appear when they are complete, and what is left of those that never were."""
+"""Files and folders that appear when they are complete, and what is left of those that never were."""
 
 import glob
 import os
@@ -45,6 +45,26 @@ def check_vacant(destination: Path) -> None:
         trial.rmdir()
     except OSError as error:
         raise InputError(f"{destination} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write what takes the name `path` when the block ends well."""
+    partial = partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk does not say which file it is about
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(path: str | os.PathLike[str]) -> Path:
+    """Where `replaced` writes before it renames to `path`: a hidden sibling that no other process uses."""
+    return Path(path).with_name(f".{Path(path).name}.{os.getpid()}{PARTIAL}")
 
 
 @contextmanager

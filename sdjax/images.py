@@ -3,14 +3,14 @@
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from sdjax.folders import replaced
 from sdjax.infotext import read_infotext, write_infotext
 
 SETTINGS_KEY = "sdjax"
@@ -67,21 +67,6 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
         )
 
 
-@contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Where to write what takes the name `path` when the block ends well."""
-    partial = partial_path(path)
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        if error.errno and not error.filename:  # a full disk does not say which file it is about
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], column_labels: Sequence[str]) -> Image.Image:
     """Pictures of one size in rows of equal length, each with its label at the left, the columns' labels above.
 
@@ -103,11 +88,6 @@ def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], colum
         for j, image in enumerate(row):
             sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + j * (width + GAP), y))
     return sheet
-
-
-def partial_path(path: str | os.PathLike[str]) -> Path:
-    """Where `save_png` writes before it renames to `path`: a hidden sibling that no other process uses."""
-    return Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
 
 
 def _exif_texts(image: Image.Image) -> dict[str, str]:

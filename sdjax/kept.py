@@ -1,7 +1,5 @@
 """What takes long to work out and stays the same, kept on disk: shapes of parameters, tokenizers, traced programs."""
 
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -9,7 +7,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from sdjax.folders import cache_directory
+from sdjax.folders import cache_directory, replaced
 
 LIBRARIES = ("jax", "jaxlib", "flax", "transformers", "tokenizers")
 DIGEST = sha256().digest_size
@@ -30,12 +28,8 @@ def kept(kind: str, depends_on: object, make: Callable[[], bytes]) -> bytes:
     made = make()
     with suppress(OSError):  # `sdjax.load` has said that nothing can be kept there
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{key}.{secrets.token_hex(4)}")
-        try:
-            beside.write_bytes(sha256(made).digest() + made)
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replaced(file) as partial:
+            partial.write_bytes(sha256(made).digest() + made)
     return made
 
 

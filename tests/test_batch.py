@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
@@ -158,7 +158,6 @@ def test_files_of_another_kind_are_refused(name, content, said, tmp_path):
         read(write(tmp_path / name, content))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=5))
 def test_a_name_that_is_taken_stays_in_its_folder(tmp_path_factory, names):
     found, problems = items_of([{"prompt": "a", "name": name} for name in names], {}, Naming(), Path())
@@ -210,7 +209,6 @@ def test_what_the_model_cannot_draw_is_a_problem(pipe):
     assert isinstance(skip, Problem) and "clip_skip" in skip.reason
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.integers(1, 7))
 def test_batches_hold_every_picture_once_and_full(given_groups, slots):
     group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
@@ -225,7 +223,6 @@ def test_batches_hold_every_picture_once_and_full(given_groups, slots):
         assert all(size == slots for size in sizes[:-1])
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))
 def test_processes_share_all_and_nothing_twice(indices, count, unit):
     group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
@@ -350,7 +347,6 @@ def test_what_a_disk_without_room_does_not_take_is_told_and_leaves_nothing(tmp_p
     assert read_state(tmp_path).made("index") == {0: "a", 2: "c"}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200))
 def test_a_torn_or_damaged_journal_forgets_and_never_invents(tmp_path_factory, damage, at):
     folder = tmp_path_factory.mktemp("run")

@@ -12,8 +12,7 @@ import numpy as np
 import sdjax
 from sdjax.batch.output import hash_of
 from sdjax.errors import InputError
-from sdjax.folders import PARTIAL
-from sdjax.images import replaced
+from sdjax.folders import PARTIAL, replaced
 from sdjax.pipeline import Pipeline
 
 RUN = "run.json"

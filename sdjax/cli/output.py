@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdjax.errors import InputError
-from sdjax.images import partial_path
+from sdjax.folders import partial_path
 
 PREFIX = "sdjax"
 

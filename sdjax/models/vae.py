@@ -86,10 +86,12 @@ class Decoder(nn.Module):
 
 
 def resnet(config: VAEConfig, channels: int) -> partial[ResnetBlock2D]:
+    """What makes a resnet of so many channels, given a name."""
     return partial(ResnetBlock2D, channels, config.norm_num_groups, EPS)
 
 
 def mid_block(config: VAEConfig) -> MidBlock:
+    """The coarsest level, which encoder and decoder have alike."""
     attention = partial(SpatialAttention, config.norm_num_groups) if config.mid_block_add_attention else None
     return MidBlock(resnet(config, config.block_out_channels[-1]), attention, name="mid_block")
 

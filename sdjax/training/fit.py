@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec
 
 from sdjax.checkpoint import read_json, write_json
 from sdjax.errors import InputError, TrainingError
+from sdjax.folders import replaced
 from sdjax.parallel import sharding
 from sdjax.training.data import batches
 from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
@@ -74,9 +75,8 @@ def open_run(folder: Path, settings: Settings, about: dict[str, Any]) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something that is no run of sdjax: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".settings.json.partial"
-    write_json(partial, wanted)
-    partial.replace(path)
+    with replaced(path) as partial:
+        write_json(partial, wanted)
 
 
 def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, report: Report) -> TrainState:
