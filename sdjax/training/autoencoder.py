@@ -10,9 +10,9 @@ import numpy as np
 from sdjax import programs
 from sdjax.checkpoint import Model, read_json
 from sdjax.errors import InputError
-from sdjax.images import grid
 from sdjax.inputs import to_pil
 from sdjax.training.data import Example, read_square
+from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.losses import Autoencoding
 from sdjax.training.models import fresh, with_params, write_model
@@ -83,6 +83,4 @@ def draw_reconstructions(model: Model, pictures: np.ndarray, folder: Path, state
     vae = model.components["vae"].module
     decoded = jax.jit(lambda params, x: jnp.clip(vae.apply({"params": params}, x) / 2 + 0.5, 0, 1))
     rows = [to_pil(pictures / 2 + 0.5), to_pil(np.asarray(decoded(state.ema, pictures)))]
-    folder.mkdir(exist_ok=True)
-    sheet = grid(rows, ["picture", "decoded"], [str(i + 1) for i in range(len(pictures))])
-    sheet.save(folder / f"{int(state.step):07d}.png")
+    save_sheet(folder, int(state.step), rows, ["picture", "decoded"], [str(i + 1) for i in range(len(pictures))])

@@ -14,11 +14,11 @@ from sdjax import schedulers
 from sdjax.checkpoint import SCHEDULER, flat_specs, write_component, write_index, write_json
 from sdjax.errors import InputError
 from sdjax.folders import new_directory
-from sdjax.images import grid
 from sdjax.inputs import to_pil
 from sdjax.models import build
 from sdjax.random import image_keys, normal
 from sdjax.training.data import Example, read_square
+from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.losses import Denoising
@@ -83,10 +83,8 @@ def train_ddpm(
 
     def show(state: TrainState) -> None:
         pictures = to_pil(sample(unet, state.ema, scheduler, range(SHOWN), STEPS))
-        (folder / "samples").mkdir(exist_ok=True)
         rows = [pictures[i : i + 8] for i in range(0, SHOWN, 8)]
-        sheet = grid(rows, [""] * len(rows), [""] * 8)
-        sheet.save(folder / "samples" / f"{int(state.step):07d}.png")
+        save_sheet(folder / "samples", int(state.step), rows, [""] * len(rows), [""] * 8)
 
     task = Task(
         partial(fresh, unet, settings.seed),

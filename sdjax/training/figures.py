@@ -1,8 +1,12 @@
-"""Pictures of the forward process."""
+"""Pictures of the forward process, and sheets of what a run has learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sdjax.folders import replaced
 from sdjax.images import grid
 from sdjax.inputs import resized, to_array, to_pil
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
@@ -13,6 +17,19 @@ TIMESTEPS = (0, 50, 150, 300, 450, 600, 800, 999)
 # Of the papers and checkpoints in which each is at home: DDPM, Stable Diffusion; the cosine has none.
 ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos_cap_v2": (0.0, 0.0)}
 LARGEST = 128  # pixels of a cell
+
+
+def save_sheet(
+    folder: Path,
+    step: int,
+    rows: Sequence[Sequence[Image.Image]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+) -> None:
+    """Writes a sheet of samples (see `images.grid`) into a folder, its name the number of steps."""
+    folder.mkdir(exist_ok=True)
+    with replaced(folder / f"{step:07d}.png") as partial:
+        grid(rows, row_labels, column_labels).save(partial, format="PNG")
 
 
 def noise_sheet(image: Image.Image) -> Image.Image:

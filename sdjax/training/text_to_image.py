@@ -12,11 +12,11 @@ import numpy as np
 from sdjax import programs, schedulers
 from sdjax.checkpoint import Model, read_json, read_vae
 from sdjax.errors import InputError
-from sdjax.images import grid
 from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
 from sdjax.prompts import load_tokenizer, one_chunk
 from sdjax.training.data import Example, read_square
+from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
@@ -162,6 +162,5 @@ class Samples:
         seeds = [*SEEDS] * len(self.captions)
         images = list(self.pipe(prompts, prompt_syntax="plain", seed=seeds, num_inference_steps=20).images)
         rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
-        self.folder.mkdir(exist_ok=True)
-        sheet = grid(rows, [caption[:60] for caption in self.captions], [f"seed {seed}" for seed in SEEDS])
-        sheet.save(self.folder / f"{int(state.step):07d}.png")
+        labels = [caption[:60] for caption in self.captions]
+        save_sheet(self.folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])
