@@ -144,9 +144,10 @@ class Log:
         self.since = time.perf_counter()
         rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
         kept = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= first]
-        path.unlink(missing_ok=True)
-        for row in kept:
-            self._append(row)
+        with replaced(path) as partial:
+            partial.touch()
+            for row in kept:
+                _append(partial, row)
 
     def add(self, number: int, metrics: Metrics) -> None:
         """Take down a step, without waiting for it."""
@@ -164,13 +165,14 @@ class Log:
         means = {name: float(np.mean([metrics[name] for _, metrics in values])) for name in values[0][1]}
         now = time.perf_counter()
         speed = len(values) * self.batch_size / (now - self.since)
-        self._append({"step": values[-1][0] + 1, **means, "pictures_per_second": round(speed, 2)})
+        _append(self.path, {"step": values[-1][0] + 1, **means, "pictures_per_second": round(speed, 2)})
         self.pending, self.since = [], now
         return f", loss {means['loss']:.4g}, {speed:.3g} pictures/s"
 
-    def _append(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(row)
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if not file.tell():
+            writer.writeheader()
+        writer.writerow(row)
