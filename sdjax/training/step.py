@@ -30,7 +30,8 @@ class Settings:
     """How to train. `batch_size` is that of a step; it is taken in `accumulate` parts, one after another.
 
     remat: keep only the products of the forward pass, and compute again what lies between them. dtype: what the
-    networks compute in; parameters and their averages are float32. ema_decay: 0 for no average.
+    networks compute in; parameters and their averages are float32. ema_decay: 0 for no average. cosine_decay: the
+    learning rate falls after the warm-up, along half a cosine, to 0 at the last step (arXiv:1608.03983).
     """
 
     steps: int = 10_000
@@ -43,6 +44,7 @@ class Settings:
     remat: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    cosine_decay: bool = False
     gradient_clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -67,14 +69,22 @@ class TrainState(NamedTuple):
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) behind a clip of the gradient; only kernels decay."""
-    warmup = max(settings.warmup_steps, 1)
-    rate = optax.linear_schedule(settings.learning_rate / warmup, settings.learning_rate, warmup)
 
     def kernels(params: Tree) -> Tree:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    adam = optax.adamw(rate, weight_decay=settings.weight_decay, mask=kernels)
+    adam = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay, mask=kernels)
     return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), adam)
+
+
+def learning_rate(settings: Settings) -> optax.Schedule:
+    """From the number of a step, counted from 0, to its learning rate."""
+    highest, warmup = settings.learning_rate, max(settings.warmup_steps, 1)
+    rise = optax.linear_schedule(highest / warmup, highest, warmup)
+    if not settings.cosine_decay:
+        return rise
+    fall = optax.cosine_decay_schedule(highest, max(settings.steps - warmup, 1))
+    return optax.join_schedules([rise, fall], [warmup])
 
 
 def begin(params: Tree, settings: Settings) -> TrainState:
