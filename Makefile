@@ -9,7 +9,15 @@ TESTS ?= tests
 # Most of the tests' time is XLA's compiler; without its optimisations it takes half of it. Parity runs with them.
 QUICKLY ?= --xla_backend_optimization_level=0
 
-.PHONY: demo test parity parity-full-size lint format bench clean
+# What `make shapes-model` makes, and where: docs/training.md. Killed and started again, it goes on.
+SHAPES ?= runs/shapes-model
+SHAPES_STEPS ?= 12000
+SHAPES_COUNT ?= 40000
+SHAPES_BEGIN ?= --from-scratch
+SHAPES_VAE_STEPS ?= 10000
+SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
+
+.PHONY: demo test parity parity-full-size lint format bench shapes-model clean
 
 demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
@@ -35,6 +43,19 @@ format: $(VENV)/installed
 bench: $(VENV)/installed  ## the quick benchmarks; `.venv/bin/python -m benchmarks` lists them all
 	$(VENV)/bin/python -m benchmarks loop
 	$(VENV)/bin/python -m benchmarks start --repeats 1
+
+shapes-model: $(VENV)/installed | $(SHAPES)/pictures $(SHAPES_VAE)  ## the embedded model anew, and how well it and the present one draw
+	$(VENV)/bin/sdjax train text-to-image $(SHAPES)/pictures $(SHAPES)/run $(SHAPES_BEGIN) --vae $(SHAPES_VAE) \
+		--steps $(SHAPES_STEPS) --learning-rate 6e-4 --cosine-decay --store float16
+	$(VENV)/bin/python -m benchmarks accuracy shapes $(SHAPES)/run/model-$(SHAPES_STEPS) \
+		--sheet $(SHAPES)/sheet.png --json $(SHAPES)/accuracy.json
+
+$(SHAPES)/pictures: | $(VENV)/installed
+	$(VENV)/bin/python -m benchmarks scenes $@ --count $(SHAPES_COUNT)
+
+$(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/pictures
+	$(VENV)/bin/sdjax train vae $(SHAPES)/pictures $(SHAPES)/vae --from-scratch --steps $(SHAPES_VAE_STEPS) \
+		--learning-rate 1e-3 --cosine-decay
 
 clean:
 	rm -rf .venv* build *.egg-info

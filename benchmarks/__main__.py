@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from benchmarks.accuracy import accuracy
 from benchmarks.batch import batch
 from benchmarks.check import check
 from benchmarks.compile import compile_program
@@ -37,6 +38,7 @@ app.command("start", rich_help_panel=QUICK)(start)
 app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("trained", rich_help_panel=LONG)(trained)
+app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("check", rich_help_panel=READ)(check)
 app.command("scenes", rich_help_panel="Data")(scenes)

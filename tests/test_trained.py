@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.accuracy import row, save_sheet
 from benchmarks.check import check
 from benchmarks.frechet import SceneSpace
 from benchmarks.recommend import best, recommend
@@ -77,6 +79,17 @@ def test_rendered_scenes_are_the_best_there_is(space):
     wrong = shown(np.roll(pictures, 1, axis=0), scenes, space)
     assert wrong["all"] < 0.2
     assert wrong["frechet"] == pytest.approx(right["frechet"])  # it looks at the set alone
+
+
+def test_models_beside_each_other(space, tmp_path):
+    scenes, pictures = scenes_and_pictures(20)
+    drawn = {("right", "seen"): pictures, ("wrong", "seen"): pictures[::-1]}
+    right, wrong = (row(model, name, pixels, scenes, space) for (model, name), pixels in drawn.items())
+    assert right["all"] == right["background"] == right["relation"] == 1 > wrong["background"] > wrong["all"]
+    save_sheet(tmp_path / "sheet.png", drawn, {"seen": scenes})
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        upper, lower = (sheet.crop((0, y, sheet.width, y + 128)) for y in (sheet.height - 2 * 134, sheet.height - 134))
+    assert sheet.width > 12 * 128 and upper.tobytes() != lower.tobytes()
 
 
 def test_blurred_and_noisy_pictures_are_further_from_scenes(space):

@@ -24,7 +24,7 @@ from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.training.data import indices, read_folder, read_square
 from sdjax.training.fit import Intervals, checkpoints
 from sdjax.training.forward import ForwardProcess
-from sdjax.training.step import Settings
+from sdjax.training.step import Settings, learning_rate
 
 TYPES = ("epsilon", "v_prediction", "sample", "edm")
 
@@ -147,6 +147,22 @@ def test_parts_of_a_batch_and_computing_twice_change_nothing(tmp_path):
         ends.append(small_run.run(tmp_path / str(remat), settings, Intervals(1, 3)))
     for one, other in zip(*(jax.tree.leaves(end.params) for end in ends)):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_learning_rate_rises_and_falls_where_it_is_asked_to():
+    settings = Settings(steps=110, learning_rate=2.0, warmup_steps=10)
+    falling = replace(settings, cosine_decay=True)
+    assert [float(learning_rate(settings)(step)) for step in (0, 9, 10, 60, 109)] == pytest.approx([0.2, 1.82, 2, 2, 2])
+    falls = [float(learning_rate(falling)(step)) for step in (0, 9, 10, 60, 110)]
+    assert falls == pytest.approx([0.2, 1.82, 2, 1, 0])
+
+
+def test_a_log_says_how_fast_pictures_come_and_go(tmp_path):
+    small_run.run(tmp_path / "run", Settings(steps=4, batch_size=2), Intervals(2, 4))
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4"]
+    assert all(float(row["pictures_per_second"]) > 0 and 0 <= float(row["waiting"]) <= 1 for row in rows)
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_state(tmp_path, monkeypatch):

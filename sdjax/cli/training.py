@@ -24,6 +24,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Steps in all.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per step.")]
 LearningRate = Annotated[float, typer.Option(help="Of AdamW, reached after the warm-up.")]
 WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises.")]
+CosineDecay = Annotated[
+    bool, typer.Option("--cosine-decay", help="Let the learning rate fall to 0 along a cosine, and not stay.")
+]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Of AdamW, on kernels only.")]
 EmaDecay = Annotated[
     float, typer.Option(help="Of the average of the parameters, which is what is written; 0 for none.")
@@ -74,6 +77,7 @@ def vae(
     batch_size: BatchSize = 16,
     learning_rate: LearningRate = 1e-4,
     warmup_steps: WarmupSteps = 100,
+    cosine_decay: CosineDecay = False,
     weight_decay: WeightDecay = 0.0,
     ema_decay: EmaDecay = 0.999,
     seed: Seed = 0,
@@ -98,7 +102,17 @@ def vae(
     from sdjax.training.step import Settings
 
     settings = Settings(
-        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+        steps,
+        batch_size,
+        learning_rate,
+        warmup_steps,
+        weight_decay,
+        ema_decay,
+        accumulate,
+        remat,
+        dtype,
+        seed,
+        cosine_decay,
     )
     examples = read_folder(pictures, captions=False)
     keep_compiled_programs()
@@ -125,6 +139,7 @@ def ddpm(
     batch_size: BatchSize = 64,
     learning_rate: LearningRate = 2e-4,
     warmup_steps: WarmupSteps = 500,
+    cosine_decay: CosineDecay = False,
     weight_decay: WeightDecay = 0.0,
     ema_decay: EmaDecay = 0.999,
     seed: Seed = 0,
@@ -147,7 +162,17 @@ def ddpm(
     from sdjax.training.step import Settings
 
     settings = Settings(
-        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+        steps,
+        batch_size,
+        learning_rate,
+        warmup_steps,
+        weight_decay,
+        ema_decay,
+        accumulate,
+        remat,
+        dtype,
+        seed,
+        cosine_decay,
     )
     config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
     examples = read_folder(pictures, captions=False)
@@ -177,10 +202,17 @@ def text_to_image(
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Train a LoRA of this rank, and not the model.", show_default="the model")
     ] = None,
+    store: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(
+            help="What the model's parameters are written in.", show_default="float32, where they were trained"
+        ),
+    ] = None,
     steps: Steps = 10_000,
     batch_size: BatchSize = 32,
     learning_rate: LearningRate = 1e-4,
     warmup_steps: WarmupSteps = 100,
+    cosine_decay: CosineDecay = False,
     weight_decay: WeightDecay = 0.01,
     ema_decay: EmaDecay = 0.999,
     seed: Seed = 0,
@@ -212,11 +244,21 @@ def text_to_image(
     from sdjax.training.text_to_image import Choices, train_text_to_image
 
     settings = Settings(
-        steps, batch_size, learning_rate, warmup_steps, weight_decay, ema_decay, accumulate, remat, dtype, seed
+        steps,
+        batch_size,
+        learning_rate,
+        warmup_steps,
+        weight_decay,
+        ema_decay,
+        accumulate,
+        remat,
+        dtype,
+        seed,
+        cosine_decay,
     )
     own_vae = None if vae is None else sdjax.convert.resolve(vae)
     choices = Choices(
-        from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank
+        from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank, store
     )
     examples = read_folder(pictures, captions=True)
     keep_compiled_programs()

@@ -1,7 +1,8 @@
 """A run in a folder of its own: steps, one after another, a log, and checkpoints from which it goes on.
 
 - `settings.json`: what the run was begun with; a second run in the same folder goes on with the first
-- `log.csv`: the means of the metrics since the line before, and pictures per second
+- `log.csv`: the means of the metrics since the line before, pictures per second, and the share of the time in which
+  the devices waited for pictures to be read
 - `checkpoints/STEP/`: all that is needed to go on, by orbax; the last two are kept
 """
 
@@ -27,7 +28,8 @@ from sdjax.training.data import batches
 from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
 
 KEPT = 2
-MAY_CHANGE = {"steps", "learning_rate"}  # between a run and its continuation
+NOTED = 0.05  # share of the time waiting for pictures that is said
+MAY_CHANGE = {"steps", "learning_rate", "store"}  # between a run and its continuation
 
 # Called as report("train", steps done, steps in all, how to say that); None for plain numbers.
 Report = Callable[[str, int, int, str | None], None]
@@ -94,7 +96,8 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
         note = ""
         with closing(source):
             for number in range(first, settings.steps):
-                state, metrics = step(state, frozen, place(next(source)), number)
+                batch = log.timed(lambda: next(source))
+                state, metrics = step(state, frozen, place(batch), number)
                 log.add(number, metrics)
                 saves = (number + 1) % intervals.save == 0 or number + 1 == settings.steps
                 try:
@@ -107,6 +110,7 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
                 if saves:
                     _save(manager, state)
                     task.show(state)
+                    log.restart()
     return state
 
 
@@ -141,13 +145,25 @@ class Log:
     def __init__(self, path: Path, first: int, batch_size: int):
         self.path, self.batch_size = path, batch_size
         self.pending: list[tuple[int, Metrics]] = []
-        self.since = time.perf_counter()
+        self.restart()
         rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
         kept = [row for row in rows if row["step"].isdecimal() and int(row["step"]) <= first]
         with replaced(path) as partial:
             partial.touch()
             for row in kept:
                 _append(partial, row)
+
+    def restart(self) -> None:
+        """Leave out of the next line's speed what was done until now, such as drawing samples."""
+        self.since, self.waited = time.perf_counter(), 0.0
+
+    def timed(self, read: Callable[[], Any]) -> Any:
+        """What is read; the time that it took counts as waiting if the devices have done all their work by then."""
+        start = time.perf_counter()
+        result = read()
+        if not self.pending or self.pending[-1][1]["loss"].is_ready():  # type: ignore[attr-defined]
+            self.waited += time.perf_counter() - start
+        return result
 
     def add(self, number: int, metrics: Metrics) -> None:
         """Take down a step, without waiting for it."""
@@ -163,11 +179,14 @@ class Log:
                     f"{self.path.parent}: go on from there with a lower learning rate"
                 )
         means = {name: float(np.mean([metrics[name] for _, metrics in values])) for name in values[0][1]}
-        now = time.perf_counter()
-        speed = len(values) * self.batch_size / (now - self.since)
-        _append(self.path, {"step": values[-1][0] + 1, **means, "pictures_per_second": round(speed, 2)})
-        self.pending, self.since = [], now
-        return f", loss {means['loss']:.4g}, {speed:.3g} pictures/s"
+        elapsed = time.perf_counter() - self.since
+        speed, waiting = len(values) * self.batch_size / elapsed, self.waited / elapsed
+        timing = {"pictures_per_second": round(speed, 2), "waiting": round(waiting, 3)}
+        _append(self.path, {"step": values[-1][0] + 1, **means, **timing})
+        self.pending = []
+        self.restart()
+        note = f", {waiting:.0%} of it waiting for pictures" if waiting > NOTED else ""
+        return f", loss {means['loss']:.4g}, {speed:.3g} pictures/s{note}"
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -3,15 +3,18 @@
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.checkpoint import SCHEDULER, Model, flat_specs, read_json, write_component, write_index, write_json
+from sdjax.errors import InputError
 from sdjax.folders import new_directory
 from sdjax.training.step import Tree
 
@@ -40,19 +43,27 @@ def with_params(model: Model, params: Mapping[str, Tree]) -> Model:
 
 
 def write_model(
-    destination: Path, model: Model, names: Collection[str], source: str, configs: Mapping[str, dict[str, Any]]
+    destination: Path,
+    model: Model,
+    names: Collection[str],
+    source: str,
+    configs: Mapping[str, dict[str, Any]],
+    dtype: str | None = None,
 ) -> None:
     """Writes a model directory with those components of a model that are named; with all, pictures can be drawn.
 
-    configs: config.json of components that have another than is in the model's own directory. Nothing is left where
-    writing fails. Raises InputError where something is at the destination.
+    configs: config.json of components that have another than is in the model's own directory. dtype: what
+    parameters are written in; None for what they are in. Nothing is left where writing fails. Raises InputError where
+    something is at the destination, or a parameter is too large for the dtype.
     """
     with new_directory(destination) as folder:
         for name in names:
             config = configs.get(name) or read_json(model.path / name / "config.json")
             arrays = flatten_dict(model.components[name].params, sep="/")
-            specs = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in arrays.items()}
-            write_component(folder / name, config, specs, arrays.__getitem__, source)
+            specs = {
+                key: jax.ShapeDtypeStruct(array.shape, jnp.dtype(dtype or array.dtype)) for key, array in arrays.items()
+            }
+            write_component(folder / name, config, specs, partial(_stored, arrays, specs), source)
         index = dict(model.index)
         if {*names} == {*model.components}:
             for name in ("tokenizer", "scheduler", "low_res_scheduler"):
@@ -62,3 +73,12 @@ def write_model(
         else:
             index = {name: value for name, value in index.items() if name in names or name.startswith("_")}
         write_index(folder, index, source, model.defaults)
+
+
+def _stored(arrays: Mapping[str, np.ndarray], specs: Mapping[str, jax.ShapeDtypeStruct], name: str) -> np.ndarray:
+    dtype = specs[name].dtype
+    with np.errstate(over="ignore"):  # it is found below
+        array = arrays[name].astype(dtype)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} has values too large for {dtype}: store it in bfloat16 or float32")
+    return array

@@ -1,6 +1,7 @@
 """Training a UNet, and with it a text encoder if wanted, to draw what captions say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax import programs, schedulers
+from sdjax import schedulers
+from sdjax.autoencoding import Autoencoder
 from sdjax.checkpoint import Model, read_json, read_vae
 from sdjax.errors import InputError
 from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
 from sdjax.prompts import load_tokenizer, one_chunk
+from sdjax.tensors import open_tensors, write_tensors
 from sdjax.training.data import Example, read_square
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
@@ -24,7 +27,8 @@ from sdjax.training.losses import Denoising, TextToImage
 from sdjax.training.models import fresh, with_params, write_model
 from sdjax.training.step import Loss, Settings, TrainState, Tree
 
-ENCODED_AT_ONCE = 8  # pictures
+ENCODED_AT_ONCE = 64  # pictures that are read together
+MOMENTS = ("mean", "deviation")
 SEEDS = range(4)  # of the sample sheets
 
 
@@ -34,6 +38,7 @@ class Choices:
 
     from_scratch: begin with random parameters instead of the model's. train_text_encoder: not the UNet alone. vae: the
     directory of another one, in the place of the model's own. lora_rank: train a LoRA, and leave the model as it is.
+    store: the dtype in which the model is written, if not in that of each parameter.
     """
 
     from_scratch: bool = False
@@ -43,6 +48,7 @@ class Choices:
     caption_dropout: float = 0.1
     vae: Path | None = None
     lora_rank: int | None = None
+    store: str | None = None
 
 
 def train_text_to_image(
@@ -79,7 +85,7 @@ def train_text_to_image(
     tokenizer = load_tokenizer(model.tokenizer)
     ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
     loss = _loss(model, choices, one_chunk(tokenizer, "", {}).ids[0])
-    read = partial(_latents, encode_pictures(model, examples, report), ids)
+    read = partial(_latents, encode_pictures(model, examples, folder / "latents.safetensors", report), ids)
     captions = list(dict.fromkeys(example.caption or "" for example in examples))[: len(SEEDS)]
     samples = Samples(model, complete, captions, folder / "samples")
     state = fit(Task(init, frozen, loss, read, len(examples), samples), settings, folder, intervals, report)
@@ -89,7 +95,8 @@ def train_text_to_image(
         return destination
     destination = folder / f"model-{int(state.step)}"
     if not destination.exists():
-        write_model(destination, with_params(model, state.ema), list(model.components), str(folder), configs)
+        trained_model = with_params(model, state.ema)
+        write_model(destination, trained_model, list(model.components), str(folder), configs, choices.store)
     return destination
 
 
@@ -123,26 +130,36 @@ def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
     return with_factors(loss) if choices.lora_rank else loss
 
 
-def encode_pictures(model: Model, examples: list[Example], report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the deviation of the latents of every picture, once for the whole run: [count, h, w, channels]."""
+def encode_pictures(model: Model, examples: list[Example], path: Path, report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the deviation of the latents of every picture, [count, h, w, channels] float32 each.
+
+    They are encoded once for the whole run: a file keeps them, from which they are mapped.
+    """
+    if not path.is_file():
+        moments = list(zip(*_encoded(model, examples, report)))
+        specs = {
+            name: jax.ShapeDtypeStruct((len(moment), *moment[0].shape), np.float32)
+            for name, moment in zip(MOMENTS, moments)
+        }
+        write_tensors(path, specs, lambda name: np.stack(moments[MOMENTS.index(name)]), {})
+    arrays = open_tensors(path).arrays()
+    return arrays["mean"], arrays["deviation"]
+
+
+def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     vae = model.components["vae"]
     size = model.components["unet"].module.config.sample_size * vae.module.config.factor
-    encode = jax.jit(lambda params, pictures: programs.encode(vae.module, params, pictures, None))
-    params = jax.device_put(vae.params)
-    parts = []
-    for i in range(0, len(examples), ENCODED_AT_ONCE):
-        report("encode", i, len(examples), None)
-        group = [read_square(example.path, size) for example in examples[i : i + ENCODED_AT_ONCE]]
-        # The last one is repeated, so that all groups are one program's.
-        pictures = np.stack(group + group[-1:] * (ENCODED_AT_ONCE - len(group)))
-        parts.append([np.asarray(moment)[: len(group)] for moment in encode(params, pictures)])
+    autoencoder = Autoencoder(vae, np.dtype(np.float32), None, None)
+    with ThreadPoolExecutor() as pool:
+        for i in range(0, len(examples), ENCODED_AT_ONCE):
+            report("encode", i, len(examples), None)
+            group = examples[i : i + ENCODED_AT_ONCE]
+            yield from autoencoder.encode(list(pool.map(lambda example: read_square(example.path, size), group)))
     report("encode", len(examples), len(examples), None)
-    means, deviations = map(np.concatenate, zip(*parts))
-    return means, deviations
 
 
 def _latents(moments: tuple[np.ndarray, np.ndarray], ids: np.ndarray, i: int) -> dict[str, np.ndarray]:
-    return {"mean": moments[0][i], "deviation": moments[1][i], "ids": ids[i]}
+    return dict(zip(MOMENTS, (moment[i] for moment in moments))) | {"ids": ids[i]}
 
 
 class Samples:

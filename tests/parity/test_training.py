@@ -26,6 +26,7 @@ from sdjax.lora import lora_for
 from sdjax.lora_files import read_lora
 from sdjax.models import abstract_params, build
 from sdjax.schedulers import from_config
+from sdjax.tensors import open_tensors
 from sdjax.training import losses
 from sdjax.training.ddpm import sample
 from sdjax.training.forward import ForwardProcess
@@ -218,11 +219,16 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     scale = read_vae(vae).module.config.scaling_factor
     assert scale != read_model(model).components["vae"].module.config.scaling_factor and 0.01 < scale < 100
     wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
-    assert main(wanted) == 0
+    assert main([*wanted, "--store", "float16"]) == 0
     made = tmp_path / "run" / "model-2"
     assert capsys.readouterr().out.splitlines() == [str(vae), str(made)]
     assert (tmp_path / "vae" / "samples" / "0000002.png").is_file()
     assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
     assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
+    assert open_tensors(made / "unet" / "model.safetensors")["conv_in/kernel"].dtype == np.float16
     assert main([*wanted, "--seed", "1"]) == 1
     assert "holds a run with seed = 0, not 1" in capsys.readouterr().err
+    for picture in Path(pictures).glob("*.png"):
+        picture.write_bytes(b"")  # their latents are kept
+    assert main([*wanted, "--steps", "3"]) == 0
+    assert (tmp_path / "run" / "model-3").is_dir()

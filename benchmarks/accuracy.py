@@ -1,0 +1,94 @@
+"""How often models draw what captions of scenes say, one model beside the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.progress import track
+
+import sdjax
+from benchmarks.frechet import SceneSpace
+from benchmarks.report import JsonOption, in_a_folder, publish
+from benchmarks.scenes import Scene, draw_scene, render
+from benchmarks.trained import shown
+from sdjax.folders import replaced
+from sdjax.images import grid
+from sdjax.inputs import to_pil
+from sdjax.pipeline import Pipeline
+from sdjax.schedulers.names import parse_sampler
+
+FACTS = ("background", "count", "colour", "shape", "size", "place", "relation")
+ON_SHEET = 12  # pictures of each model
+
+
+def accuracy(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Each as for `sdjax generate --model`.")],
+    pictures: Annotated[int, typer.Option(min=16, help="How many each draws, of seen and of held-out pairs.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
+    guidance: Annotated[float, typer.Option(min=0, help="The scale of guidance.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="With its spacing.")] = "dpmpp_2m karras",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 20,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """How often models draw what captions of scenes say. All of them draw the same captions from the same seeds.
+
+    all: the share of captions all of whose facts hold in the picture; behind it the shares of single facts. pairs: of a
+    colour and a shape, such as models were trained on, or such as were held out. frechet: the distance of the pictures,
+    as a set, from rendered scenes (of seen pairs). Rendered scenes themselves come last: the best there is.
+    """
+    space = SceneSpace()
+    kinds = {
+        name: [draw_scene(np.random.default_rng([held_out, i]), bool(held_out)) for i in range(pictures)]
+        for held_out, name in enumerate(("seen", "held out"))
+    }
+    how = dict(zip(("sampler", "spacing"), parse_sampler(sampler)), num_inference_steps=steps, guidance_scale=guidance)
+    drawn: dict[tuple[str, str], np.ndarray] = {}
+    for model in models:
+        pipe = sdjax.load(model)
+        for name, scenes in kinds.items():
+            drawn[model, name] = pictures_of(pipe, scenes, batch, how, f"{Path(model).name}, {name}")
+    for name, scenes in kinds.items():
+        rendered = [np.asarray(render(scene, np.random.default_rng(i))) / 255 for i, scene in enumerate(scenes)]
+        drawn["rendered", name] = np.stack(rendered)
+    rows = [row(model, name, pixels, kinds[name], space) for (model, name), pixels in drawn.items()]
+    note = f"{pictures} captions each; {steps} steps of {sampler}, guidance {guidance:g}"
+    publish("accuracy", rows, json_file, note)
+    if sheet is not None:
+        save_sheet(sheet, drawn, kinds)
+
+
+def pictures_of(pipe: Pipeline, scenes: Sequence[Scene], batch: int, how: dict[str, Any], title: str) -> np.ndarray:
+    """A picture of each scene's caption, [count, 64, 64, 3] in [0, 1], of seeds 0, 1, ..."""
+    parts = []
+    for start in track(range(0, len(scenes), batch), title):
+        seeds = [min(i, len(scenes) - 1) for i in range(start, start + batch)]  # all batches are one program's
+        captions = [str(scenes[i].facts) for i in seeds]
+        parts.append(np.asarray(pipe(captions, seed=seeds, output_type="np", **how).images))
+    return np.concatenate(parts)[: len(scenes)]
+
+
+def row(model: str, name: str, pixels: np.ndarray, scenes: Sequence[Scene], space: SceneSpace) -> dict[str, Any]:
+    """A line of the table."""
+    found = shown(pixels, scenes, space)
+    shares = {"all": found["all"], **{fact: found["facts"].get(fact, "") for fact in FACTS}}
+    return {"model": Path(model).name, "pairs": name, **shares, "frechet": found["frechet"] if name == "seen" else ""}
+
+
+def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict[str, Sequence[Scene]]) -> None:
+    """For each kind of pairs a row of pictures of every model, below one another the same caption; then rendered."""
+    rows: list[list[Image.Image]] = []
+    labels = []
+    for name in kinds:
+        for (model, of), pixels in drawn.items():
+            if of == name:
+                rows.append(list(to_pil(pixels[:ON_SHEET])))
+                labels.append(f"{Path(model).name}, {name}")
+    with replaced(path) as partial:
+        grid(rows, labels, [str(i + 1) for i in range(len(rows[0]))]).save(partial, format="PNG")
