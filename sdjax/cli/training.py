@@ -1,15 +1,18 @@
 """`sdjax train`: the commands that train, and one that shows what is trained against."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sdjax.cli import options
 from sdjax.cli.progress import progress_bars
+from sdjax.cli.run_settings import with_settings
 from sdjax.errors import InputError
 
-LATER = "How it is computed"
+if TYPE_CHECKING:  # what it takes to train is imported by the commands
+    from sdjax.training.fit import Intervals
+    from sdjax.training.step import Settings
 
 Pictures = Annotated[
     Path,
@@ -20,29 +23,6 @@ Pictures = Annotated[
 PlainPictures = Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder of pictures.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder for this run; if it holds one, that goes on.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Begin with random parameters, not the model's.")]
-Steps = Annotated[int, typer.Option(min=1, help="Steps in all.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures per step.")]
-LearningRate = Annotated[float, typer.Option(help="Of AdamW, reached after the warm-up.")]
-WarmupSteps = Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises.")]
-CosineDecay = Annotated[
-    bool, typer.Option("--cosine-decay", help="Let the learning rate fall to 0 along a cosine, and not stay.")
-]
-WeightDecay = Annotated[float, typer.Option(min=0, help="Of AdamW, on kernels only.")]
-EmaDecay = Annotated[
-    float, typer.Option(help="Of the average of the parameters, which is what is written; 0 for none.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is random.")]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps from one checkpoint and sheet of samples to the next.")]
-LogEvery = Annotated[int, typer.Option(min=1, help="Steps from one line of log.csv to the next.")]
-Accumulate = Annotated[
-    int, typer.Option(min=1, help="Parts in which a batch is taken, to save memory.", rich_help_panel=LATER)
-]
-Remat = Annotated[
-    bool, typer.Option("--remat", help="Save memory: compute parts of the forward pass twice.", rich_help_panel=LATER)
-]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="What the networks compute in.", rich_help_panel=LATER)
-]
 
 
 def noise(
@@ -66,26 +46,17 @@ def noise(
     typer.echo(output)
 
 
+@with_settings(batch_size=16)
 def vae(
+    *,
     pictures: PlainPictures,
     run: Run,
     model: options.Model = "shapes",
     from_scratch: FromScratch = False,
     size: Annotated[int | None, typer.Option(min=8, help="Of the pictures.", show_default="the model's own")] = None,
     kl_weight: Annotated[float, typer.Option(min=0, help="How much the latents' distance from noise counts.")] = 1e-6,
-    steps: Steps = 10_000,
-    batch_size: BatchSize = 16,
-    learning_rate: LearningRate = 1e-4,
-    warmup_steps: WarmupSteps = 100,
-    cosine_decay: CosineDecay = False,
-    weight_decay: WeightDecay = 0.0,
-    ema_decay: EmaDecay = 0.999,
-    seed: Seed = 0,
-    save_every: SaveEvery = 1000,
-    log_every: LogEvery = 50,
-    accumulate: Accumulate = 1,
-    remat: Remat = False,
-    dtype: Dtype = "float32",
+    settings: "Settings",
+    intervals: "Intervals",
 ) -> None:
     """Train the autoencoder of a model, from its parameters or from scratch. Its scaling factor is measured at the end.
 
@@ -98,33 +69,18 @@ def vae(
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.autoencoder import train_vae
     from sdjax.training.data import read_folder
-    from sdjax.training.fit import Intervals
-    from sdjax.training.step import Settings
 
-    settings = Settings(
-        steps,
-        batch_size,
-        learning_rate,
-        warmup_steps,
-        weight_decay,
-        ema_decay,
-        accumulate,
-        remat,
-        dtype,
-        seed,
-        cosine_decay,
-    )
     examples = read_folder(pictures, captions=False)
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
-        made = train_vae(
-            opened, examples, size, run, settings, from_scratch, kl_weight, Intervals(log_every, save_every), report
-        )
+        made = train_vae(opened, examples, size, run, settings, from_scratch, kl_weight, intervals, report)
     typer.echo(made)
 
 
+@with_settings(steps=20_000, batch_size=64, learning_rate=2e-4, warmup_steps=500)
 def ddpm(
+    *,
     pictures: PlainPictures,
     run: Run,
     size: Annotated[int, typer.Option(min=8, help="Of the pictures.")] = 32,
@@ -135,19 +91,8 @@ def ddpm(
     prediction_type: Annotated[
         Literal["epsilon", "v_prediction", "sample"], typer.Option(help="What the UNet is to predict.")
     ] = "epsilon",
-    steps: Steps = 20_000,
-    batch_size: BatchSize = 64,
-    learning_rate: LearningRate = 2e-4,
-    warmup_steps: WarmupSteps = 500,
-    cosine_decay: CosineDecay = False,
-    weight_decay: WeightDecay = 0.0,
-    ema_decay: EmaDecay = 0.999,
-    seed: Seed = 0,
-    save_every: SaveEvery = 1000,
-    log_every: LogEvery = 50,
-    accumulate: Accumulate = 1,
-    remat: Remat = False,
-    dtype: Dtype = "float32",
+    settings: "Settings",
+    intervals: "Intervals",
 ) -> None:
     """Train a UNet on the pixels of small pictures, from scratch and without captions.
 
@@ -158,31 +103,18 @@ def ddpm(
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_folder
     from sdjax.training.ddpm import config_of, scheduler_of, train_ddpm
-    from sdjax.training.fit import Intervals
-    from sdjax.training.step import Settings
 
-    settings = Settings(
-        steps,
-        batch_size,
-        learning_rate,
-        warmup_steps,
-        weight_decay,
-        ema_decay,
-        accumulate,
-        remat,
-        dtype,
-        seed,
-        cosine_decay,
-    )
     config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
     examples = read_folder(pictures, captions=False)
     keep_compiled_programs()
     with progress_bars() as report:
-        made = train_ddpm(examples, config, scheduler, run, settings, Intervals(log_every, save_every), report)
+        made = train_ddpm(examples, config, scheduler, run, settings, intervals, report)
     typer.echo(made)
 
 
+@with_settings(weight_decay=0.01)
 def text_to_image(
+    *,
     pictures: Pictures,
     run: Run,
     model: options.Model = "shapes",
@@ -208,19 +140,8 @@ def text_to_image(
             help="What the model's parameters are written in.", show_default="float32, where they were trained"
         ),
     ] = None,
-    steps: Steps = 10_000,
-    batch_size: BatchSize = 32,
-    learning_rate: LearningRate = 1e-4,
-    warmup_steps: WarmupSteps = 100,
-    cosine_decay: CosineDecay = False,
-    weight_decay: WeightDecay = 0.01,
-    ema_decay: EmaDecay = 0.999,
-    seed: Seed = 0,
-    save_every: SaveEvery = 1000,
-    log_every: LogEvery = 50,
-    accumulate: Accumulate = 1,
-    remat: Remat = False,
-    dtype: Dtype = "float32",
+    settings: "Settings",
+    intervals: "Intervals",
 ) -> None:
     """Train the UNet and the text encoder of a model on captioned pictures, from its parameters or from scratch.
 
@@ -239,23 +160,8 @@ def text_to_image(
     from sdjax.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_folder
-    from sdjax.training.fit import Intervals
-    from sdjax.training.step import Settings
     from sdjax.training.text_to_image import Choices, train_text_to_image
 
-    settings = Settings(
-        steps,
-        batch_size,
-        learning_rate,
-        warmup_steps,
-        weight_decay,
-        ema_decay,
-        accumulate,
-        remat,
-        dtype,
-        seed,
-        cosine_decay,
-    )
     own_vae = None if vae is None else sdjax.convert.resolve(vae)
     choices = Choices(
         from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank, store
@@ -264,7 +170,7 @@ def text_to_image(
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
-        made = train_text_to_image(opened, examples, run, settings, choices, Intervals(log_every, save_every), report)
+        made = train_text_to_image(opened, examples, run, settings, choices, intervals, report)
     typer.echo(made)
 
 
