@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,18 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from sdjax.errors import ConfigError, InputError
-from sdjax.models import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig, abstract_params, attention, build
-from sdjax.models.attention import by_head, chunked, flash
-from sdjax.models.layers import Conv3x3
+from sdjax.models import (
+    AutoencoderTinyConfig,
+    CLIPTextConfig,
+    UNetConfig,
+    VAEConfig,
+    abstract_params,
+    attention,
+    build,
+    convolution,
+)
+from sdjax.models.attention import by_heads, chunked, flash
+from sdjax.models.convolution import Conv3x3, winograd
 from sdjax.models.platform import target_platform
 
 PUBLISHED = [
@@ -193,7 +203,7 @@ def test_attention_is_softmax(shape, queries, causal, scale, seed):
     expected = exact_attention(q, k, v, causal)
     limit = {"rtol": 0, "atol": 2e-6 * scale * max(1.0, scale) ** 2}  # logits grow, and err, with scale squared
     np.testing.assert_allclose(chunked(q, k, v, causal=causal, queries=queries), expected, **limit)
-    np.testing.assert_allclose(by_head(q, k, v, causal=causal), expected, **limit)
+    np.testing.assert_allclose(by_heads(q, k, v, causal=causal), expected, **limit)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -203,6 +213,18 @@ def test_attention_for_every_platform(platform, tokens, keys, causal):
     with target_platform(platform):
         out = jax.jit(lambda q, k, v: attention(q, k, v, causal=causal))(*(x.swapaxes(1, 2) for x in (q, k, v)))
     np.testing.assert_allclose(out.swapaxes(1, 2), exact_attention(q, k, v, causal), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("tokens", "keys", "causal"), [(1030, 77, False), (77, 77, True)])
+def test_derivatives_of_attention(tokens, keys, causal):
+    """The CPU's form has a derivative of its own; the textbook's is what XLA derives from one product of all heads."""
+    *arrays, toward = (
+        jnp.asarray(x) for x in (*random_qkv(1, 1, 6, tokens, keys, 8), *random_qkv(2, 1, 6, tokens, 1, 8)[:1])
+    )
+    ours = jax.vjp(partial(by_heads, causal=causal), *arrays)[1](toward)
+    textbook = jax.vjp(partial(chunked, causal=causal, queries=tokens), *arrays)[1](toward)
+    for one, other in zip(ours, textbook):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(jnp.abs(other).max()))
 
 
 def test_flash_attention_interpreted():
@@ -234,18 +256,48 @@ def test_flash_attention_is_used_where_it_serves(tokens, keys, head_dim, used):
     padding=st.sampled_from([(1, 1), (0, 1)]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_both_forms_of_the_convolution_agree(size, stride, padding, seed):
+def test_forms_of_the_convolution_agree(size, stride, padding, seed):
     """The CPU multiplies patches where other platforms convolve; sizes odd and even, down to a single pixel."""
-    layer = Conv3x3(5, stride=stride, padding=padding)
+    if min(size) + sum(padding) >= 3:  # else there is no output
+        compare_forms(Conv3x3(5, stride=stride, padding=padding), 4, size, seed)
+
+
+@pytest.mark.parametrize("size", [(17, 16), (16, 33), (23, 45)])
+def test_forms_of_large_convolutions_agree(size):
+    """As many pixels and channels as make the CPU take Winograd's form, and odd heights and widths."""
+    compare_forms(Conv3x3(64), 64, size, seed=0)
+
+
+def compare_forms(layer: Conv3x3, channels: int, size: tuple[int, int], seed: int):
     random = np.random.default_rng(seed)
-    x = jnp.asarray(random.standard_normal((2, *size, 4), np.float32))
-    if min(size) + sum(padding) < 3:
-        return  # no output
+    x = jnp.asarray(random.standard_normal((2, *size, channels), np.float32))
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
-    params = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)) / 6, shapes)
+    scale = 1 / np.sqrt(9 * channels)
+    params = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)) * scale, shapes)
     with target_platform("gpu"):
         convolved = layer.apply(params, x)
     np.testing.assert_allclose(layer.apply(params, x), convolved, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    squares=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    most=st.sampled_from([0, 2**15, 2**30]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_winograd_convolves(batch, squares, channels, most, seed):
+    """Also where it may hold little at a time: one picture, some of its rows, two of its rows."""
+    height, width = (2 * n for n in squares)
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((batch, height + 2, width + 2, channels[0]), np.float32)
+    kernel = random.standard_normal((3, 3, *channels), np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), (3, 3), axis=(1, 2))
+    expected = np.einsum("bhwcij,ijcf->bhwf", windows, kernel)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "WINOGRAD_BYTES", most)
+        np.testing.assert_allclose(winograd(jnp.asarray(x), jnp.asarray(kernel)), expected, rtol=0, atol=5e-5)
 
 
 # Models

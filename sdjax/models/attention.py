@@ -14,8 +14,10 @@ from sdjax.models.platform import platform
 
 HALF = (jnp.bfloat16, jnp.float16)
 
-# On the CPU one head at a time, 1024 queries at a time: at 4096 tokens their logits are 16 MB and stay in the cache.
+# On the CPU 1024 queries of one head at a time, whose logits at 4096 tokens are 16 MB and stay in the cache; and more
+# heads where that makes no more logits than these.
 CPU_QUERIES = 1024
+CPU_LOGITS = 2**18
 # Elsewhere all heads at once, and as many queries as keep the logits below half a gigabyte.
 MAX_LOGITS = 2**27
 
@@ -34,16 +36,38 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False)
     if target == "tpu" and not causal and _flash_can(q, k):
         out = flash(q, k, v)
     elif target == "cpu":
-        out = by_head(q, k, v, causal=causal)
+        out = by_heads(q, k, v, causal=causal)
     else:
         out = chunked(q, k, v, causal=causal, queries=max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2])))
     return out.swapaxes(1, 2)
 
 
-def by_head(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
-    """One head after the other, so that everything one needs stays in the cache of a CPU."""
-    heads = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-    return _replace_each(partial(chunked, causal=causal, queries=CPU_QUERIES), *heads).reshape(q.shape)
+def by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
+    """A few heads after the others, so that everything they need stays in the cache of a CPU."""
+    heads, most = q.shape[0] * q.shape[1], max(1, CPU_LOGITS // (q.shape[2] * k.shape[2]))
+    together = next(n for n in range(min(heads, most), 0, -1) if heads % n == 0)
+    return _by_heads(*(x.reshape(-1, together, *x.shape[2:]) for x in (q, k, v)), causal).reshape(q.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
+    """Attention of each entry of q [groups, heads of a group, tokens, head_dim] after the other."""
+    return _replace_each(partial(chunked, causal=causal, queries=CPU_QUERIES), q, k, v)
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _by_heads(q, k, v, causal), (q, k, v)
+
+
+def _backward(causal: bool, qkv: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    # A group's weights are computed anew: what derivatives of the loop would keep of all takes three times longer.
+    def group(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return jax.vjp(partial(chunked, causal=causal, queries=CPU_QUERIES), *arrays[:3])[1](arrays[3])
+
+    return jax.lax.map(group, (*qkv, gradient))
+
+
+_by_heads.defvjp(_forward, _backward)
 
 
 def chunked(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, queries: int) -> jax.Array:
@@ -83,8 +107,10 @@ def _softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Arra
     if start is not None:
         visible = start + jnp.arange(q.shape[-2])[:, None] >= jnp.arange(k.shape[-2])
         logits = jnp.where(visible, logits, -jnp.inf)
-    # Scaled inside the exponential and normalised after the product: fewer passes over the largest array.
-    weights = jnp.exp((logits - logits.max(-1, keepdims=True)) * q.shape[-1] ** -0.5)
+    # Scaled inside the exponential and normalised after the product: fewer passes over the largest array. Subtracting
+    # the largest logit changes nothing but the range, so there is no derivative to it.
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    weights = jnp.exp((logits - largest) * q.shape[-1] ** -0.5)
     out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
 

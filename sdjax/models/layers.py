@@ -7,41 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdjax.models.platform import platform
-
-# Up to this many pixels, a CPU multiplies patches by the kernel faster than it convolves: up to 3 times, measured at
-# 4x4 to 16x16 pixels and 320 to 2560 channels.
-CPU_PATCH_PIXELS = 256
+from sdjax.models.convolution import Conv3x3
 
 # Parameters come from a file, or from the trainer, which draws them by its own rules. What a layer would begin with is
 # only ever asked for its shape, at every trace, and random numbers take ten times as long to trace.
 ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
 Dense = partial(nn.Dense, kernel_init=ZEROS)
 Embed = partial(nn.Embed, embedding_init=ZEROS)
-
-
-class Conv3x3(nn.Module):
-    """A 3x3 convolution of [batch, height, width, channels], each side padded with `padding` (before, after) zeros."""
-
-    features: int
-    stride: int = 1
-    padding: tuple[int, int] = (1, 1)
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", ZEROS, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", ZEROS, (self.features,)) if self.use_bias else 0.0
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
-        padding, strides = [self.padding] * 2, (self.stride, self.stride)
-        height, width = (1 + (sum(self.padding) + size - 3) // self.stride for size in x.shape[1:3])
-        if platform() == "cpu" and height * width <= CPU_PATCH_PIXELS:
-            x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-            rows, columns = self.stride * height, self.stride * width
-            taps = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)]
-            return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) + bias
 
 
 # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
