@@ -78,10 +78,11 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     import jax.numpy as jnp
 
     from sdjax import load, programs
+    from sdjax.parallel import compiler_options
 
     pipe = load(folder, dtype)
     apply = programs.precisely(lambda module, params, *x: module.apply({"params": params}, *x))
-    unet = jax.jit(apply, static_argnums=0)
+    unet = jax.jit(apply, static_argnums=0, compiler_options=compiler_options())
 
     def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Run:
         placed = {

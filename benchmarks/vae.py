@@ -16,6 +16,7 @@ from benchmarks.processes import peak_memory, run_python
 from benchmarks.report import JsonOption, publish
 from sdjax.models import AutoencoderKL, abstract_params, build
 from sdjax.models.bands import decode_in_bands, encode_in_bands
+from sdjax.parallel import compiler_options
 
 SD15_VAE = SD15 / "vae" / "config.json"
 
@@ -77,7 +78,7 @@ def measure(config: Path, what: str, how: str, pixels: int, file: Path) -> dict[
         return result if what == "encode" else jax.numpy.clip(result / 2 + 0.5, 0, 1)
 
     params = jax.device_put(random_params(module))
-    compiled = jax.jit(program).lower(params, x).compile()
+    compiled = jax.jit(program, compiler_options=compiler_options()).lower(params, x).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     start = time.perf_counter()
     result = jax.block_until_ready(compiled(params, x))

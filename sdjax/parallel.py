@@ -44,10 +44,21 @@ def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tupl
         if (tree, shapes) not in calls:
             named = (f"{program.func.__module__}.{program.func.__qualname__}", program.args, program.keywords)
             traced = _traced(mapped, arguments, (named, str(tree), shapes))
-            calls[tree, shapes] = jax.jit(traced, donate_argnums=donate_argnums)
+            calls[tree, shapes] = jax.jit(traced, donate_argnums=donate_argnums, compiler_options=compiler_options())
         return calls[tree, shapes](*arguments)
 
     return call
+
+
+def compiler_options() -> dict[str, str]:
+    """What XLA must be told when it compiles one of the networks, for `jax.jit`.
+
+    Left alone on a CPU it begins whatever it can: the transformed kernels of all convolutions, before any is used. The
+    UNet of Stable Diffusion 1.5 at 512 pixels would hold 2 GB beside its weights instead of 160 MB, and be no faster.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def _traced(function: Callable, arguments: tuple, depends_on: object) -> Callable:

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from sdjax.errors import InputError
-from sdjax.parallel import AXIS, sharding
+from sdjax.parallel import AXIS, compiler_options, sharding
 
 Tree = Any
 Metrics = dict[str, jax.Array]
@@ -112,7 +112,7 @@ def make_step(loss: Loss, settings: Settings) -> Callable[[TrainState, Tree, Tre
         check_vma=False,
     )
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def step(state: TrainState, frozen: Tree, batch: Tree, number: int) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(settings.batch_size))
