@@ -55,7 +55,7 @@ $(SHAPES)/pictures: | $(VENV)/installed
 
 $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/pictures
 	$(VENV)/bin/sdjax train vae $(SHAPES)/pictures $(SHAPES)/vae --from-scratch --steps $(SHAPES_VAE_STEPS) \
-		--learning-rate 1e-3 --cosine-decay
+		--learning-rate 5e-4 --cosine-decay
 
 clean:
 	rm -rf .venv* build *.egg-info

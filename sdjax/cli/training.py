@@ -17,10 +17,13 @@ if TYPE_CHECKING:  # what it takes to train is imported by the commands
 Pictures = Annotated[
     Path,
     typer.Argument(
-        metavar="PICTURES", help="A folder of pictures, each with its caption in a .txt or all in a .jsonl."
+        metavar="PICTURES",
+        help="A folder of pictures, each with its caption in a .txt or all in a .jsonl; or CIFAR-10.",
     ),
 ]
-PlainPictures = Annotated[Path, typer.Argument(metavar="PICTURES", help="A folder of pictures.")]
+PlainPictures = Annotated[
+    Path, typer.Argument(metavar="PICTURES", help="A folder of pictures, or cifar-10-binary.tar.gz.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder for this run; if it holds one, that goes on.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Begin with random parameters, not the model's.")]
 
@@ -68,9 +71,9 @@ def vae(
     from sdjax.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.autoencoder import train_vae
-    from sdjax.training.data import read_folder
+    from sdjax.training.data import read_examples
 
-    examples = read_folder(pictures, captions=False)
+    examples = read_examples(pictures, captions=False)
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
@@ -101,11 +104,11 @@ def ddpm(
     sdjax train ddpm ./pictures ./run --size 32 --steps 20000
     """
     from sdjax.loading import keep_compiled_programs
-    from sdjax.training.data import read_folder
+    from sdjax.training.data import read_examples
     from sdjax.training.ddpm import config_of, scheduler_of, train_ddpm
 
     config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
-    examples = read_folder(pictures, captions=False)
+    examples = read_examples(pictures, captions=False)
     keep_compiled_programs()
     with progress_bars() as report:
         made = train_ddpm(examples, config, scheduler, run, settings, intervals, report)
@@ -159,14 +162,14 @@ def text_to_image(
     import sdjax.convert
     from sdjax.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
-    from sdjax.training.data import read_folder
+    from sdjax.training.data import read_examples
     from sdjax.training.text_to_image import Choices, train_text_to_image
 
     own_vae = None if vae is None else sdjax.convert.resolve(vae)
     choices = Choices(
         from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank, store
     )
-    examples = read_folder(pictures, captions=True)
+    examples = read_examples(pictures, captions=True)
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
@@ -174,6 +177,50 @@ def text_to_image(
     typer.echo(made)
 
 
+@with_settings(steps=1000, batch_size=4, learning_rate=5e-3, warmup_steps=0, ema_decay=0.0)
+def textual_inversion(
+    *,
+    pictures: Pictures,
+    run: Run,
+    word: Annotated[str, typer.Option(help="What prompts will call it; no word that the model knows.")],
+    model: options.Model = "shapes",
+    vectors: Annotated[int, typer.Option(min=1, help="How many of them stand for the word.")] = 1,
+    begin_with: Annotated[
+        str | None, typer.Option(help="A word of the model to begin with.", show_default="random vectors")
+    ] = None,
+    caption: Annotated[
+        str | None,
+        typer.Option(
+            help="One for all pictures, such as 'a photo of <mine>'.", show_default="each has its own, as above"
+        ),
+    ] = None,
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    """Learn a word for what some pictures show. The model stays as it is: the word's file is for `--embedding`.
+
+    [bold]Example[/bold]
+
+    sdjax train textual-inversion ./pictures ./run --word "<mine>" --begin-with star --caption "a <mine>"
+
+    sdjax generate "a small <mine> on a white background" --embedding ./run/mine-1000.safetensors
+    """
+    import sdjax.convert
+    from sdjax.checkpoint import read_model
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training.data import read_examples
+    from sdjax.training.inversion import Word, train_word
+
+    examples = read_examples(pictures, captions=caption is None)
+    if caption is not None:
+        examples = [example._replace(caption=caption) for example in examples]
+    keep_compiled_programs()
+    opened = read_model(sdjax.convert.resolve(model))
+    with progress_bars() as report:
+        made = train_word(opened, examples, Word(word, vectors, begin_with), run, settings, intervals, report)
+    typer.echo(made)
+
+
 train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-for command in (text_to_image, vae, ddpm, noise):
+for command in (text_to_image, textual_inversion, vae, ddpm, noise):
     train.command()(command)

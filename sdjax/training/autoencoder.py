@@ -52,7 +52,7 @@ def train_vae(
         return fresh(vae.module, settings.seed) if from_scratch else vae.params
 
     def read(i: int) -> dict[str, np.ndarray]:
-        return {"image": read_square(examples[i].path, pixels)}
+        return {"image": read_square(examples[i].picture, pixels)}
 
     count = min(MEASURED, len(examples))
     pictures = np.stack([read(i)["image"] for i in range(min(SHOWN, count))])

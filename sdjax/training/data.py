@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdjax.errors import InputError
 from sdjax.inputs import read_image, resized
+from sdjax.training.cifar import read_cifar
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NAMES, TEXTS = ("file_name", "image"), ("text", "caption")  # the keys that JSON Lines are known to have
@@ -23,21 +24,27 @@ AHEAD = 4  # batches that are read before they are asked for
 
 
 class Example(NamedTuple):
-    """A picture's file and what it shows; no caption where there is none."""
+    """A picture, its file or its pixels [height, width, 3] in 8 bits, and what it shows; None where nobody says."""
 
-    path: Path
+    picture: Path | np.ndarray
     caption: str | None
 
 
-def read_folder(folder: Path, *, captions: bool) -> list[Example]:
-    """The pictures of a folder, sorted by name, with their captions if these are wanted.
+def read_examples(source: Path, *, captions: bool) -> list[Example]:
+    """The pictures of a folder, sorted by name, with their captions if these are wanted; or CIFAR-10 (see `cifar`).
 
     A caption stands in a .txt of the picture's name; or in a .jsonl file, of which each line is an object with
     "file_name" (or "image") and "text" (or "caption"). Raises InputError for a folder without pictures, and for
     a picture without its caption.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder of pictures")
+    if not source.exists():
+        raise InputError(f"{source} is no folder of pictures")
+    if (found := read_cifar(source)) is not None:
+        return [Example(picture, name) for picture, name in found]
+    return _read_folder(source, captions)
+
+
+def _read_folder(folder: Path, captions: bool) -> list[Example]:
     if lists := sorted(folder.glob("*.jsonl")):
         examples = [_from_line(path, number, line) for path in lists for number, line in _lines(path)]
     else:
@@ -45,10 +52,9 @@ def read_folder(folder: Path, *, captions: bool) -> list[Example]:
         examples = [Example(path, _text_beside(path) if captions else None) for path in pictures]
     if not examples:
         raise InputError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
-    if lacking := [example.path for example in examples if captions and example.caption is None]:
-        raise InputError(
-            f"{lacking[0]} has no caption: put one into {lacking[0].stem}.txt beside it, or all into a .jsonl"
-        )
+    for picture, caption in examples:
+        if captions and caption is None:
+            raise InputError(f"{picture} has no caption: put one into a .txt of its name, or all into a .jsonl")
     return examples
 
 
@@ -72,16 +78,19 @@ def _text_beside(path: Path) -> str | None:
     return text.read_text(encoding="utf-8").strip() if text.is_file() else None
 
 
-def read_picture(path: Path) -> Image.Image:
-    """A file as 8-bit RGB, upright and without transparency. Raises InputError for what is no picture."""
-    image = read_image("the picture", path)
+def read_picture(picture: Path | np.ndarray) -> Image.Image:
+    """A file, or pixels [height, width, 3], as 8-bit RGB, upright and without transparency.
+
+    Raises InputError for what is no picture.
+    """
+    image = read_image("the picture", picture)
     assert isinstance(image, Image.Image)  # only arrays are read as latents
     return image
 
 
-def read_square(path: Path, size: int) -> np.ndarray:
+def read_square(picture: Path | np.ndarray, size: int) -> np.ndarray:
     """The middle square of a picture, [size, size, 3] float32 in [-1, 1]."""
-    image = read_picture(path)
+    image = read_picture(picture)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = resized(image.crop((left, top, left + side, top + side)), (size, size))

@@ -90,7 +90,7 @@ def train_ddpm(
         partial(fresh, unet, settings.seed),
         {},
         loss,
-        lambda i: read_square(examples[i].path, config["sample_size"]),
+        lambda i: read_square(examples[i].picture, config["sample_size"]),
         len(examples),
         show,
     )

@@ -1,10 +1,11 @@
 """Training a UNet, and with it a text encoder if wanted, to draw what captions say."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from sdjax.checkpoint import Model, read_json, read_vae
 from sdjax.errors import InputError
 from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
-from sdjax.prompts import load_tokenizer, one_chunk
+from sdjax.prompts import Words, load_tokenizer, one_chunk
 from sdjax.tensors import open_tensors, write_tensors
 from sdjax.training.data import Example, read_square
 from sdjax.training.figures import save_sheet
@@ -85,8 +86,8 @@ def train_text_to_image(
     tokenizer = load_tokenizer(model.tokenizer)
     ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
     loss = _loss(model, choices, one_chunk(tokenizer, "", {}).ids[0])
-    read = partial(_latents, encode_pictures(model, examples, folder / "latents.safetensors", report), ids)
-    captions = list(dict.fromkeys(example.caption or "" for example in examples))[: len(SEEDS)]
+    read = partial(read_latents, encode_pictures(model, examples, folder / "latents.safetensors", report), ids)
+    captions = [example.caption or "" for example in examples]
     samples = Samples(model, complete, captions, folder / "samples")
     state = fit(Task(init, frozen, loss, read, len(examples), samples), settings, folder, intervals, report)
     if rank:
@@ -108,14 +109,19 @@ def _chosen(model: Model, choices: Choices) -> tuple[Model, dict[str, dict[str, 
         configs["vae"] = read_json(choices.vae / "vae" / "config.json")
     if choices.prediction_type:
         model = replace(model, scheduler_config={**model.scheduler_config, "prediction_type": choices.prediction_type})
+    check_trainable(model)
+    if choices.lora_rank and choices.from_scratch:
+        raise InputError("a LoRA is trained for a model that is there: leave from_scratch or lora_rank out")
+    return model, configs
+
+
+def check_trainable(model: Model) -> None:
+    """Raises InputError for a model that does not draw from captions alone, or does not say its size."""
     config = model.components["unet"].module.config
     if config.sample_size is None:
         raise InputError(f"{model.path}: the UNet's config does not say its sample_size")
     if config.in_channels != model.components["vae"].module.config.latent_channels or config.has_class_embedding:
         raise InputError(f"{model.path} reads more than a prompt, and cannot be trained on captions alone")
-    if choices.lora_rank and choices.from_scratch:
-        raise InputError("a LoRA is trained for a model that is there: leave from_scratch or lora_rank out")
-    return model, configs
 
 
 def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
@@ -154,19 +160,32 @@ def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[
         for i in range(0, len(examples), ENCODED_AT_ONCE):
             report("encode", i, len(examples), None)
             group = examples[i : i + ENCODED_AT_ONCE]
-            yield from autoencoder.encode(list(pool.map(lambda example: read_square(example.path, size), group)))
+            yield from autoencoder.encode(list(pool.map(lambda example: read_square(example.picture, size), group)))
     report("encode", len(examples), len(examples), None)
 
 
-def _latents(moments: tuple[np.ndarray, np.ndarray], ids: np.ndarray, i: int) -> dict[str, np.ndarray]:
+def read_latents(moments: tuple[np.ndarray, np.ndarray], ids: np.ndarray, i: int) -> dict[str, np.ndarray]:
+    """An example, as `TextToImage` takes it, by its number."""
     return dict(zip(MOMENTS, (moment[i] for moment in moments))) | {"ids": ids[i]}
 
 
 class Samples:
-    """Draws sheets of what the averaged parameters paint: a row for each caption, a column for each seed."""
+    """Draws sheets of what the averaged parameters paint: a row for each caption, a column for each seed.
 
-    def __init__(self, model: Model, complete: Callable[[Tree], dict[str, Tree]], captions: list[str], folder: Path):
-        self.model, self.complete, self.captions, self.folder = model, complete, captions, folder
+    complete: from the averaged parameters to those of whole components. captions: of which the first few that differ
+    are taken. words: what was learned, that captions may hold.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        complete: Callable[[Tree], dict[str, Tree]],
+        captions: Sequence[str],
+        folder: Path,
+        words: Words = MappingProxyType({}),
+    ):
+        self.model, self.complete, self.folder, self.words = model, complete, folder, words
+        self.captions = list(dict.fromkeys(captions))[: len(SEEDS)]
         self.pipe: Pipeline | None = None
 
     def __call__(self, state: TrainState) -> None:
@@ -174,6 +193,7 @@ class Samples:
         params = self.complete(state.ema)
         if self.pipe is None:
             self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"))
+            self.pipe.words = self.words
         self.pipe.params.update({name: replicate(tree, np.dtype("float32")) for name, tree in params.items()})
         prompts = [caption for caption in self.captions for _ in SEEDS]
         seeds = [*SEEDS] * len(self.captions)

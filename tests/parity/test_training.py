@@ -25,6 +25,7 @@ from sdjax.convert import fill
 from sdjax.lora import lora_for
 from sdjax.lora_files import read_lora
 from sdjax.models import abstract_params, build
+from sdjax.prompts import read_embedding
 from sdjax.schedulers import from_config
 from sdjax.tensors import open_tensors
 from sdjax.training import losses
@@ -144,6 +145,34 @@ def test_a_lora_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path):
     without = np.abs(picture - ours("a big star", latents=latents, **how).images).mean() * 255
     print(f"picture: largest {difference.max():.4f}/255; what was learned changes {without:.1f}/255 in the mean")
     assert difference.max() <= 2 and difference.mean() <= 0.1 and without > 2
+
+
+def test_a_learned_word_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path, capsys):
+    """Green stars teach a word that begins as a red one; the file is loaded by both."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (64, 64), "green").save(pictures / "0.png")
+    wanted = ["train", "textual-inversion", str(pictures), str(tmp_path / "run"), "--model", str(shapes_sd)]
+    settings = ["--begin-with", "red star", "--vectors", "2", "--caption", "a <mine>", "--learning-rate", "0.1"]
+    assert main([*wanted, *settings, "--word", "star"]) == 1
+    assert "a word that the model knows" in capsys.readouterr().err
+    assert main([*wanted, *settings, "--word", "<yours>"]) == 1
+    assert "the caption 'a <mine>' does not hold the word '<yours>'" in capsys.readouterr().err
+    assert main([*wanted, *settings, "--word", "<mine>", "--steps", "6", "--batch-size", "2"]) == 0
+    path = tmp_path / "run" / "mine-6.safetensors"
+    assert read_embedding(path)[0] == "<mine>"
+    ours, theirs = sdjax.load(shapes_sd), diffusers.StableDiffusionPipeline.from_pretrained(shapes_sd)
+    ours.load_textual_inversion(path)
+    theirs.load_textual_inversion(path)
+    latents = np.random.default_rng(3).standard_normal((1, 16, 16, 4)).astype(np.float32)
+    how = {"num_inference_steps": 6, "guidance_scale": 3.0, "output_type": "np", "height": 64, "width": 64}
+    picture = ours("a <mine>", latents=latents, **how).images
+    torch_latents = torch.from_numpy(latents.transpose(0, 3, 1, 2).copy())
+    expected = theirs("a <mine>", latents=torch_latents, **how).images
+    difference = np.abs(picture - expected) * 255
+    learned = np.abs(picture - ours("a red star", latents=latents, **how).images).mean() * 255
+    print(f"picture: largest {difference.max():.4f}/255; what was learned changes {learned:.1f}/255 in the mean")
+    assert difference.max() <= 2 and difference.mean() <= 0.1 and learned > 2
 
 
 def test_a_lora_is_trained_beside_the_model(tmp_path):
