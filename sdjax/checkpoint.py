@@ -70,6 +70,8 @@ def read_model(directory: str | os.PathLike) -> Model:
     path = Path(directory)
     index = read_index(path)
     classes = component_classes(index, path)
+    if classes.get("unet") == "UNet2DModel":
+        raise CheckpointError(f"{path} draws without prompts: use it with `sdjax ddpm`")
     if missing := [name for name in (*REQUIRED, "tokenizer", "scheduler") if name not in classes]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
     if not (path / "tokenizer").is_dir():

@@ -121,6 +121,16 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, RESAMPLE)
 
 
+def read_square(given: GivenImage, size: int) -> np.ndarray:
+    """The middle square of a picture, [size, size, 3] float32 in [-1, 1]. Raises InputError for what is no picture."""
+    image = read_image("the picture", given)
+    assert isinstance(image, Image.Image)  # only arrays are read as latents
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = resized(image.crop((left, top, left + side, top + side)), (size, size))
+    return np.asarray(square, np.float32) / 127.5 - 1
+
+
 def to_array(image: Image.Image) -> np.ndarray:
     """An 8-bit picture as float32 from 0 to 1: [height, width, 3], or [height, width] where it is grey."""
     return np.asarray(image, np.float32) / 255

@@ -37,7 +37,8 @@ DENOISING = Denoising(ForwardProcess(create("ddim").noise))
 
 
 def loss(params, frozen, batch, keys):
-    return DENOISING.loss(lambda x, _: NETWORK.apply({"params": params}, x), batch, keys, batch.dtype)
+    dtype = jax.tree.leaves(params)[0].dtype
+    return DENOISING.loss(lambda x, _: NETWORK.apply({"params": params}, x), batch, keys, dtype)
 
 
 def run(folder: Path, settings: Settings, intervals: Intervals):

@@ -24,7 +24,7 @@ LAYERS = [
     {"sdjax.lora", "sdjax.recipes", "sdjax.starts", "sdjax.hires"},
     {"sdjax.texts", "sdjax.run", "sdjax.autoencoding"},
     {"sdjax.networks"},
-    {"sdjax.pipeline"},
+    {"sdjax.pipeline", "sdjax.pixels"},
     {"sdjax.convert"},
     {"sdjax.loading"},
     {"sdjax.batch", "sdjax.training"},

@@ -12,6 +12,7 @@ import typer
 from sdjax.cli.batch import batch
 from sdjax.cli.compare import compare
 from sdjax.cli.convert import convert
+from sdjax.cli.ddpm import ddpm
 from sdjax.cli.from_images import img2img, inpaint, upscale
 from sdjax.cli.generate import generate
 from sdjax.cli.info import info
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, batch, compare, convert, info, samplers):
+    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers):
         app.command()(command)
     app.add_typer(train, name="train")
     return _run(app, arguments)

@@ -1,5 +1,6 @@
 """Training an autoencoder between pictures and latents."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax import programs
+from sdjax.autoencoding import Autoencoder
 from sdjax.checkpoint import Model, read_json
 from sdjax.errors import InputError
-from sdjax.inputs import to_pil
-from sdjax.training.data import Example, read_square
+from sdjax.inputs import read_square, to_pil
+from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.losses import Autoencoding
@@ -69,12 +70,11 @@ def train_vae(
 
 def measure_scale(model: Model, state: TrainState, pictures: list[np.ndarray]) -> float:
     """One over the standard deviation of latents drawn from the posteriors of pictures."""
-    vae = model.components["vae"].module
-    encode = jax.jit(lambda params, picture: programs.encode(vae, params, picture, None))
-    moments = [encode(state.ema, picture[None]) for picture in pictures]
-    means, deviations = (np.concatenate([np.asarray(each[i]) for each in moments]) for i in range(2))
+    vae = replace(model.components["vae"], params=state.ema)
+    moments = Autoencoder(vae, np.dtype(np.float32), None, None).encode(pictures)
+    means, deviations = map(np.stack, zip(*moments))
     # Mean and deviation are those of the model's own scale already; the variance of a draw is that of both together.
-    spread = float(np.sqrt(means.var() + np.square(deviations).mean())) / vae.config.scaling_factor
+    spread = float(np.sqrt(means.var() + np.square(deviations).mean())) / vae.module.config.scaling_factor
     return round(1 / spread, 5)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import InputError
-from sdjax.inputs import read_image, resized
+from sdjax.inputs import read_image
 from sdjax.training.cifar import read_cifar
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -86,15 +86,6 @@ def read_picture(picture: Path | np.ndarray) -> Image.Image:
     image = read_image("the picture", picture)
     assert isinstance(image, Image.Image)  # only arrays are read as latents
     return image
-
-
-def read_square(picture: Path | np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a picture, [size, size, 3] float32 in [-1, 1]."""
-    image = read_picture(picture)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = resized(image.crop((left, top, left + side, top + side)), (size, size))
-    return np.asarray(square, np.float32) / 127.5 - 1
 
 
 def indices(count: int, batch_size: int, seed: int, step: int) -> list[int]:

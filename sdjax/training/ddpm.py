@@ -6,18 +6,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from sdjax import schedulers
 from sdjax.checkpoint import SCHEDULER, flat_specs, write_component, write_index, write_json
 from sdjax.errors import InputError
 from sdjax.folders import new_directory
-from sdjax.inputs import to_pil
+from sdjax.inputs import read_square, to_pil
 from sdjax.models import build
-from sdjax.random import image_keys, normal
-from sdjax.training.data import Example, read_square
+from sdjax.pixels import UNET, PixelModel
+from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess
@@ -25,8 +23,7 @@ from sdjax.training.losses import Denoising
 from sdjax.training.models import fresh
 from sdjax.training.step import Metrics, Settings, TrainState, Tree
 
-UNET, SAMPLER = "UNet2DModel", "ddim"
-SHOWN, STEPS = 16, 50  # of a sheet of samples
+SHOWN = 16  # of a sheet of samples
 
 
 def config_of(size: int, channels: int) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def train_ddpm(
         return denoising.loss(predict, batch, keys, jax.tree.leaves(params)[0].dtype)
 
     def show(state: TrainState) -> None:
-        pictures = to_pil(sample(unet, state.ema, scheduler, range(SHOWN), STEPS))
+        pictures = to_pil(PixelModel(unet, state.ema, scheduler).sample(range(SHOWN)))
         rows = [pictures[i : i + 8] for i in range(0, SHOWN, 8)]
         save_sheet(folder / "samples", int(state.step), rows, [""] * len(rows), [""] * 8)
 
@@ -97,40 +94,19 @@ def train_ddpm(
     state = fit(task, settings, folder, intervals, report)
     destination = folder / f"model-{int(state.step)}"
     if not destination.exists():
-        with new_directory(destination) as made:
-            arrays = flatten_dict(jax.device_get(state.ema), sep="/")
-            write_component(made / "unet", config, flat_specs(unet), arrays.__getitem__, str(folder))
-            (made / "scheduler").mkdir()
-            write_json(made / "scheduler" / SCHEDULER, scheduler)
-            classes = {"unet": ["diffusers", UNET], "scheduler": ["diffusers", scheduler["_class_name"]]}
-            write_index(made, {"_class_name": "DDPMPipeline", **classes}, str(folder), {})
+        write_pixel_model(destination, unet, state.ema, config, scheduler, str(folder))
     return destination
 
 
-def sample(
-    unet: nn.Module,
-    params: Tree,
-    scheduler: dict[str, Any],
-    seeds: range,
-    steps: int,
-    sampler: str = SAMPLER,
-    image: np.ndarray | None = None,
-    strength: float = 1.0,
-) -> np.ndarray:
-    """Draws a picture for each seed: [count, size, size, channels] in [0, 1].
-
-    image: what to start from, [size, size, channels] in [0, 1], of which `strength` is lost to noise, or None.
-    """
-    size, channels = unet.config.sample_size, unet.config.in_channels
-    plan = schedulers.from_config(scheduler).with_solver(sampler).plan(steps, strength)
-    keys = image_keys(list(seeds))
-    noise = normal(keys.start, (size, size, channels))
-    x = plan.start(noise, None if image is None else jnp.broadcast_to(2 * image - 1, noise.shape))
-
-    drawn = _draw(unet, plan.padded(), params, x, keys.step)
-    return np.clip(np.asarray(drawn) / 2 + 0.5, 0, 1)
-
-
-@partial(jax.jit, static_argnums=0)
-def _draw(unet: nn.Module, plan: schedulers.Plan, params: Tree, x: jax.Array, keys: jax.Array) -> jax.Array:
-    return schedulers.denoise(plan, partial(unet.apply, {"params": params}), x, keys)
+def write_pixel_model(
+    destination: Path, unet: nn.Module, params: Tree, config: dict[str, Any], scheduler: dict[str, Any], source: str
+) -> Path:
+    """Writes a model directory for `sdjax ddpm`, complete or not at all, and returns its path."""
+    with new_directory(destination) as folder:
+        arrays = flatten_dict(jax.device_get(params), sep="/")
+        write_component(folder / "unet", config, flat_specs(unet), arrays.__getitem__, source)
+        (folder / "scheduler").mkdir()
+        write_json(folder / "scheduler" / SCHEDULER, scheduler)
+        classes = {"unet": ["diffusers", UNET], "scheduler": ["diffusers", scheduler["_class_name"]]}
+        write_index(folder, {"_class_name": "DDPMPipeline", **classes}, source, {})
+    return destination

@@ -1,6 +1,8 @@
-"""Pictures of the forward process, and sheets of what a run has learned."""
+"""Pictures of the forward process, sheets of what a run has learned, and its loss curve."""
 
+import csv
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,26 @@ def save_sheet(
     folder.mkdir(exist_ok=True)
     with replaced(folder / f"{step:07d}.png") as partial:
         grid(rows, row_labels, column_labels).save(partial, format="PNG")
+
+
+def save_loss_curve(log: Path) -> None:
+    """Draws loss and norm of the gradient over the steps that a log.csv tells of, into loss.png beside it.
+
+    Without matplotlib, which sdjax has no other use for, nothing is drawn.
+    """
+    if find_spec("matplotlib") is None:
+        return
+    from matplotlib.figure import Figure
+
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "gradient_norm")):
+        axes.semilogy([int(row["step"]) for row in rows], [float(row[name]) for row in rows], ".-", lw=0.8, ms=3)
+        axes.set(title=name.replace("_", " "), xlabel="step")
+        axes.grid(which="both", lw=0.3)
+    with replaced(log.with_name("loss.png")) as partial:
+        figure.savefig(partial, format="png", dpi=100)
 
 
 def noise_sheet(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 - `settings.json`: what the run was begun with; a second run in the same folder goes on with the first
 - `log.csv`: the means of the metrics since the line before, pictures per second, and the share of the time in which
   the devices waited for pictures to be read
+- `loss.png`: a plot of that
 - `checkpoints/STEP/`: all that is needed to go on, by orbax; the last two are kept
 """
 
@@ -25,6 +26,7 @@ from sdjax.errors import InputError, TrainingError
 from sdjax.folders import replaced
 from sdjax.parallel import sharding
 from sdjax.training.data import batches
+from sdjax.training.figures import save_loss_curve
 from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
 
 KEPT = 2
@@ -109,6 +111,7 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
                     raise
                 if saves:
                     _save(manager, state)
+                    save_loss_curve(log.path)
                     task.show(state)
                     log.restart()
     return state

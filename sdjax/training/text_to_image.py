@@ -15,11 +15,12 @@ from sdjax import schedulers
 from sdjax.autoencoding import Autoencoder
 from sdjax.checkpoint import Model, read_json, read_vae
 from sdjax.errors import InputError
+from sdjax.inputs import read_square
 from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
 from sdjax.prompts import Words, load_tokenizer, one_chunk
 from sdjax.tensors import open_tensors, write_tensors
-from sdjax.training.data import Example, read_square
+from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess

@@ -1,0 +1,68 @@
+"""Drawing with a UNet of pixels, without prompts: what `sdjax train ddpm` makes, and diffusers' DDPMPipeline."""
+
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax import schedulers
+from sdjax.checkpoint import SCHEDULER, component_classes, read_component, read_index, read_json
+from sdjax.errors import CheckpointError, InputError
+from sdjax.random import image_keys, normal
+
+UNET, SAMPLER, STEPS = "UNet2DModel", "ddim", 50
+
+
+@dataclass(frozen=True)
+class PixelModel:
+    """A UNet2DModel, its parameters, and the scheduler_config.json of what it was trained on."""
+
+    unet: nn.Module
+    params: Any
+    scheduler: dict[str, Any]
+
+    def sample(
+        self,
+        seeds: range,
+        steps: int = STEPS,
+        sampler: str = SAMPLER,
+        spacing: str | None = None,
+        image: np.ndarray | None = None,
+        strength: float = 1.0,
+    ) -> np.ndarray:
+        """Draws a picture for each seed: [count, size, size, channels] in [0, 1].
+
+        image: what to start from, [size, size, channels] in [0, 1], of which `strength` is lost to noise, or None.
+        Raises InputError for what is no sampler, and for a plan that cannot be made.
+        """
+        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
+        scheduler = schedulers.from_config(self.scheduler).with_solver(sampler, spacing)
+        plan = scheduler.plan(steps, 1.0 if image is None else strength)
+        keys = image_keys(list(seeds))
+        noise = normal(keys.start, (size, size, channels))
+        x = plan.start(noise, None if image is None else jnp.broadcast_to(2 * image - 1, noise.shape))
+        drawn = _draw(self.unet, plan.padded(), self.params, x, keys.step)
+        return np.clip(np.asarray(drawn) / 2 + 0.5, 0, 1)
+
+
+def read_pixel_model(directory: str | PathLike[str]) -> PixelModel:
+    """Opens an sdjax model directory that holds a UNet2DModel. Errors are those of `checkpoint.read_model`."""
+    path = Path(directory)
+    classes = component_classes(read_index(path), path)
+    if classes.get("unet") != UNET or "scheduler" not in classes:
+        raise CheckpointError(f"{path} holds no {UNET} with its scheduler: draw with it by `sdjax generate`")
+    unet = read_component(path / "unet", UNET)
+    if not unet.module.config.sample_size:
+        raise InputError(f"{path}: the UNet's config does not say its sample_size")
+    return PixelModel(unet.module, jax.device_put(unet.params), read_json(path / "scheduler" / SCHEDULER))
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(unet: nn.Module, plan: schedulers.Plan, params: Any, x: jax.Array, keys: jax.Array) -> jax.Array:
+    return schedulers.denoise(plan, partial(unet.apply, {"params": params}), x, keys)
