@@ -39,9 +39,11 @@ class PixelModel:
         """Draws a picture for each seed: [count, size, size, channels] in [0, 1].
 
         image: what to start from, [size, size, channels] in [0, 1], of which `strength` is lost to noise, or None.
-        Raises InputError for what is no sampler, and for a plan that cannot be made.
+        Raises InputError for what is no sampler, a plan that cannot be made, and an image of another shape.
         """
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
+        if image is not None and image.shape != (size, size, channels):
+            raise InputError(f"the image should be of shape {(size, size, channels)}, not {image.shape}")
         scheduler = schedulers.from_config(self.scheduler).with_solver(sampler, spacing)
         plan = scheduler.plan(steps, 1.0 if image is None else strength)
         keys = image_keys(list(seeds))
