@@ -36,7 +36,7 @@ def ddpm(
 
     sdjax ddpm ./run/model-20000 -o sheet.png
 
-    sdjax ddpm google/ddpm-cifar10-32 -o pictures --count 64 --sampler dpmpp_2m --steps 20
+    sdjax ddpm ./run/model-20000 -o pictures --count 64 --sampler dpmpp_2m --steps 20
 
     sdjax ddpm ./run/model-20000 --image half.png --strength 0.5
     """
