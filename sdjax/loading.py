@@ -55,7 +55,7 @@ def load(
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
     if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = default_dtype()
     if dtype not in FLOATS:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
@@ -75,6 +75,11 @@ def load(
     pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview)
     pipe.use_loras(adapters)
     return pipe
+
+
+def default_dtype() -> str:
+    """What is computed in on the local devices where nobody says."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:

@@ -1,10 +1,9 @@
 """`sdjax batch`: rows in, pictures out, the same whatever happens on the way.
 
-`pytest tests/test_batch.py -k killed --kills 20 --rows 2000` kills a large run, and `-k devices --rows 100` does one on
-2 and 4 devices, and in 2 processes.
+`pytest tests/test_batch.py -k killed --kills 20 --rows 2000` kills a large run, fills its disk and damages its files;
+`-m long` does one on 2 and 4 devices and in 2 processes, and changes their number on the way.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -13,241 +12,32 @@ import resource
 import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow
 import pytest
+from batch_runs import LARGE, SDJAX, SLOTS, contents, mixed, placed, write, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
 import sdjax
-from sdjax.batch.drawing import Drawing, draw
-from sdjax.batch.formats import kind_of, read_rows
-from sdjax.batch.groups import Group, Grouping, Placed, batches_of
+from sdjax.batch.drawing import Drawing
+from sdjax.batch.groups import batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.journal import Journal, lock, read_state
 from sdjax.batch.output import Output
-from sdjax.batch.rows import Item, Naming, Problem, complain, fingerprint, items_of
 from sdjax.batch.runner import Run, run
 from sdjax.cli import main
 from sdjax.errors import InputError
-from sdjax.images import encoded, read_settings
-
-SLOTS = 2
-LARGE = 100  # rows
-SDJAX = [sys.executable, "-c", "import sys, sdjax.cli; sys.exit(sdjax.cli.main())"]
-COLOURS = ("red", "blue", "green", "purple")
+from sdjax.images import read_settings
 
 
 @pytest.fixture(scope="module")
 def pipe():
     return sdjax.load()
-
-
-def items(*rows: dict) -> list[Item]:
-    found, problems = items_of(rows, {"num_inference_steps": 2}, Naming(), Path())
-    assert not problems
-    return found
-
-
-def placed(pipe, *rows: dict) -> list[Placed]:
-    return [Grouping(pipe).place(item) for item in items(*rows)]
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def read(path: Path, **options) -> tuple[list[Item], list[Problem]]:
-    return items_of(read_rows(path, kind_of(path, None)), {}, Naming(**options), path.parent)
-
-
-# --- rows
-
-
-def test_every_format_says_the_same(tmp_path):
-    rows = [
-        {"prompt": 'a "red", round\nheart', "steps": 12, "seed": 2**64 - 1, "guidance_scale": 2.5},
-        {"prompt": "ein blaues Herz mit Ü", "sampler": "euler", "num_images": 2, "name": "blue"},
-        {"prompt": "a star", "width": 32, "cfg_plus_plus": True, "sampler": "ddim"},
-    ]
-    columns = sorted({name for row in rows for name in row})
-    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    write(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
-    types = {"seed": pyarrow.uint64()}
-    cells = {name: pyarrow.array([row.get(name) for row in rows], types.get(name)) for name in columns}
-    table = pyarrow.table(cells)
-    parquet.write_table(table, tmp_path / "rows.parquet")
-    as_csv, as_json, as_parquet = (read(tmp_path / f"rows.{kind}") for kind in ("csv", "jsonl", "parquet"))
-    assert as_csv == as_json == as_parquet
-    found, problems = as_csv
-    assert not problems
-    assert [item.name for item in found] == ["00000000", "blue-1", "blue-2", "00000003"]
-    assert [item.settings["seed"] for item in found] == [2**64 - 1, 1, 2, 3]
-    assert found[0].settings["prompt"] == rows[0]["prompt"] and found[0].settings["num_inference_steps"] == 12
-
-
-def test_lines_are_prompts_and_the_last_blank_ones_are_none(tmp_path):
-    found, problems = read(write(tmp_path / "rows.txt", "a heart\r\n a star \n\n\n"))
-    assert [item.settings["prompt"] for item in found] == ["a heart", " a star "]
-    assert not problems
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("rows.txt", "a\n\nb", "row 2: it is empty"),
-        ("rows.txt", b"a\n\xff\xfe\nb", "row 2: prompt is not valid UTF-8"),
-        ("rows.jsonl", '{"prompt": "a", "sed": 1}', r"row 1: unknown column 'sed' \(is it seed\?\)"),
-        (
-            "rows.jsonl",
-            '{"prompt": "a"}\n{"prompt": "b", "steps": "many"}',
-            "row 2: num_inference_steps must be a whole",
-        ),
-        ("rows.jsonl", '{"prompt": "a", "steps": 2.5}', "row 1: num_inference_steps must be a whole number, not 2.5"),
-        ("rows.jsonl", '{"prompt": "a", "steps": true}', "row 1: num_inference_steps must be a whole number, not True"),
-        ("rows.jsonl", '{"prompt": "a", "guidance_scale": NaN}', "row 1: guidance_scale must be a finite number"),
-        ("rows.jsonl", '{"prompt": "a", "seed": -1}', "row 1: a seed is a whole number from 0"),
-        ("rows.jsonl", '{"prompt": "a", "num_images": 0}', "row 1: num_images must be"),
-        ("rows.jsonl", '{"prompt": "a", "sampler": "oiler"}', "row 1: unknown sampler"),
-        ("rows.jsonl", '{"prompt": 7}', "row 1: prompt must be a text, not 7"),
-        ("rows.jsonl", '{"steps": 7}', "row 1: it has no prompt"),
-        ("rows.jsonl", "[1]\n{", "row 1: it is no JSON object; row 2: it is no JSON"),
-        ("rows.jsonl", "{}", "row 1: it is empty"),
-        ("rows.jsonl", '{"prompt": "a", "image": "nowhere.png"}', "row 1: image: there is no file .*nowhere.png"),
-        ("rows.jsonl", '{"prompt": "a", "image": "rows.jsonl"}', "row 1: image: .* is no picture"),
-        (
-            "rows.jsonl",
-            '{"prompt": "a", "name": "A"}\n{"prompt": "a", "name": "a"}',
-            "row 2: the name 'a' is that of row 1",
-        ),
-        ("rows.jsonl", '{"prompt": "a", "name": "../a"}', "row 1: '../a' is no name for a file"),
-        ("rows.jsonl", '{"prompt": "a", "name": "/etc/a"}', "row 1: '/etc/a' is no name for a file"),
-        ("rows.csv", "prompt,steps\na,1\nb\n,\n", "row 2: it has 1 cells for 2 columns; row 3: it is empty"),
-        ("rows.csv", "prompt,steps\na,x\n", "row 1: num_inference_steps must be a whole number, not 'x'"),
-    ],
-)
-def test_bad_rows_are_named(name, content, said, tmp_path):
-    _, problems = read(write(tmp_path / name, content))
-    import re
-
-    assert re.match(said, complain(problems))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("rows.csv", "prompt,prompt\na,b\n", "each once"),
-        ("rows.csv", 'prompt\n"a', "is no CSV"),
-        ("rows.xls", "a", "does not end in"),
-        ("rows.parquet", "a", "cannot be read as Parquet"),
-    ],
-)
-def test_files_of_another_kind_are_refused(name, content, said, tmp_path):
-    with pytest.raises(InputError, match=said):
-        read(write(tmp_path / name, content))
-
-
-@given(st.lists(st.text(), min_size=1, max_size=5))
-def test_a_name_that_is_taken_stays_in_its_folder(tmp_path_factory, names):
-    found, problems = items_of([{"prompt": "a", "name": name} for name in names], {}, Naming(), Path())
-    assert len(found) + len(problems) == len(names)
-    output = Output(Path("/out"))
-    paths = [os.path.normpath(output.path_of(item)) for item in found]
-    assert all(Path(path).parent == Path("/out/00000") for path in paths)
-    assert len({path.casefold() for path in paths}) == len(paths)
-
-
-@pytest.mark.parametrize("template", ["{index.__class__}", "{other}", "{index", "{0}"])
-def test_templates_with_other_fields_are_refused(template):
-    with pytest.raises(InputError, match="the name"):
-        Naming(template)
-
-
-def test_any_change_of_a_row_is_another_run():
-    rows = [{"prompt": "a", "seed": 1}, {"prompt": "a", "seed": 2}]
-    prints = {fingerprint(items(*changed), Path()) for changed in (rows, rows[::-1], rows[:1], [*rows, rows[0]])}
-    assert len(prints) == 4
-
-
-# --- groups
-
-
-def test_rows_of_one_size_share_a_batch_where_it_makes_no_difference(pipe):
-    first, *others = [
-        each.group
-        for each in placed(
-            pipe,
-            {"prompt": "a"},
-            {"prompt": "b", "sampler": "heun", "steps": 9, "guidance_scale": 3.0, "seed": 5},
-            {"prompt": "c", "sampler": "euler_ancestral", "spacing": "karras", "negative_prompt": "d"},
-            {"prompt": "a", "guidance_scale": 1},  # from here on each needs shapes of its own
-            {"prompt": "a", "guidance_interval": [0.5, 1]},
-            {"prompt": "a " * 100},
-            {"prompt": "[a:b:1]"},
-            {"prompt": "a", "rng": "torch"},
-            {"prompt": "a", "width": 32},
-        )
-    ]
-    assert others[:2] == [first, first]
-    assert len({first, *others[2:]}) == 7
-
-
-def test_what_the_model_cannot_draw_is_a_problem(pipe):
-    (size,), (skip,) = placed(pipe, {"prompt": "a", "width": 33}), placed(pipe, {"prompt": "a", "clip_skip": 99})
-    assert isinstance(size, Problem) and "multiple of" in size.reason
-    assert isinstance(skip, Problem) and "clip_skip" in skip.reason
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.integers(1, 7))
-def test_batches_hold_every_picture_once_and_full(given_groups, slots):
-    group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
-    ordered = [
-        Placed(group._replace(width=8 * k), nfe, Item(i, i + 1, str(i), {}, {}))
-        for i, (k, nfe) in enumerate(given_groups)
-    ]
-    batches = list(batches_of(ordered, slots))
-    assert sorted(item.index for batch in batches for item in batch.items) == list(range(len(ordered)))
-    for group in {batch.group for batch in batches}:
-        sizes = [len(batch.items) for batch in batches if batch.group == group]
-        assert all(size == slots for size in sizes[:-1])
-
-
-@given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))
-def test_processes_share_all_and_nothing_twice(indices, count, unit):
-    group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
-    all_ = [Placed(group, 1, Item(i, i + 1, str(i), {}, {})) for i in indices]
-    shares = [[each.item.index for each in Hosts(k, count).share(all_, unit)] for k in range(count)]
-    assert sorted(index for share in shares for index in share) == sorted(indices)
-    owners = [{i // unit for i in share} for share in shares]
-    assert sum(map(len, owners)) == len(set().union(*owners))
-
-
-def test_a_picture_is_the_same_bits_in_any_company_and_slot(pipe):
-    one, other, third = (
-        item.picture()
-        for item in items(
-            {"prompt": "a red heart", "steps": 3},
-            {"prompt": "a star, (big:1.3)", "steps": 2, "sampler": "euler_ancestral", "guidance_scale": 2.0},
-            {"prompt": "a ring", "steps": 4, "sampler": "heun", "negative_prompt": "blue"},
-        )
-    )
-    drawn = [draw(pipe, pictures, SLOTS) for pictures in ([one], [one, other], [third, one])]
-    pixels = [np.asarray(image) for image, _ in (drawn[0][0], drawn[1][0], drawn[2][1])]
-    assert (pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all()
-
-
-# --- runs
 
 
 ROWS = [
@@ -260,23 +50,8 @@ ROWS = [
 
 
 def run_in(pipe, output: Output, rows=ROWS):
-    this = Run(
-        placed(pipe, *rows), {9: "bad"}, output, {"rows": repr(rows), "model_hash": "m"}, {"model": "shapes"}, SLOTS
-    )
-    return run(pipe, this, lambda *_: None, lambda *_: None, Hosts())
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """The hash of every file of a run, times in the manifest aside."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            data = path.read_bytes()
-            if path.name == "manifest.jsonl":
-                entries = [json.loads(line) for line in data.splitlines()]
-                data = json.dumps([{**entry, "time": 0, "seconds": 0} for entry in entries]).encode()
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
-    return found
+    this = Run(placed(pipe, *rows), {9: "bad"}, output, {"rows": repr(rows), "model_hash": "m"}, {"model": "shapes"})
+    return run(Drawing(pipe, SLOTS), this, lambda *_: None, lambda *_: None, Hosts())
 
 
 def test_a_run_leaves_pictures_and_a_manifest(pipe, tmp_path):
@@ -323,6 +98,21 @@ def test_a_damaged_shard_is_made_again(pipe, container, tmp_path):
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.parametrize("container", ["tar", "parquet"])
+def test_what_has_failed_is_tried_again_and_nothing_else_in_its_shard(pipe, container, tmp_path):
+    image = tmp_path / "start.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    whole = image.read_bytes()
+    rows = [{"prompt": "a star"}, {"prompt": "a heart", "image": str(image)}, {"prompt": "a ring"}]
+    expected, tried = (Output(tmp_path / name, container, shard_size=2) for name in ("expected", "tried"))
+    assert run_in(pipe, expected, rows).meter.drawn == 3
+    image.write_bytes(whole[:-1000])  # its size can be read, its pixels cannot
+    assert run_in(pipe, tried, rows).failed.keys() == {2}
+    image.write_bytes(whole)
+    assert run_in(pipe, tried, rows).meter.drawn == 1
+    assert contents(tried.folder) == contents(expected.folder)
+
+
 def test_nobody_else_writes_meanwhile(tmp_path):
     held = lock(tmp_path, 0)
     os.close(lock(tmp_path, 1))  # another process of the same run
@@ -361,23 +151,37 @@ def test_a_torn_or_damaged_journal_forgets_and_never_invents(tmp_path_factory, d
     shutil.rmtree(folder)
 
 
-def mixed(count: int) -> list[dict]:
-    chosen = random.Random(0)
-    return [
-        {
-            "prompt": f"a {chosen.choice(COLOURS)} {chosen.choice(['heart', 'star', 'ring'])}",
-            "steps": chosen.randint(1, 4),
-            "sampler": chosen.choice(["euler", "heun", "dpmpp_2m", "euler_ancestral"]),
-            "guidance_scale": chosen.choice([1, 2.0, 7.5]),
-            **({} if count < LARGE else {"width": 32, "height": 32}),  # faster
-        }
-        for _ in range(count)
-    ]
+def damage(files: list[Path]) -> None:
+    """Five files, each in another way."""
+    first, second, third, fourth, fifth = files[:4] + files[-1:]
+    write(first, b"damaged")
+    write(second, b"")
+    write(third, third.read_bytes()[:-1])
+    data = bytearray(fourth.read_bytes())
+    data[len(data) // 2] ^= 1
+    write(fourth, bytes(data))
+    fifth.unlink()
+
+
+def on_a_full_disk(command: list, folder: Path, scratch: Path) -> subprocess.CompletedProcess:
+    """Run `command FOLDER` where the folder lies on a disk with room for a few files more."""
+    page = 4096
+    used = sum(-(-path.stat().st_size // page) * page for path in folder.rglob("*") if path.is_file())
+    script = """
+    mount -t tmpfs -o size=$1 small "$2" && cp -a "$3/." "$2"
+    small=$2 folder=$3; shift 3
+    "$@" "$small"; ended=$?
+    cp -a "$small/." "$folder"; exit $ended
+    """
+    (scratch / "small").mkdir()
+    disk = [str(used + 8 * page), scratch / "small", folder]
+    mounted = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *disk]
+    return subprocess.run([*mounted, *command], capture_output=True, text=True, check=False)
 
 
 def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsys):
     kills, count = (request.config.getoption(name) for name in ("kills", "rows"))
-    rows = write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in mixed(count)))
+    rows = write_rows(tmp_path, mixed(count))
     options = ["batch", str(rows), "--batch-size", str(SLOTS if count < LARGE else 8), "--shard-size", "10", "-o"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*options, str(whole)]) == 0
@@ -391,10 +195,12 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
                 time.sleep(0.01)
             time.sleep(chosen.uniform(0, 0.1 if count < LARGE else 200 / kills))
             process.kill()
+    if count >= LARGE:
+        ended = on_a_full_disk([*SDJAX, *options], killed, tmp_path)
+        assert ended.returncode == 1 and "No space left on device" in ended.stderr
     made = sorted(killed.rglob("*.png"))
     assert kills < len(made) <= count
-    write(made[0], b"damaged")
-    made[-1].unlink()
+    damage(made)
     assert main([*options, str(killed)]) == 0
     assert contents(killed) == contents(whole)
     assert f"{count} pictures drawn" not in capsys.readouterr().out.splitlines()[-1]  # the others were there
@@ -404,20 +210,49 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
 
 @pytest.mark.long
 def test_devices_and_processes_make_no_difference(tmp_path):
-    rows = write(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in mixed(LARGE)))
+    rows = write_rows(tmp_path, mixed(LARGE))
     options = ["batch", str(rows), "--batch-size", "8", "--shard-size", "10", "--container", "tar", "-o"]
     assert main([*options, str(tmp_path / "one")]) == 0
     for devices in (2, 4):
         given_flags = os.environ.get("XLA_FLAGS", "")
         flags = {"XLA_FLAGS": f"{given_flags} --xla_force_host_platform_device_count={devices}"}
         subprocess.run([*SDJAX, *options, tmp_path / str(devices)], env=os.environ | flags, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        several = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", "2", "--process"]
-    started = [subprocess.Popen([*SDJAX, *options, tmp_path / "two", *several, str(k)]) for k in range(2)]
-    assert [process.wait() for process in started] == [0, 0]
+    assert [process.wait() for process in processes(2, [*options, tmp_path / "two"])] == [0, 0]
     expected = contents(tmp_path / "one")
     assert all(contents(tmp_path / other) == expected for other in ("2", "4", "two"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("then", [1, 3])
+def test_another_number_of_processes_goes_on(then, tmp_path):
+    rows = write_rows(tmp_path, mixed(24))
+    options = ["batch", str(rows), "--batch-size", str(SLOTS), "--shard-size", "10", "-o"]
+    assert main([*options, str(tmp_path / "whole")]) == 0
+    first = processes(2, [*options, tmp_path / "changed"])
+    while len(list((tmp_path / "changed").rglob("*.png"))) < 5:
+        assert [process.poll() for process in first] == [None, None]
+        time.sleep(0.02)
+    for process in first:
+        process.kill()
+        process.wait()
+    before = len(list((tmp_path / "changed").rglob("*.png")))
+    assert [process.wait() for process in processes(then, [*options, tmp_path / "changed"])] == [0] * then
+    assert 5 <= before < 24 and contents(tmp_path / "changed") == contents(tmp_path / "whole")
+
+
+def processes(count: int, command: list) -> list[subprocess.Popen]:
+    """`command` of sdjax as so many processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = ["--coordinator", f"127.0.0.1:{free.getsockname()[1]}", "--processes", str(count), "--process"]
+    return [subprocess.Popen([*SDJAX, *command, *together, str(k)]) for k in range(count)]
+
+
+def test_ray_that_is_not_there_is_named_with_its_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    rows = write_rows(tmp_path, mixed(1))
+    assert main(["batch", str(rows), "-o", str(tmp_path / "out"), "--engine", "ray", "--model", "nowhere"]) == 1
+    assert "pip install 'sdjax[ray]'" in capsys.readouterr().err
 
 
 def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(tmp_path, capsys):
@@ -430,18 +265,10 @@ def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(t
     assert "is not empty, and no run of sdjax batch" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_every_kind_of_picture_tells_how_it_was_made(kind, tmp_path):
-    how = {"prompt": "Größe 大\n<b>", "seed": 2**64 - 1, "steps": 3}
-    path = write(tmp_path / f"picture.{kind}", encoded(Image.new("RGB", (8, 8), "red"), kind, how))
-    assert read_settings(path) == how
-    with Image.open(path) as image:
-        assert image.format == kind.upper() and np.abs(np.asarray(image, int) - (255, 0, 0)).max() < 8
-
-
 def test_drawing_ends_when_a_picture_cannot_be_kept(pipe):
     def keep(*_):
         raise OSError(28, "No space left on device")
 
+    batches = batches_of(placed(pipe, ROWS[0]), SLOTS)
     with pytest.raises(OSError, match="No space left"):
-        Drawing(pipe, SLOTS, keep, lambda _: None).run(batches_of(placed(pipe, ROWS[0]), SLOTS))
+        Drawing(pipe, SLOTS).run(batches, lambda item, drawn: drawn, keep, lambda _: None)

@@ -4,16 +4,17 @@ import datetime
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from PIL import Image
 
 from sdjax.arguments import Picture
 from sdjax.batch.groups import Batch
+from sdjax.batch.output import Output
 from sdjax.batch.rows import Item
 from sdjax.errors import InputError, SdjaxError
 from sdjax.pipeline import Pipeline
@@ -21,10 +22,12 @@ from sdjax.pipeline import Pipeline
 WRITERS = min(8, os.cpu_count() or 1)
 UNKEPT = 2  # batches that wait to be written, at most
 
-# A picture and how it was made, or why it could not be.
+# A picture and how it was made, or why it could not be; and the same as the bytes of its file and what that tells.
 Drawn = tuple[Image.Image, dict[str, Any]] | str
-# Called with a picture of the run, what was drawn, when, and how long its batch took; in a thread that writes.
-Keep = Callable[[Item, Drawn, str, float], None]
+Made = tuple[bytes, dict[str, Any]] | str
+Encode = Callable[[Item, Drawn], Made]
+# Called with a picture of the run, its file, when it was drawn, and how long its batch took; in a thread that writes.
+Keep = Callable[[Item, Made, str, float], None]
 
 
 @dataclass
@@ -53,48 +56,77 @@ class Meter:
         """The share of the time in which no batch was on the devices, because files were read or written."""
         return max(0.0, 1 - self.drawing / self.seconds)
 
+    def add(self, batch: Batch, results: Sequence[Drawn] | Sequence[Made], seconds: float, share: float = 1.0) -> None:
+        """Count a batch that took so many seconds of this share of the devices."""
+        failed = sum(isinstance(result, str) for result in results)
+        self.failed += failed
+        self.drawn += len(results) - failed
+        self.nfe += sum(batch.nfe)
+        self.drawing += seconds * share
+        self.first = self.first or seconds
+
+
+class Engine(Protocol):
+    """What draws the batches of a run, each of up to `slots` pictures. `meter` is what it has done."""
+
+    slots: int
+    meter: Meter
+
+    def run(self, batches: Iterable[Batch], encode: Encode, keep: Keep, on_batch: Callable[[Meter], None]) -> None:
+        """Draw them all. `keep` is given every picture as `encode` made it, `on_batch` is called behind each batch.
+
+        What they raise ends it, once the pictures that are drawn are kept.
+        """
+
 
 class Drawing:
-    """Draws batches of `slots` pictures. `keep` is given every picture, `on_batch` is called behind each batch."""
+    """Draws on the devices of this process, `batch_size` pictures on each at once; see `Engine`."""
 
-    def __init__(self, pipe: Pipeline, slots: int, keep: Keep, on_batch: Callable[[Meter], None]):
-        self._pipe, self._slots, self._keep, self._on_batch = pipe, slots, keep, on_batch
+    def __init__(self, pipe: Pipeline, batch_size: int):
+        self.slots = batch_size * jax.local_device_count()
+        self.meter = Meter()
+        self._pipe = pipe
         self._unkept: deque[Future] = deque()
+
+    def run(self, batches: Iterable[Batch], encode: Encode, keep: Keep, on_batch: Callable[[Meter], None]) -> None:
+        """See `Engine`."""
         self.meter = Meter()
 
-    def run(self, batches: Iterable[Batch]) -> None:
-        """Draw them all. What `keep` or `on_batch` raises ends it, once the pictures that are drawn are kept."""
-        self.meter = Meter()
+        def finish(item: Item, drawn: Drawn, when: str, seconds: float) -> None:
+            keep(item, encode(item, drawn), when, seconds)
+
         with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(1) as reader:
-            ahead: tuple[Batch, Future] | None = None
-            for batch in batches:
-                following = batch, reader.submit(_read, batch.items)
-                if ahead:
-                    self._draw(*ahead, writers)
-                ahead = following
-            if ahead:
-                self._draw(*ahead, writers)
+            for batch, pictures in _ahead(batches, lambda batch: reader.submit(read, batch.items)):
+                results, when, seconds = draw_batch(self._pipe, pictures, self.slots)
+                for item, result in zip(batch.items, results):
+                    self._unkept.append(writers.submit(finish, item, result, when, seconds))
+                while self._unkept and (self._unkept[0].done() or len(self._unkept) > UNKEPT * self.slots):
+                    self._unkept.popleft().result()
+                self.meter.add(batch, results, seconds)
+                on_batch(self.meter)
             while self._unkept:
                 self._unkept.popleft().result()
         self.meter.ended = time.perf_counter()
 
-    def _draw(self, batch: Batch, read: Future, writers: ThreadPoolExecutor) -> None:
-        pictures: list[Picture | str] = read.result()
-        when, begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.perf_counter()
-        drawn = iter(draw(self._pipe, [picture for picture in pictures if isinstance(picture, Picture)], self._slots))
-        results = [picture if isinstance(picture, str) else next(drawn) for picture in pictures]
-        seconds = time.perf_counter() - begin
-        for item, result in zip(batch.items, results):
-            self._unkept.append(writers.submit(self._keep, item, result, when, round(seconds, 3)))
-        while self._unkept and (self._unkept[0].done() or len(self._unkept) > UNKEPT * self._slots):
-            self._unkept.popleft().result()
-        failed = sum(isinstance(result, str) for result in results)
-        self.meter.failed += failed
-        self.meter.drawn += len(results) - failed
-        self.meter.nfe += sum(batch.nfe)
-        self.meter.drawing += seconds
-        self.meter.first = self.meter.first or seconds
-        self._on_batch(self.meter)
+
+def _ahead(batches: Iterable[Batch], start: Callable[[Batch], Future]) -> Iterator[tuple[Batch, Any]]:
+    """Batches with the results of what is started for each one before."""
+    waiting: deque[tuple[Batch, Future]] = deque()
+    for batch in batches:
+        waiting.append((batch, start(batch)))
+        if len(waiting) > 1:
+            first, result = waiting.popleft()
+            yield first, result.result()
+    for last, result in waiting:
+        yield last, result.result()
+
+
+def draw_batch(pipe: Pipeline, pictures: Sequence[Picture | str], slots: int) -> tuple[list[Drawn], str, float]:
+    """Draw what `read` gave of a batch; returns the pictures, the time of day, and how many seconds it took."""
+    when, begin = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.perf_counter()
+    drawn = iter(draw(pipe, [picture for picture in pictures if isinstance(picture, Picture)], slots))
+    results = [picture if isinstance(picture, str) else next(drawn) for picture in pictures]
+    return results, when, round(time.perf_counter() - begin, 3)
 
 
 def draw(pipe: Pipeline, pictures: Sequence[Picture], slots: int) -> Sequence[Drawn]:
@@ -116,7 +148,7 @@ def draw(pipe: Pipeline, pictures: Sequence[Picture], slots: int) -> Sequence[Dr
     return list(zip(result.images, result.settings))[: len(pictures)]
 
 
-def _read(items: Sequence[Item]) -> list[Picture | str]:
+def read(items: Sequence[Item]) -> list[Picture | str]:
     """The pictures with their images, or why they cannot be read."""
     pictures: list[Picture | str] = []
     for item in items:
@@ -125,3 +157,15 @@ def _read(items: Sequence[Item]) -> list[Picture | str]:
         except InputError as error:
             pictures.append(str(error))
     return pictures
+
+
+def encode(output: Output, told: dict[str, Any], item: Item, drawn: Drawn) -> Made:
+    """The file of a picture of a run, and what it tells: how it was made, and `told` of the model."""
+    if isinstance(drawn, str):
+        return drawn
+    image, how = drawn
+    settings = {**told, **how, **{name: str(path) for name, path in item.images.items()}}
+    try:
+        return output.encoded(image, settings), settings
+    except ValueError as error:  # EXIF has room for 64 kilobytes
+        return str(error)

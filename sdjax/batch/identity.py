@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,31 @@ import numpy as np
 
 import sdjax
 from sdjax.batch.output import hash_of
+from sdjax.batch.rows import Item
 from sdjax.errors import InputError
 from sdjax.folders import PARTIAL, replaced
 from sdjax.pipeline import Pipeline
 
 RUN = "run.json"
+
+
+def fingerprint(items: Sequence[Item], folder: Path, report: Callable[[str, int, int], None]) -> str:
+    """The hash of all that pictures are to be. Images count by what is in them, and by their path from a folder.
+
+    report: called while images are read.
+    """
+    paths = list(dict.fromkeys(path for item in items for path in item.images.values()))
+    digests: dict[Path, str] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, digest in zip(paths, pool.map(hash_of, paths)):
+            digests[path] = digest
+            if len(digests) % 100 == 0 or len(digests) == len(paths):
+                report("check images", len(digests), len(paths))
+    total = hashlib.sha256()
+    for item in items:
+        images = {name: (os.path.relpath(path, folder), digests[path]) for name, path in item.images.items()}
+        total.update(json.dumps([item.index, item.row, item.name, item.settings, images], sort_keys=True).encode())
+    return total.hexdigest()
 
 
 def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:

@@ -45,6 +45,11 @@ class State:
         """The hashes of what is made, by its number."""
         return {number: place.sha256 for (key, number), place in self.places.items() if key == kind and place.sha256}
 
+    @property
+    def failed(self) -> set[int]:
+        """The pictures that could not be made."""
+        return {number for (key, number), place in self.places.items() if key == "index" and not place.sha256}
+
 
 def read_state(folder: Path) -> State:
     """What the manifest and the journals of an output folder tell."""

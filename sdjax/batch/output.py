@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,13 @@ class Output:
         """How the manifest names a picture's file: by its place in the folder, or in the shard."""
         return f"{self.shard_file(self.shard_of(item))}/{item.name}.{ENDINGS[self.kind]}"
 
-    def write(self, item: Item, image: Image.Image, settings: dict[str, Any]) -> dict[str, Any]:
-        """Write a picture; returns what the manifest tells of the file. Raises OSError where it cannot be written."""
-        data, path = encoded(image, self.kind, settings, self.quality), self.path_of(item)
+    def encoded(self, image: Image.Image, settings: dict[str, Any]) -> bytes:
+        """A picture's file. Raises ValueError for settings that are too long for its format."""
+        return encoded(image, self.kind, settings, self.quality)
+
+    def write(self, item: Item, data: bytes) -> dict[str, Any]:
+        """Write a picture's file; returns what the manifest tells of it. Raises OSError where it cannot be written."""
+        path = self.path_of(item)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as partial:
             partial.write_bytes(data)
@@ -79,6 +83,15 @@ class Output:
             PACKERS[self.container](partial, [(item, self.path_of(item)) for item in ordered])
             digest = hash_of(partial)
         return {"shard": shard, "file": destination.name, "sha256": digest, "pictures": len(items)}
+
+    def unpack(self, shard: int) -> None:
+        """Put the files that a shard was packed from where they were; the shard stays."""
+        folder = self._pictures(shard)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in UNPACKERS[self.container](self.folder / self.shard_file(shard)):
+            if name.endswith(f".{ENDINGS[self.kind]}"):
+                with replaced(folder / name) as partial:
+                    partial.write_bytes(data)
 
     def clear(self, shard: int) -> None:
         """Remove the files that a shard was packed from."""
@@ -153,4 +166,19 @@ def _pack_parquet(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> N
     parquet.write_table(table, os.fspath(destination))
 
 
+def _unpack_tar(source: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(source) as tar:
+        for member in tar:
+            if file := tar.extractfile(member):
+                yield member.name, file.read()
+
+
+def _unpack_parquet(source: Path) -> Iterator[tuple[str, bytes]]:
+    from pyarrow import parquet
+
+    for row in parquet.read_table(source, columns=["image"]).to_pylist():
+        yield row["image"]["path"], row["image"]["bytes"]
+
+
 PACKERS: dict[str, Callable[[Path, Sequence[tuple[Item, Path]]], None]] = {"tar": _pack_tar, "parquet": _pack_parquet}
+UNPACKERS: dict[str, Callable[[Path], Iterator[tuple[str, bytes]]]] = {"tar": _unpack_tar, "parquet": _unpack_parquet}

@@ -1,9 +1,7 @@
 """Rows of a file as the pictures of a run, everything checked that can be without the model."""
 
 import difflib
-import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -209,15 +207,6 @@ def _size(name: str, path: Path) -> tuple[int, int]:
         raise InputError(f"{name}: there is no file {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: {path} is no picture that can be read") from error
-
-
-def fingerprint(items: Iterable[Item], folder: Path) -> str:
-    """The hash of all that pictures are to be. Images count by their path, from the folder of the rows."""
-    total = hashlib.sha256()
-    for item in items:
-        images = {name: os.path.relpath(path, folder) for name, path in item.images.items()}
-        total.update(json.dumps([item.index, item.row, item.name, item.settings, images], sort_keys=True).encode())
-    return total.hexdigest()
 
 
 def complain(problems: list[Problem], shown: int = 5) -> str:

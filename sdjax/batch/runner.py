@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from sdjax.batch.drawing import Drawing, Drawn, Meter
+from sdjax.batch.drawing import Engine, Made, Meter, encode
 from sdjax.batch.groups import Batch, Placed, batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.identity import check_vacant_or_ours, claim
-from sdjax.batch.journal import Journal, lock, merge, read_state
+from sdjax.batch.journal import Journal, State, lock, merge, read_state
 from sdjax.batch.output import Output, hash_of
 from sdjax.batch.rows import Item
-from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
 
@@ -44,7 +44,7 @@ class Run:
     """A run.
 
     placed: its pictures. left_out: why, by row, for rows of which none is made. identity: what its bits depend on, as
-    `run.json` keeps it. told: settings of the model, for every picture. batch_size: pictures on each device.
+    `run.json` keeps it. told: settings of the model, for every picture.
     """
 
     placed: Sequence[Placed]
@@ -52,11 +52,10 @@ class Run:
     output: Output
     identity: dict[str, Any]
     told: dict[str, Any]
-    batch_size: int
 
 
 def run(
-    pipe: Pipeline,
+    engine: Engine,
     this: Run,
     report: Report,
     on_batch: Callable[[Meter, int], None],
@@ -80,7 +79,8 @@ def run(
         if hosts.process == 0:
             output.sweep()
         state = read_state(output.folder)
-        packed, done = _done(this, state.made("shard"), state.made("index"), report)
+        packed = _packed(this, state, hosts)
+        done = _done(this, packed, state.made("index"), report)
         hosts.wait("read")  # nobody writes before all know what is done
         open_ = [each for each in this.placed if output.shard_of(each.item) not in packed]
         if not output.packs:
@@ -88,19 +88,19 @@ def run(
         mine = hosts.share(open_, output.shard_size if output.packs else 1)
         todo = [each for each in mine if each.item.index not in done]
         keeper = Keeper(this, Journal(output.folder, state.starts + 1, hosts.process), mine, done)
-        slots = this.batch_size * jax.local_device_count()
-        drawing = Drawing(pipe, slots, keeper.keep, lambda meter: on_batch(meter, len(todo)))
+        files = partial(encode, output, this.told)
         try:
             keeper.pack_what_is_done()
             report("draw", 0, len(todo))
-            drawing.run(_traced(batches_of(todo, slots), profile))
+            batches = _traced(batches_of(todo, engine.slots), profile)
+            engine.run(batches, files, keeper.keep, lambda meter: on_batch(meter, len(todo)))
         finally:
             keeper.close()
         hosts.wait("drawn")
         if hosts.process == 0:
             output.finish()
             merge(output.folder, this.left_out)
-    return Summary(drawing.meter, len(this.placed) - len(open_) + len(mine) - len(todo), keeper.failed)
+    return Summary(engine.meter, len(this.placed) - len(open_) + len(mine) - len(todo), keeper.failed)
 
 
 class Keeper:
@@ -123,23 +123,17 @@ class Keeper:
         for shard in [shard for shard, missing in self._missing.items() if not missing]:
             self._pack(shard)
 
-    def keep(self, item: Item, drawn: Drawn, when: str, seconds: float) -> None:
+    def keep(self, item: Item, made: Made, when: str, seconds: float) -> None:
         """Write a picture, or why there is none; see `drawing.Keep`."""
         entry: dict[str, Any] = {"index": item.index, "row": item.row, "name": item.name}
-        if not isinstance(drawn, str):
-            image, how = drawn
-            source = {name: str(path) for name, path in item.images.items()}
-            settings = {**self._run.told, **how, **source}
-            try:
-                file = self._output.write(item, image, settings)
-                entry |= {"status": "made", **file, "settings": settings}
-            except ValueError as error:  # EXIF has room for 64 kilobytes
-                drawn = str(error)
-        if isinstance(drawn, str):
-            entry |= {"status": "failed", "reason": drawn}
+        if isinstance(made, str):
+            entry |= {"status": "failed", "reason": made}
             with self._lock:
                 self._failed.add(item.index)
-                self.failed[item.row] = drawn
+                self.failed[item.row] = made
+        else:
+            data, settings = made
+            entry |= {"status": "made", **self._output.write(item, data), "settings": settings}
         self._journal.add(entry | {"model_hash": self._run.identity["model_hash"], "time": when, "seconds": seconds})
         if self._output.packs:
             with self._lock:
@@ -169,14 +163,31 @@ def locked(folder: Path, process: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _done(this: Run, shards: Mapping[int, str], pictures: Mapping[int, str], report: Report) -> tuple[set, set]:
-    """The shards and the pictures that are there with the hash that they had when they were written."""
+def _packed(this: Run, state: State, hosts: Hosts) -> set[int]:
+    """The shards that are there with the hash that they were written with, and lack no picture.
+
+    Those with a picture that failed are taken apart again, so that no other picture is drawn twice.
+    """
     output = this.output
     packed = {
-        number for number, digest in shards.items() if hash_of(output.folder / output.shard_file(number)) == digest
+        number
+        for number, digest in state.made("shard").items()
+        if hash_of(output.folder / output.shard_file(number)) == digest
     }
-    for number in packed:
-        output.clear(number)  # it was killed before it did
+    lacking = {output.shard_of(each.item) for each in this.placed if each.item.index in state.failed} & packed
+    hosts.wait("compared")  # before any is replaced
+    if hosts.process == 0:
+        for number in packed - lacking:
+            output.clear(number)  # it was killed before it did
+        for number in lacking:
+            output.unpack(number)
+    hosts.wait("unpacked")
+    return packed - lacking
+
+
+def _done(this: Run, packed: set[int], pictures: Mapping[int, str], report: Report) -> set[int]:
+    """The pictures outside of packed shards that are there with the hash that they had when they were written."""
+    output = this.output
     items = [
         each.item
         for each in this.placed
@@ -189,7 +200,7 @@ def _done(this: Run, shards: Mapping[int, str], pictures: Mapping[int, str], rep
                 done.add(item.index)
             if k % 100 == 0 or k == len(items):
                 report("check files", k, len(items))
-    return packed, done
+    return done
 
 
 def _traced(batches: Iterator[Batch], profile: Path | None) -> Iterator[Batch]:

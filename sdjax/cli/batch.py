@@ -1,9 +1,10 @@
 """`sdjax batch`: a file of rows to a folder of pictures."""
 
 import logging
-import sys
-import time
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,21 +14,19 @@ from sdjax.cli import options
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import Report, progress_bars
+from sdjax.cli.throughput import Showing, tell
 from sdjax.errors import InputError
 
 if TYPE_CHECKING:
-    from sdjax.batch.drawing import Meter
+    from sdjax.batch.cluster import Cluster
     from sdjax.batch.groups import Placed
     from sdjax.batch.output import Output
     from sdjax.batch.rows import Item, Problem
-    from sdjax.batch.runner import Run, Summary
+    from sdjax.batch.runner import Run
     from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
 
-SOME_FAILED = 3  # the exit code
-RECENT = 20  # batches
-SECONDS_OF_SILENCE = 30  # where there is no terminal to draw bars on
 OUTPUT, DEVICES = "Output", "Devices and processes"
 
 Coordinator = Annotated[
@@ -92,6 +91,25 @@ def batch(
     process: Annotated[
         int | None, typer.Option(min=0, rich_help_panel=DEVICES, help="Which of them this is, from 0.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(rich_help_panel=DEVICES, help="What draws: this machine's devices, or a Ray cluster's workers."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=DEVICES, help="Of the Ray cluster, or `auto`.", show_default="one of this machine"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=DEVICES,
+            help="Of Ray, each of which holds the model.",
+            show_default="one for each GPU, else for each machine",
+        ),
+    ] = None,
     embedding: options.Embedding = None,
     dtype: options.Dtype = None,
     lora: options.Loras = None,
@@ -117,7 +135,13 @@ def batch(
     sdjax batch rows.csv -o shards --container tar --format webp
 
     printf 'a red heart\\na blue star\\n' | sdjax batch - -o pictures
+
+    sdjax batch rows.csv -o pictures --engine ray --address auto
     """
+    if engine == "ray" and (coordinator or profile):
+        raise InputError("--engine ray takes no --coordinator and no --profile: Ray has its own ways")
+    if engine != "ray" and (address or workers):
+        raise InputError("--address and --workers are for --engine ray")
     defaults = {
         "sampler": sampler,
         "spacing": spacing,
@@ -146,17 +170,37 @@ def batch(
     check_vacant_or_ours(output)
     hosts = connect(coordinator, processes, process)
     loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
-    with progress_bars(of_bytes=True) as report:
-        pipe = loading.open(report)
-    with progress_bars() as report:
-        placed = _place(pipe, items, problems, report)
-        _judge(rows, items, problems, skip_bad)
-        this = _run_of(pipe, loading, form, placed, items, problems, folder, batch_size)
+    with _cluster(engine, address, workers, batch_size, loading) as cluster:
+        if cluster:
+            loading = replace(loading, dtype=dtype or cluster.machine.dtype)
+        with progress_bars(of_bytes=True) as report:
+            pipe = loading.open(report)
+        with progress_bars() as report:
+            placed = _place(pipe, items, problems, report)
+            _judge(rows, items, problems, skip_bad)
 
-        from sdjax.batch.runner import run
+            from sdjax.batch.drawing import Drawing
+            from sdjax.batch.identity import versions
+            from sdjax.batch.runner import run
 
-        summary = run(pipe, this, report, Showing(report), hosts, profile)
-    _tell(summary, output)
+            own = cluster.machine.versions if cluster else versions()
+            this = _run_of(pipe, loading, form, placed, items, problems, folder, batch_size, own, report)
+            summary = run(cluster or Drawing(pipe, batch_size), this, report, Showing(report), hosts, profile)
+    tell(summary, output)
+
+
+@contextmanager
+def _cluster(
+    engine: str, address: str | None, workers: int | None, batch_size: int, loading: Loading
+) -> "Iterator[Cluster | None]":
+    """The workers of a Ray cluster, where they are to draw."""
+    if engine != "ray":
+        yield None
+        return
+    from sdjax.batch.cluster import Cluster, ray_cluster
+
+    with ray_cluster(address):
+        yield Cluster(workers, batch_size, partial(loading.open, None))
 
 
 def _judge(rows: Path, items: "list[Item]", problems: "list[Problem]", skip_bad: bool) -> None:
@@ -193,15 +237,17 @@ def _run_of(
     problems: "list[Problem]",
     folder: Path,
     batch_size: int,
+    versions: dict[str, str],
+    report: Report,
 ) -> "Run":
     """The run, with all that its bits depend on; says which rows are left out."""
-    from sdjax.batch.identity import model_hash, versions
-    from sdjax.batch.rows import complain, fingerprint
+    from sdjax.batch.identity import fingerprint, model_hash
+    from sdjax.batch.rows import complain
     from sdjax.batch.runner import Run
 
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
     identity = {
-        "rows": fingerprint(items, folder),
+        "rows": fingerprint(items, folder, report),
         "pictures": len(placed),
         "model": loading.model,
         "model_hash": model_hash(pipe, files),
@@ -211,58 +257,10 @@ def _run_of(
         "format": form.kind,
         "quality": form.quality,
         "shard_size": form.shard_size,
-        **versions(),
+        **versions,
     }
     left_out = {problem.row: problem.reason for problem in problems}
     if problems:
         log.warning("%d rows are left out: %s", len(problems), complain(problems))
-    told = {**loading.settings(), "version": versions()["sdjax"]}
-    return Run(placed, left_out, form, identity, told, batch_size)
-
-
-class Showing:
-    """Shows how far a run is, behind each batch: on its bar, or where there is no terminal, in a line now and then.
-
-    Speed and time left are those of the last batches: the first one compiles.
-    """
-
-    def __init__(self, report: Report):
-        self._report = report
-        self._told = time.monotonic()
-        self._last: deque[tuple[float, int, int]] = deque(maxlen=RECENT)
-
-    def __call__(self, meter: "Meter", total: int) -> None:
-        done = meter.drawn + meter.failed
-        self._last.append((meter.seconds, done, meter.nfe))
-        amount = f"{done}/{total}"
-        if len(self._last) > 1:
-            seconds, pictures, nfe = (last - first for first, last in zip(self._last[0], self._last[-1]))
-            left = seconds / pictures * (total - done)
-            time_left = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
-            amount += f"  {_rates(pictures / seconds, nfe / seconds, meter.waiting)}  {time_left}"
-        self._report("draw", done, total, amount)
-        if not sys.stderr.isatty() and time.monotonic() - self._told > SECONDS_OF_SILENCE:
-            self._told = time.monotonic()
-            log.info("%s", amount)
-
-
-def _rates(pictures: float, nfe: float, waiting: float) -> str:
-    return f"{pictures:.3g} pictures/s, {nfe:.3g} NFE/s, devices waited {waiting:.1%}"
-
-
-def _tell(summary: "Summary", output: Path) -> None:
-    """The summary. Raises Exit where pictures failed."""
-    meter = summary.meter
-    told = f"{output}: {meter.drawn} pictures drawn"
-    if meter.drawn or meter.failed:
-        rates = _rates((meter.drawn + meter.failed) / meter.seconds, meter.nfe / meter.seconds, meter.waiting)
-        told += f" in {meter.seconds:.1f} s ({rates}; the first batch, which compiles, took {meter.first:.1f} s)"
-    if summary.already:
-        told += f", {summary.already} were there"
-    typer.echo(told)
-    if summary.failed:
-        from sdjax.batch.rows import Problem, complain
-
-        problems = [Problem(row, reason) for row, reason in summary.failed.items()]
-        log.warning("%d rows failed: %s", len(problems), complain(problems))
-        raise typer.Exit(SOME_FAILED)
+    told = {**loading.settings(), "version": versions["sdjax"]}
+    return Run(placed, left_out, form, identity, told)

@@ -34,7 +34,7 @@ class Loading:
     preview_vae: str | None = None
     task: str | None = None
 
-    def open(self, report: Callable[..., None]) -> "Pipeline":
+    def open(self, report: Callable[..., None] | None) -> "Pipeline":
         """The pipeline."""
         import sdjax
 
