@@ -13,6 +13,7 @@ from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
+from benchmarks.slots import slots
 from benchmarks.speed import speed
 from benchmarks.start import start
 from benchmarks.trained import trained
@@ -37,6 +38,7 @@ app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)
 app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
+app.command("slots", rich_help_panel=QUICK)(slots)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("recommend", rich_help_panel=READ)(recommend)

@@ -195,6 +195,8 @@ def test_batches_hold_every_picture_once_and_full(given_groups, slots):
     for group in {batch.group for batch in batches}:
         sizes = [len(batch.items) for batch in batches if batch.group == group]
         assert all(size == slots for size in sizes[:-1])
+        evaluations = [nfe for batch in batches if batch.group == group for nfe in batch.nfe]
+        assert evaluations == sorted(evaluations, reverse=True)  # the one that is not full is the shortest
 
 
 @given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))

@@ -129,13 +129,14 @@ def _planned(picture: Picture) -> tuple:
 def batches_of(placed: Sequence[Placed], slots: int) -> Iterator[Batch]:
     """Batches of up to `slots` pictures. Groups come in the order of their first pictures.
 
-    Within a group those of few evaluations come first: then a batch has hardly any slot that is done early.
+    Within a group those of many evaluations come first: then a batch has hardly any slot that is done early, and the
+    one that is not full is the shortest.
     """
     groups: dict[Group, list[Placed]] = {}
     for each in placed:
         groups.setdefault(each.group, []).append(each)
     for group, members in groups.items():
-        members.sort(key=lambda each: (each.nfe, each.item.index))
+        members.sort(key=lambda each: (-each.nfe, each.item.index))
         for i in range(0, len(members), slots):
             together = members[i : i + slots]
             yield Batch(group, [each.item for each in together], [each.nfe for each in together])
