@@ -6,6 +6,7 @@ import typer
 
 from benchmarks.accuracy import accuracy
 from benchmarks.batch import batch
+from benchmarks.batch_memory import batch_memory
 from benchmarks.check import check
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
@@ -39,6 +40,7 @@ app.command("start", rich_help_panel=QUICK)(start)
 app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("slots", rich_help_panel=QUICK)(slots)
+app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("recommend", rich_help_panel=READ)(recommend)

@@ -21,8 +21,16 @@ def run_python(*arguments: str | os.PathLike) -> dict[str, Any]:
 
 def peak_memory() -> int:
     """The most bytes of memory that this process has ever held, files mapped into it included."""
-    # Linux's own mark; getrusage would count the process that started this one.
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return _memory("VmHWM")  # Linux's own mark; getrusage would count the process that started this one
+
+
+def memory() -> int:
+    """The bytes of memory that this process holds now, files mapped into it included."""
+    return _memory("VmRSS")
+
+
+def _memory(line: str) -> int:
+    return 1024 * int(re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 class Worker:
