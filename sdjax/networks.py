@@ -14,7 +14,7 @@ from sdjax.checkpoint import Component, Model
 from sdjax.errors import CheckpointError
 from sdjax.lora import Lora, kernels_of, lora_for, place_loras, rescaled, with_another
 from sdjax.lora_files import read_lora
-from sdjax.parallel import fitting_in_memory, pmap, replicate, shard
+from sdjax.parallel import AXIS, fitting_in_memory, pmap, replicate, shard
 from sdjax.prompts import Words
 from sdjax.schedulers.loop import State
 from sdjax.texts import learn
@@ -41,8 +41,13 @@ class Networks:
         self.words: Words = {}
         self.loras: dict[str, Lora] = {}
         self._compile_text_encoder()
-        self._denoise = pmap(
-            partial(programs.denoise, self.modules["unet"]), in_axes=(None, 0, 0, 0, 0, 0, 0, None), donate_argnums=(2,)
+        self._denoise, self._denoise_one = (
+            pmap(
+                partial(programs.denoise, self.modules["unet"], halves=halves),
+                in_axes=(None, 0, 0, 0, 0, 0, 0, None),
+                donate_argnums=(2,),
+            )
+            for halves in (None, AXIS)
         )
 
     def _compile_text_encoder(self) -> None:
@@ -52,9 +57,13 @@ class Networks:
         """The UNet's context, [devices, pictures per device, tokens, features]; see `programs.encode_text`."""
         return self._encode_text(self.params["text_encoder"], *map(shard, (ids, weights, skips)))
 
-    def denoise(self, *arguments) -> State:
-        """`programs.denoise` on all devices, its arguments from the plan on."""
-        return self._denoise(self.params["unet"], *arguments)
+    def denoise(self, pictures: int, *arguments) -> State:
+        """`programs.denoise` on all devices, its arguments from the plan on.
+
+        One picture alone, which `shard` puts on every device, has the halves of guidance computed side by side.
+        """
+        shares_halves = pictures == 1 < jax.local_device_count()
+        return (self._denoise_one if shares_halves else self._denoise)(self.params["unet"], *arguments)
 
     def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
         """Learn a word from a file of vectors; prompts may use it from then on. Returns the word.

@@ -261,7 +261,7 @@ class Pipeline(Networks):
         contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), self.encode_text)
         first = begin(pictures, givens, plan, shape, start, noise, self.autoencoder.encode, self.low_res)
         report("encode", 1, 1)
-        advance = partial(self.denoise, shard(plan))
+        advance = partial(self.denoise, len(pictures), shard(plan))
         shown = None if previews is None else Previews(previews.steps, partial(self._preview, previews.show))
         latents = run(advance, plan, guidance, first, contexts, noise, seeds, shown, progress)
         self.check_finite(latents)

@@ -106,13 +106,16 @@ def denoise(
     known: Known,
     noise: jax.Array,
     stop: jax.Array,
+    *,
+    halves: str | None = None,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
+    halves: the axis of devices that all have the same pictures, and share out the halves of guidance; see `guided`.
     plan: stacked, a leading batch axis on every leaf. stop: a number.
     noise: [batch] keys, from which every row draws its own; or the noise of all rows, [batch, height, width, channels].
     """
-    model = guided(unet, params, conditioning, guidance)
+    model = guided(unet, params, conditioning, guidance, halves)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         source = schedulers.noise_source(state.denoised.shape, noise)
     else:
@@ -120,11 +123,14 @@ def denoise(
     return schedulers.advance(plan, state, model, source, stop, known)
 
 
-def guided(unet: nn.Module, params: Params, conditioning: Conditioning, guidance: Guidance) -> RowModel:
+def guided(
+    unet: nn.Module, params: Params, conditioning: Conditioning, guidance: Guidance, halves: str | None = None
+) -> RowModel:
     """Classifier-free guidance, Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it.
 
     With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
     arXiv:2406.08070, algorithm 1. In a row in which no picture needs the unconditional half it is not computed.
+    halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
     """
 
     context, negative_context, channels, class_labels = conditioning
@@ -140,8 +146,13 @@ def guided(unet: nn.Module, params: Params, conditioning: Conditioning, guidance
         return output, output
 
     def against_negative(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both = jnp.concatenate([negative_context, context])
-        negative, positive = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(timesteps, 2), both), 2)
+        if halves:
+            is_negative = jax.lax.axis_index(halves) % 2 == 0
+            half = predict(x, timesteps, jnp.where(is_negative, negative_context, context))
+            negative, positive = jax.lax.all_gather(half, halves)[:2]
+        else:
+            both = jnp.concatenate([negative_context, context])
+            negative, positive = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(timesteps, 2), both), 2)
         output = negative + scale[:, None, None, None] * (positive - negative)
         spread = positive.std((1, 2, 3), keepdims=True) / output.std((1, 2, 3), keepdims=True)
         output = output * (1 + guidance.rescale[:, None, None, None] * (spread - 1))

@@ -16,12 +16,23 @@ assert jax.local_device_count() == int(sys.argv[1])
 np.save(sys.argv[2], out.images)
 """
 
+# One picture: guidance, a row without it, and a row of CFG++.
+DRAW_ONE = """
+import sys, numpy as np, sdjax, jax
+pipe = sdjax.load()
+settings = dict(seed=4, sampler="euler", height=32, width=32, output_type="latent")
+runs = [dict(guidance_scale=[[7.5, 1.0, 3.0, 7.5]]), dict(guidance_scale=2.0, cfg_plus_plus=True, negative_prompt="red")]
+drawn = [pipe("a blue star", num_inference_steps=4, **settings, **run).images for run in runs]
+assert jax.local_device_count() == int(sys.argv[1])
+np.save(sys.argv[2], drawn)
+"""
 
-def draw(devices: int, folder) -> np.ndarray:
+
+def draw(devices: int, folder, code: str = DRAW) -> np.ndarray:
     flags = f"--xla_force_host_platform_device_count={devices}"
     path = folder / f"{devices}.npy"
     subprocess.run(
-        [sys.executable, "-c", DRAW, str(devices), str(path)], env=os.environ | {"XLA_FLAGS": flags}, check=True
+        [sys.executable, "-c", code, str(devices), str(path)], env=os.environ | {"XLA_FLAGS": flags}, check=True
     )
     return np.load(path)
 
@@ -36,3 +47,9 @@ def test_pictures_do_not_depend_on_the_devices(devices, on_one, tmp_path):
     several = draw(devices, tmp_path)
     assert several.shape == (3, 64, 64, 3)
     assert np.abs(on_one - several).max() <= 1 / 255
+
+
+def test_two_devices_share_the_halves_of_one_pictures_guidance(tmp_path):
+    alone, shared = (draw(devices, tmp_path, DRAW_ONE) for devices in (1, 2))
+    assert np.abs(alone - shared).max() <= 1e-4 * np.abs(alone).max()
+    assert np.abs(alone[0] - alone[1]).max() > 0.1  # the settings are not the same picture
