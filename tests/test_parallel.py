@@ -21,7 +21,8 @@ DRAW_ONE = """
 import sys, numpy as np, sdjax, jax
 pipe = sdjax.load()
 settings = dict(seed=4, sampler="euler", height=32, width=32, output_type="latent")
-runs = [dict(guidance_scale=[[7.5, 1.0, 3.0, 7.5]]), dict(guidance_scale=2.0, cfg_plus_plus=True, negative_prompt="red")]
+changing, plus_plus = dict(guidance_scale=[[7.5, 1.0, 3.0, 7.5]]), dict(guidance_scale=2.0, cfg_plus_plus=True)
+runs = [changing, dict(negative_prompt="red", **plus_plus)]
 drawn = [pipe("a blue star", num_inference_steps=4, **settings, **run).images for run in runs]
 assert jax.local_device_count() == int(sys.argv[1])
 np.save(sys.argv[2], drawn)

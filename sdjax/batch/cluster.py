@@ -9,6 +9,7 @@ another engine.
 import logging
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -108,14 +109,14 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
     This process then leaves the accelerators to the workers. Raises InputError where Ray or the cluster is not there.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked whether they are to be sent
     try:
         import ray
         import ray.data
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install 'sdjax[ray]'") from None
     jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked whether they are to be sent
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     own = False if address is None else None
@@ -134,7 +135,8 @@ def _machine() -> Machine:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong in a worker, without the traces of the processes between."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    return str(error).strip().splitlines()[-1]
+    """What went wrong in a worker: the last error that is not Ray's in what it tells, traces of all processes between."""
+    told = str(error)
+    return (
+        re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): (.+)$", told, re.MULTILINE) or told.splitlines() or ["?"]
+    )[-1]
