@@ -135,8 +135,7 @@ def _machine() -> Machine:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong in a worker: the last error that is not Ray's in what it tells, traces of all processes between."""
+    """What went wrong in a worker: the last error that is not Ray's, in its text of traces."""
     told = str(error)
-    return (
-        re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): (.+)$", told, re.MULTILINE) or told.splitlines() or ["?"]
-    )[-1]
+    named = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): (.+)$", told, re.MULTILINE)
+    return (named or told.splitlines() or ["?"])[-1]
