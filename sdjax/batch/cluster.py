@@ -123,7 +123,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=own)
     except Exception as error:  # what Ray raises is no more special than that
-        raise InputError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from error
+        first, _, _ = str(error).partition("\n")
+        raise InputError(f"no Ray cluster at {address or 'this machine'}: {first}") from error
     try:
         yield
     finally:

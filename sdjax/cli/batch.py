@@ -1,6 +1,5 @@
 """`sdjax batch`: a file of rows to a folder of pictures."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,21 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sdjax.cli import options
+from sdjax.cli.batch_run import judge, place, run_of
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import Loading
-from sdjax.cli.progress import Report, progress_bars
+from sdjax.cli.progress import progress_bars
 from sdjax.cli.throughput import Showing, tell
 from sdjax.errors import InputError
 
 if TYPE_CHECKING:
     from sdjax.batch.cluster import Cluster
-    from sdjax.batch.groups import Placed
-    from sdjax.batch.output import Output
-    from sdjax.batch.rows import Item, Problem
-    from sdjax.batch.runner import Run
-    from sdjax.pipeline import Pipeline
-
-log = logging.getLogger("sdjax")
 
 OUTPUT, DEVICES = "Output", "Devices and processes"
 
@@ -166,7 +159,7 @@ def batch(
     folder = Path() if rows == STANDARD_INPUT else rows.parent
     read = read_rows(rows, kind_of(rows, kind))
     items, problems = items_of(read, given, Naming(name), folder, whole_keys=container == "tar")
-    _judge(rows, items, problems, skip_bad)
+    judge(rows, items, problems, skip_bad)
     check_vacant_or_ours(output)
     hosts = connect(coordinator, processes, process)
     loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
@@ -176,15 +169,15 @@ def batch(
         with progress_bars(of_bytes=True) as report:
             pipe = loading.open(report)
         with progress_bars() as report:
-            placed = _place(pipe, items, problems, report)
-            _judge(rows, items, problems, skip_bad)
+            placed = place(pipe, items, problems, report)
+            judge(rows, items, problems, skip_bad)
 
             from sdjax.batch.drawing import Drawing
             from sdjax.batch.identity import versions
             from sdjax.batch.runner import run
 
             own = cluster.machine.versions if cluster else versions()
-            this = _run_of(pipe, loading, form, placed, items, problems, folder, batch_size, own, report)
+            this = run_of(pipe, loading, form, placed, items, problems, folder, batch_size, own, report)
             summary = run(cluster or Drawing(pipe, batch_size), this, report, Showing(report), hosts, profile)
     tell(summary, output)
 
@@ -201,66 +194,3 @@ def _cluster(
 
     with ray_cluster(address):
         yield Cluster(workers, batch_size, partial(loading.open, None))
-
-
-def _judge(rows: Path, items: "list[Item]", problems: "list[Problem]", skip_bad: bool) -> None:
-    """Raises InputError where there are bad rows that are not to be left out, or no others."""
-    from sdjax.batch.rows import complain
-
-    if problems and not (skip_bad and items):
-        raise InputError(f"{rows}: {complain(problems)} (--skip-bad goes on without)")
-    if not items:
-        raise InputError(f"{rows}: there are no rows")
-
-
-def _place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", report: Report) -> "list[Placed]":
-    """The pictures in their groups; what the model cannot draw is added to the problems."""
-    from sdjax.batch.groups import Grouping, Placed
-
-    grouping, placed = Grouping(pipe), []
-    for k, item in enumerate(items, start=1):
-        if isinstance(each := grouping.place(item), Placed):
-            placed.append(each)
-        else:
-            problems.append(each)
-        if k % 100 == 0 or k == len(items):
-            report("check rows", k, len(items))
-    return placed
-
-
-def _run_of(
-    pipe: "Pipeline",
-    loading: Loading,
-    form: "Output",
-    placed: "list[Placed]",
-    items: "list[Item]",
-    problems: "list[Problem]",
-    folder: Path,
-    batch_size: int,
-    versions: dict[str, str],
-    report: Report,
-) -> "Run":
-    """The run, with all that its bits depend on; says which rows are left out."""
-    from sdjax.batch.identity import fingerprint, model_hash
-    from sdjax.batch.rows import complain
-    from sdjax.batch.runner import Run
-
-    files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
-    identity = {
-        "rows": fingerprint(items, folder, report),
-        "pictures": len(placed),
-        "model": loading.model,
-        "model_hash": model_hash(pipe, files),
-        "dtype": pipe.dtype.name,
-        "batch_size": batch_size,
-        "container": form.container,
-        "format": form.kind,
-        "quality": form.quality,
-        "shard_size": form.shard_size,
-        **versions,
-    }
-    left_out = {problem.row: problem.reason for problem in problems}
-    if problems:
-        log.warning("%d rows are left out: %s", len(problems), complain(problems))
-    told = {**loading.settings(), "version": versions["sdjax"]}
-    return Run(placed, left_out, form, identity, told)

@@ -1,0 +1,81 @@
+"""From the rows of a file to a run: judged, put into groups, and with all that its bits depend on."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdjax.cli.painting import Loading
+from sdjax.cli.progress import Report
+from sdjax.errors import InputError
+
+if TYPE_CHECKING:
+    from sdjax.batch.groups import Placed
+    from sdjax.batch.output import Output
+    from sdjax.batch.rows import Item, Problem
+    from sdjax.batch.runner import Run
+    from sdjax.pipeline import Pipeline
+
+log = logging.getLogger("sdjax")
+
+
+def judge(rows: Path, items: "list[Item]", problems: "list[Problem]", skip_bad: bool) -> None:
+    """Raises InputError where there are bad rows that are not to be left out, or no others."""
+    from sdjax.batch.rows import complain
+
+    if problems and not (skip_bad and items):
+        raise InputError(f"{rows}: {complain(problems)} (--skip-bad goes on without)")
+    if not items:
+        raise InputError(f"{rows}: there are no rows")
+
+
+def place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", report: Report) -> "list[Placed]":
+    """The pictures in their groups; what the model cannot draw is added to the problems."""
+    from sdjax.batch.groups import Grouping, Placed
+
+    grouping, placed = Grouping(pipe), []
+    for k, item in enumerate(items, start=1):
+        if isinstance(each := grouping.place(item), Placed):
+            placed.append(each)
+        else:
+            problems.append(each)
+        if k % 100 == 0 or k == len(items):
+            report("check rows", k, len(items))
+    return placed
+
+
+def run_of(
+    pipe: "Pipeline",
+    loading: Loading,
+    form: "Output",
+    placed: "list[Placed]",
+    items: "list[Item]",
+    problems: "list[Problem]",
+    folder: Path,
+    batch_size: int,
+    versions: dict[str, str],
+    report: Report,
+) -> "Run":
+    """The run, with all that its bits depend on; says which rows are left out."""
+    from sdjax.batch.identity import fingerprint, model_hash
+    from sdjax.batch.rows import complain
+    from sdjax.batch.runner import Run
+
+    files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
+    identity = {
+        "rows": fingerprint(items, folder, report),
+        "pictures": len(placed),
+        "model": loading.model,
+        "model_hash": model_hash(pipe, files),
+        "dtype": pipe.dtype.name,
+        "batch_size": batch_size,
+        "container": form.container,
+        "format": form.kind,
+        "quality": form.quality,
+        "shard_size": form.shard_size,
+        **versions,
+    }
+    left_out = {problem.row: problem.reason for problem in problems}
+    if problems:
+        log.warning("%d rows are left out: %s", len(problems), complain(problems))
+    told = {**loading.settings(), "version": versions["sdjax"]}
+    return Run(placed, left_out, form, identity, told)
