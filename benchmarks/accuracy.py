@@ -11,9 +11,9 @@ from rich.progress import track
 
 import sdjax
 from benchmarks.frechet import SceneSpace
+from benchmarks.readings import rendered, shown
 from benchmarks.report import JsonOption, in_a_folder, publish
-from benchmarks.scenes import Scene, draw_scene, render
-from benchmarks.trained import shown
+from benchmarks.scenes import Scene, draw_scene
 from sdjax.folders import replaced
 from sdjax.images import grid
 from sdjax.inputs import to_pil
@@ -55,8 +55,7 @@ def accuracy(
         for name, scenes in kinds.items():
             drawn[model, name] = pictures_of(pipe, scenes, batch, how, f"{Path(model).name}, {name}")
     for name, scenes in kinds.items():
-        rendered = [np.asarray(render(scene, np.random.default_rng(i))) / 255 for i, scene in enumerate(scenes)]
-        drawn["rendered", name] = np.stack(rendered)
+        drawn["rendered", name] = rendered(scenes)
     rows = [row(model, name, pixels, kinds[name], space) for (model, name), pixels in drawn.items()]
     note = f"{pictures} captions each; {steps} steps of {sampler}, guidance {guidance:g}"
     publish("accuracy", rows, json_file, note)

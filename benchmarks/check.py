@@ -18,6 +18,8 @@ ALLOWED = {
     "wasserstein": (1.1, 0.0),
     "rmse": (1.1, 1e-3),
     "frechet": (1.1, 0.5),
+    "fid": (1.1, 0.5),
+    "clip missed": (1.02, 0.0),  # how far CLIP scores are below 100
     "difference": (2.0, 1e-3),
     "missed": (1.0, 0.05),  # the share of captions of which not all facts hold
     "peak GB": (1.1, 0.05),
@@ -66,8 +68,9 @@ def by_name(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     named = {}
     for row in rows:
         said = [str(row[key]) for key in WORDS if row.get(key)] + [f"{key} {row[key]}" for key in NUMBERS if key in row]
-        held = row if "all" not in row else row | {"missed": 1 - row["all"]}
-        named[", ".join(said)] = held
+        missed = {"missed": 1 - row["all"]} if "all" in row else {}
+        missed |= {"clip missed": 100 - row["clip"]} if "clip" in row else {}
+        named[", ".join(said)] = row | missed
     return named
 
 

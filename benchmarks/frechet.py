@@ -4,6 +4,8 @@ Heusel et al. (2017), arXiv:1706.08500, section 4, whose features are a trained 
 features are the mean colour, and how much detail there is of each size, in brightness and in two pairs of colours.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from benchmarks.scenes import draw_scene, render
@@ -22,7 +24,7 @@ class SceneSpace:
         raw = features(np.stack([np.asarray(render(draw_scene(random), random)) for random in randoms]) / 255)
         self._mean = raw.mean(0)
         self._whiten = np.linalg.inv(np.linalg.cholesky(np.cov(raw, rowvar=False))).T
-        self._rendered = (raw - self._mean) @ self._whiten
+        self._rendered = Gaussian.of((raw - self._mean) @ self._whiten)
 
     def distance(self, pictures: np.ndarray) -> float:
         """The Fréchet distance of pictures [n, 64, 64, 3] in [0, 1] from rendered scenes; n above the 15 features."""
@@ -41,8 +43,26 @@ def features(pictures: np.ndarray) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def frechet(some: np.ndarray, others: np.ndarray) -> float:
-    """Between two sets of points [n, d]: of the means, and of the covariances, of Gaussians that have these."""
-    (mean, covariance), (mean2, covariance2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (some, others))
-    shared = np.sqrt(np.maximum(np.linalg.eigvals(covariance @ covariance2).real, 0)).sum()
-    return float(((mean - mean2) ** 2).sum() + np.trace(covariance) + np.trace(covariance2) - 2 * shared)
+class Gaussian(NamedTuple):
+    """A set of points, as far as their Fréchet distance from others goes: mean [d] and covariance [d, d]."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray) -> "Gaussian":
+        """That of points [n, d]."""
+        return cls(points.mean(0), np.cov(points, rowvar=False))
+
+
+def frechet(points: np.ndarray, other: Gaussian) -> float:
+    """Between Gaussians, of which points [n, d] show one, Dowson & Landau (1982): |m1 - m2|^2 + tr(C1 + C2) - 2 tr S,
+    where S S = C1 C2.
+
+    S and R C2 R' have one trace where R'R = C1; and the latter has no more rows than there are points.
+    """
+    mean = points.mean(0)
+    spread = (points - mean) / np.sqrt(len(points) - 1)
+    root = np.linalg.qr(spread, mode="r")
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other.covariance @ root.T), 0)).sum()
+    return float(((mean - other.mean) ** 2).sum() + (spread**2).sum() + np.trace(other.covariance) - 2 * shared)

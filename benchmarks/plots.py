@@ -26,6 +26,8 @@ PlotOption = Annotated[
 
 TICKS = (4, 5, 6, 8, 10, 15, 20, 50, 100, 200)
 MARKERS = "osv^Dd<>*p"
+# What may be read of pictures, and the title of its panel.
+READ = {"all": "captions that hold", "frechet": "Fréchet distance", "clip": "CLIP score", "fid": "FID"}
 SPACED = "dpmpp_2m"  # drawn on all spacings
 # Those that people know best, each on the spacing that it is mostly used with.
 CURVES = (
@@ -88,14 +90,14 @@ def speed_bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Of a trained model: error over evaluations at each scale of guidance; and facts and Fréchet distance, if read."""
+    """Of a trained model: error over evaluations at each scale of guidance; and what was read of the pictures."""
     from matplotlib.figure import Figure
 
     scales = sorted({row["guidance"] for row in rows if "rmse" in row})
     panels = [(f"error at guidance {scale:g}", "rmse", scale) for scale in scales]
-    read = sorted({row["guidance"] for row in rows if "facts" in row and "guidance" in row})
-    panels += [(f"captions that hold, guidance {scale:g}", "all", scale) for scale in read]
-    panels += [(f"Fréchet distance, guidance {scale:g}", "frechet", scale) for scale in read]
+    for what, title in READ.items():
+        read = sorted({row["guidance"] for row in rows if what in row and "guidance" in row})
+        panels += [(f"{title}, guidance {scale:g}", what, scale) for scale in read]
     columns = min(3, len(panels))
     figure = Figure(figsize=(4.4 * columns, 3.6 * -(-len(panels) // columns)), layout="constrained")
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()

@@ -11,14 +11,26 @@ import typer
 from benchmarks.report import console, table_of
 from sdjax.errors import InputError
 
-By = Literal["error", "facts", "frechet"]
-FIELDS = {"error": ("rmse", "error"), "noise": ("wasserstein",), "facts": ("all",), "frechet": ("frechet",)}
+By = Literal["error", "facts", "frechet", "clip", "fid"]
+FIELDS = {
+    "error": ("rmse", "error"),
+    "noise": ("wasserstein",),
+    "facts": ("all",),
+    "frechet": ("frechet",),
+    "clip": ("clip",),
+    "fid": ("fid",),
+}
+HIGHER = ("facts", "clip")  # the more, the better
 
 
 def recommend(
     study: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `nfe` or `trained` has written.")],
     by: Annotated[
-        By, typer.Option(help="What is compared; facts and frechet are in studies of the embedded model.")
+        By,
+        typer.Option(
+            help="What is compared; facts and frechet are in studies of the embedded model, clip and fid in those of "
+            "models of one's own that measured them."
+        ),
     ] = "error",
     top: Annotated[int, typer.Option(min=1, help="Samplers for each budget.")] = 3,
     noise: Annotated[
@@ -27,8 +39,8 @@ def recommend(
 ) -> None:
     """The best samplers for each number of evaluations, each with the spacing that suits it best there.
 
-    The spread is that of the middle half of the pictures; of facts, the standard error of the share; of noise, what two
-    samples of the data are apart. Where spreads overlap, take the sampler that you like.
+    The spread is that of the middle half of the pictures; of facts and CLIP scores, the standard error; of noise, what
+    two samples of the data are apart. Where spreads overlap, take the sampler that you like.
     """
     console().print(table_of(best(load_rows(study), by, top, noise)))
 
@@ -55,7 +67,7 @@ def best(rows: Sequence[dict[str, Any]], by: By, top: int, noise: bool) -> list[
     found = []
     for (guidance, budget), group in groupby(told, key=lambda row: (row.get("guidance"), row["budget"])):
         scale = {} if guidance is None else {"guidance": guidance}
-        for row in distinct(sorted(group, key=lambda row: -row[name] if by == "facts" else row[name]), name)[:top]:
+        for row in distinct(sorted(group, key=lambda row: -row[name] if by in HIGHER else row[name]), name)[:top]:
             about = {"NFE": budget, "sampler": row["sampler"], "spacing": row["spacing"], "steps": row["steps"]}
             found.append(scale | about | {by: row[name], "spread": spread_of(row, by)})
     return found
@@ -82,6 +94,8 @@ def spread_of(row: dict[str, Any], by: By) -> str:
     """How sure a number is, in words."""
     if by == "facts":
         return f"± {(row['all'] * (1 - row['all']) / row['pictures']) ** 0.5:.2f}"
+    if by == "clip":
+        return f"± {row['clip error']:.2g}"
     if by == "error" and "wasserstein" in row:
         return f"floor {row['floor']:.3g}"
     if by == "error" and "quartiles" in row:

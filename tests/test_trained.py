@@ -1,21 +1,27 @@
 """The study of samplers on a trained model, and what is made of studies: recommendations and regressions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import typer
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from benchmarks.accuracy import row, save_sheet
 from benchmarks.check import check
+from benchmarks.clip import Clip, clip_model, flat_params, name_of
 from benchmarks.frechet import SceneSpace
+from benchmarks.inception import read_inception
+from benchmarks.readings import of_ones_own, shown, statistics_of, stored_statistics
 from benchmarks.recommend import best, recommend
 from benchmarks.scenes import draw_scene, render
-from benchmarks.trained import shown, trained
+from benchmarks.trained import trained
 from sdjax.checkpoint import embedded_models
-from sdjax.errors import InputError
+from sdjax.convert.keys import source_shapes
+from sdjax.errors import CheckpointError, InputError, SdjaxError
 
 APP = typer.Typer()
 for command in (trained, recommend, check):
@@ -43,7 +49,7 @@ def test_the_study_of_a_model_of_ones_own(tmp_path):
     prompts, file, plot = tmp_path / "prompts.txt", tmp_path / "study.json", tmp_path / "study.png"
     prompts.write_text("\na red heart on a blue background\n")
     sizes = ["--budgets", "3,10,100", "--guidance", "1", "--reference-steps", "100", "--batch", "1"]
-    samplers = ["--samplers", "DPM++ 2M Trailing,heun trailing,ddpm trailing"]
+    samplers = ["--samplers", "DPM++ 2M Karras,heun trailing,ddpm trailing"]
     model = ["--model", embedded_models()["shapes"], "--prompts", prompts]
     done = run("trained", *model, *samplers, *sizes, "--json", file, "--plot", plot)
     assert done.exit_code == 0, done.output
@@ -57,10 +63,88 @@ def test_the_study_of_a_model_of_ones_own(tmp_path):
     assert plot.stat().st_size > 1000
 
 
+def write_clip(folder):
+    """A tiny CLIP model with random weights, as transformers saves one; its tokenizer is the embedded model's."""
+    source = embedded_models()["shapes"]
+    shutil.copytree(source / "tokenizer", folder)
+    words = json.loads((source / "text_encoder" / "config.json").read_text())["vocab_size"]
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    config = {"model_type": "clip", "text_config": {**tower, "vocab_size": words}, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps({**config, "projection_dim": 8}))
+    random = np.random.default_rng(0)
+    tensors = {
+        name_of(path): random.standard_normal(source_shapes(path, spec.shape)[0], np.float32)
+        for path, spec in flat_params(clip_model({**config, "projection_dim": 8})).items()
+    }
+    save_file({**tensors, "logit_scale": np.ones((), np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def test_clip_scores_of_a_model_of_ones_own(tmp_path):
+    """Each picture is held against its own prompt, as often as the prompts come round."""
+    prompts, file = tmp_path / "prompts.txt", tmp_path / "study.json"
+    prompts.write_text("a red heart on a blue background\na small green circle\n")
+    clip = write_clip(tmp_path / "clip")
+    model = ["--model", embedded_models()["shapes"], "--prompts", prompts, "--clip", clip]
+    sizes = ["--samplers", "ddim leading,ddpm leading", "--budgets", "2", "--guidance", "1", "--read-at", "1"]
+    done = run("trained", *model, *sizes, "--pictures", "16", "--references", "1", "--reference-steps", "100",
+               "--batch", "1", "--json", file)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["sampler"], row["pictures"]) for row in rows] == [("ddim", 16), ("ddpm", 16)]
+    assert rows[0]["rmse"] > 0
+    assert 0 <= rows[0]["clip"] <= 100
+    assert "CLIP score" in done.output
+    assert len(best(rows, "clip", 1, True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "siglip"}, "model_type is not 'clip'"),
+        ({"model_type": "clip", "vision_config": {"hidden_act": "relu"}}, "hidden_act = 'relu' is not implemented"),
+        (None, "config.json is missing"),
+    ],
+)
+def test_what_is_no_clip_model(content, message, tmp_path):
+    if content:
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(SdjaxError, match=message):
+        Clip(tmp_path)
+
+
+def test_a_clip_model_that_lacks_tensors(tmp_path):
+    file = write_clip(tmp_path / "clip") / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("visual_projection.weight")
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"1 missing \(visual_projection.weight\)"):
+        Clip(file.parent)
+
+
+def test_what_fid_cannot_be_measured_with(tmp_path):
+    weights, statistics = tmp_path / "other.safetensors", tmp_path / "statistics.npz"
+    save_file({"conv.weight": np.zeros(3, np.float32)}, weights)
+    with pytest.raises(CheckpointError, match=r"no Inception-v3 .* missing .* 1 unexpected \(conv.weight\)"):
+        read_inception(weights)
+    np.savez(statistics, mu=np.zeros(64), sigma=np.eye(64))
+    with pytest.raises(InputError, match="FID's features have 2048"):
+        stored_statistics(statistics)
+    np.savez(statistics, mean=np.zeros(2048))
+    with pytest.raises(InputError, match=r"no .npz with mu and sigma"):
+        stored_statistics(statistics)
+    with pytest.raises(InputError, match="holds 0 pictures"):
+        statistics_of(tmp_path, {})
+    with pytest.raises(InputError, match="FID takes both"):
+        of_ones_own(["a heart"], None, weights, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "somewhere"], "needs --prompts"),
+        (["--clip", "."], "are for a model of your own"),
         (["--guidance", "1,x"], "--guidance is a list of numbers"),
         (["--samplers", "eulr karras"], "unknown sampler"),
         (["--budgets", "0"], "--budgets has numbers above 0"),

@@ -25,16 +25,17 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class CLIPAttention(nn.Module):
-    """Causal multi-head self-attention."""
+    """Multi-head self-attention; a causal one hides from each token those after it."""
 
     heads: int
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, channels = x.shape
         head_shape = (batch, tokens, self.heads, channels // self.heads)
         q, k, v = (Dense(channels, name=name)(x).reshape(head_shape) for name in ("q_proj", "k_proj", "v_proj"))
-        return Dense(channels, name="out_proj")(attention(q, k, v, causal=True).reshape(x.shape))
+        return Dense(channels, name="out_proj")(attention(q, k, v, causal=self.causal).reshape(x.shape))
 
 
 class CLIPMLP(nn.Module):
@@ -52,11 +53,12 @@ class CLIPEncoderLayer(nn.Module):
     """Pre-norm transformer layer."""
 
     config: CLIPTextConfig
+    causal: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = partial(LayerNorm, epsilon=self.config.layer_norm_eps)
-        x += CLIPAttention(self.config.num_attention_heads, name="self_attn")(norm(name="layer_norm1")(x))
+        x += CLIPAttention(self.config.num_attention_heads, self.causal, name="self_attn")(norm(name="layer_norm1")(x))
         return x + CLIPMLP(self.config, name="mlp")(norm(name="layer_norm2")(x))
 
 
@@ -64,6 +66,7 @@ class CLIPEncoder(nn.Module):
     """The stack of layers, of which each text leaves out its last `skip`: [batch], or one number for all."""
 
     config: CLIPTextConfig
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array | int) -> jax.Array:
@@ -71,7 +74,7 @@ class CLIPEncoder(nn.Module):
         last = layers - jnp.reshape(jnp.asarray(skip), (-1, 1, 1))
         output = x
         for i in range(layers):
-            x = CLIPEncoderLayer(self.config, name=f"layers_{i}")(x)
+            x = CLIPEncoderLayer(self.config, self.causal, name=f"layers_{i}")(x)
             output = jnp.where(i < last, x, output)
         return output
 

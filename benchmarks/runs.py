@@ -1,0 +1,125 @@
+"""The runs of a study on a trained model: which there are, their latents, and how far these are from converged ones."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import track
+
+from benchmarks.budgets import affordable
+from sdjax.arguments import Picture
+from sdjax.errors import InputError
+from sdjax.kept import kept
+from sdjax.pipeline import Pipeline
+from sdjax.schedulers import SOLVERS
+
+REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sampler's way of making pictures with so many evaluations of the network."""
+
+    sampler: str
+    spacing: str
+    guidance: float
+    budget: int
+    steps: int
+    nfe: int
+
+    @property
+    def stochastic(self) -> bool:
+        return SOLVERS[self.sampler].stochastic
+
+    def picture(self, prompt: str, seed: int) -> Picture:
+        return Picture(
+            prompt,
+            seed=seed,
+            sampler=self.sampler,
+            spacing=self.spacing,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+        )
+
+
+def planned(
+    pipe: Pipeline,
+    kinds: Sequence[tuple[str, str | None]],
+    budgets: Sequence[int],
+    scales: Sequence[float],
+    read_at: float | None,
+) -> list[Run]:
+    """The runs that there is a plan for; of samplers that draw noise, only those whose pictures are read."""
+    runs = []
+    for sampler, spacing in kinds:
+        scheduler = pipe.scheduler.with_solver(sampler, spacing or "leading")
+        taken = set()
+        for budget in budgets:
+            found = affordable(scheduler, budget)
+            if found is None or found[0] in taken:
+                continue
+            taken.add(found[0])
+            told = [scale for scale in scales if scale == read_at or not SOLVERS[sampler].stochastic]
+            runs += [Run(sampler, spacing or "leading", scale, budget, found[0], int(found[1].nfe)) for scale in told]
+    if not runs:
+        raise InputError(
+            "these samplers draw noise at every step, or none of them has a plan for such budgets: name others"
+        )
+    return runs
+
+
+def latents_of(pipe: Pipeline, count: dict[Run, int], texts: Sequence[str], batch: int) -> dict[Run, np.ndarray]:
+    """Of each run the latents [pictures, height, width, channels] of its first pictures, seeds 0, 1, ...
+
+    Pictures of many samplers make up a batch: one program draws them all. Those with as many evaluations run together,
+    since a batch takes as long as its longest.
+    """
+    jobs = [(run, i) for run, pictures in count.items() for i in range(pictures)]
+    jobs.sort(key=lambda job: (job[0].guidance == 1, job[0].nfe))
+    found: dict[tuple[Run, int], np.ndarray] = {}
+    for start in track(range(0, len(jobs), batch), "pictures"):
+        group = jobs[start : start + batch]
+        filled = group + group[-1:] * (batch - len(group))
+        drawn = pipe.draw([run.picture(texts[i], i) for run, i in filled], output_type="latent").images
+        found |= dict(zip(group, np.asarray(drawn)))
+    return {run: np.stack([found[run, i] for i in range(pictures)]) for run, pictures in count.items()}
+
+
+def converged(pipe: Pipeline, scales: Sequence[float], steps: int, texts: Sequence[str]) -> dict[float, np.ndarray]:
+    """At each scale of guidance the latents of as good as endless runs, for seeds 0, 1, ...: of each text one.
+
+    They cost as much as the rest of a study: other studies of the same model, texts and machine find them in the cache.
+    """
+    found = {}
+    for scale in scales:
+        run = Run(*REFERENCE, scale, steps, steps, steps)
+
+        def draw(run: Run = run) -> bytes:
+            file = io.BytesIO()
+            np.save(file, latents_of(pipe, {run: len(texts)}, texts, len(texts))[run])
+            return file.getvalue()
+
+        depends_on = (identity(pipe), jax.default_backend(), run, tuple(texts))
+        found[scale] = np.load(io.BytesIO(kept("references", depends_on, draw)))
+    return found
+
+
+def identity(pipe: Pipeline) -> tuple:
+    """Tells a model's state on disk, and what it is computed in, from another."""
+    files = sorted(path for path in pipe.model.path.resolve().rglob("*") if path.is_file())
+    return (str(pipe.dtype), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+def errors(run: Run, latents: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """The row of a run: what it is, and how far its latents are from the converged ones."""
+    row = {
+        name: getattr(run, name) for name in ("sampler", "spacing", "stochastic", "guidance", "budget", "steps", "nfe")
+    }
+    if run.stochastic:
+        return row
+    apart = np.sqrt(((latents[: len(reference)] - reference) ** 2).mean((1, 2, 3)))
+    quartiles = np.quantile(apart, [0.25, 0.5, 0.75]).tolist()
+    return row | {"rmse": quartiles[1], "quartiles": quartiles}
