@@ -1,7 +1,8 @@
 """Prompts, and images where some are given, to pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -191,22 +192,12 @@ class Pipeline(Networks):
             raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         if any(picture.hires_scale for picture in pictures):
             return self._draw_twice(pictures, latents, output_type, previews, progress)
-        factor = self.modules["vae"].config.factor
-        width, height = self.size(pictures)
-        shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
+        recipes, givens, shape = self._prepared(pictures)
         noise = given_noise(latents, (len(pictures), *shape))
-        recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
-        for picture in pictures:
-            check_clip_skip(picture, self.modules["text_encoder"].config.num_hidden_layers)
-        rngs = {picture.rng for picture in pictures}
-        if len(rngs) > 1:
-            raise InputError(f"the pictures of a batch have one rng, not {', '.join(sorted(rngs))}")
-        with fitting_in_memory(
-            f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
-        ):
-            givens = [given(picture, self.task, shape, factor) for picture in pictures]
-            if output_type == "np" and len({each.repaint.whole.size for each in givens if each.repaint}) > 1:
-                raise InputError("output_type np wants one size, and these pictures have several: take pil")
+        width, height = self.size(pictures)
+        if output_type == "np" and len({each.repaint.whole.size for each in givens if each.repaint}) > 1:
+            raise InputError("output_type np wants one size, and these pictures have several: take pil")
+        with self._in_memory(pictures):
             images = self._draw(recipes, givens, noise, shape, output_type != "latent", previews, progress)
         whole = list(images) if output_type == "latent" else finished(images, givens)
         shared: dict[str, Any] = {"width": width, "height": height, "dtype": self.dtype.name}
@@ -217,6 +208,36 @@ class Pipeline(Networks):
             seeds=[picture.seed for picture in pictures],
             nfe=max(int(recipe.plan.nfe) for recipe in recipes),
             settings=[settings_of(recipe, self.task) | shared for recipe in recipes],
+        )
+
+    def compile(self, pictures: Sequence[Picture], progress: Progress | None = None) -> None:
+        """Make all programs that `draw` runs for such pictures, and keep them in the cache; no step is taken.
+
+        Their number, their size and the kinds of what they are given count; see the class. Errors are those of `draw`.
+        """
+        recipes, givens, shape = self._prepared(pictures)
+        unmoved = [replace(recipe, plan=replace(recipe.plan, nfe=np.array(0, np.int32))) for recipe in recipes]
+        with self._in_memory(pictures):
+            self._draw(unmoved, givens, None, shape, True, None, progress or (lambda stage, done, total: None))
+
+    def _prepared(self, pictures: Sequence[Picture]) -> tuple[list[Recipe], list[Given], tuple[int, int, int]]:
+        """What is drawn, with every choice made; and the shape of a picture's latents."""
+        factor = self.modules["vae"].config.factor
+        width, height = self.size(pictures)
+        shape = (height // factor, width // factor, self.modules["vae"].config.latent_channels)
+        recipes = [recipe_of(picture, self.task, self.scheduler, self.model.defaults) for picture in pictures]
+        for picture in pictures:
+            check_clip_skip(picture, self.modules["text_encoder"].config.num_hidden_layers)
+        rngs = {picture.rng for picture in pictures}
+        if len(rngs) > 1:
+            raise InputError(f"the pictures of a batch have one rng, not {', '.join(sorted(rngs))}")
+        with self._in_memory(pictures):
+            return recipes, [given(picture, self.task, shape, factor) for picture in pictures], shape
+
+    def _in_memory(self, pictures: Sequence[Picture]) -> AbstractContextManager[None]:
+        width, height = self.size(pictures)
+        return fitting_in_memory(
+            f"{len(pictures)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
         )
 
     def size(self, pictures: Sequence[Picture]) -> tuple[int, int]:
@@ -258,7 +279,7 @@ class Pipeline(Networks):
         seeds = [picture.seed for picture in pictures]
         noise = noise_of(pictures[0].rng, seeds)
         report("encode", 0, 1)
-        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, int(plan.nfe.max()), self.encode_text)
+        contexts = contexts_of_rows(self.tokenizer, self.words, recipes, max(1, int(plan.nfe.max())), self.encode_text)
         first = begin(pictures, givens, plan, shape, start, noise, self.autoencoder.encode, self.low_res)
         report("encode", 1, 1)
         advance = partial(self.denoise, len(pictures), shard(plan))

@@ -11,6 +11,7 @@ import typer
 
 from sdjax.cli.batch import batch
 from sdjax.cli.compare import compare
+from sdjax.cli.compile import compile_ahead
 from sdjax.cli.convert import convert
 from sdjax.cli.ddpm import ddpm
 from sdjax.cli.from_images import img2img, inpaint, upscale
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.callback()(_version_option)
     for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers):
         app.command()(command)
+    app.command("compile")(compile_ahead)
     app.add_typer(train, name="train")
     return _run(app, arguments)
 

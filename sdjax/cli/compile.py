@@ -1,0 +1,102 @@
+"""`sdjax compile`: the programs for pictures to come, made ahead of them."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdjax.cli import options
+from sdjax.cli.painting import Loading
+from sdjax.cli.progress import progress_bars
+from sdjax.errors import InputError
+
+# The stages of drawing that make a program each, and what it is called.
+PARTS = {"encode": "text", "compile": "denoising", "decode": "decoding"}
+
+
+def compile_ahead(
+    model: Annotated[str, typer.Argument(help="An embedded model, a directory, a file, or a hub id.")] = "shapes",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size",
+            metavar="WIDTHxHEIGHT",
+            help="Of the pictures, in pixels, such as 512x768; may be given several times.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    batches: Annotated[
+        list[int] | None,
+        typer.Option("--batch", min=1, help="Pictures drawn at once; may be given several times.", show_default="1"),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PICTURE", help="Also what painting from a picture takes; any picture will do.", dir_okay=False
+        ),
+    ] = None,
+    dtype: options.Dtype = None,
+    vae: options.Vae = None,
+    vae_tiling: options.VaeTiling = None,
+) -> None:
+    """Make the programs that pictures of some sizes take, before anybody waits for them.
+
+    A program is made for each size and each number of pictures at once; prompts, samplers, guidance, seeds and steps
+    share it. What is made is kept in the cache: later commands on this machine, on the same model with the same --dtype
+    and --vae, begin to draw at once. Nothing is drawn.
+
+    [bold]Examples[/bold]
+
+    sdjax compile
+
+    sdjax compile ./sd15 --size 512x512 --size 512x768 --batch 1 --batch 4
+    """
+    wanted = [parsed(size) for size in sizes or []] or [(None, None)]
+    from sdjax.arguments import spread
+
+    images = {} if image is None else {"image": image}
+    with progress_bars(of_bytes=True) as report:
+        pipe = Loading(model, dtype, vae, vae_tiling, (), ()).open(report)
+    groups = [
+        spread(["a picture"] * batch, None, 1, 0, images, {"width": width, "height": height})
+        for width, height in wanted
+        for batch in batches or [1]
+    ]
+    for pictures in groups:
+        pipe.size(pictures)  # raises for sizes that the model does not draw, before the first program is made
+    for pictures in groups:
+        with progress_bars() as report:
+            clock = Clock(report)
+            pipe.compile(pictures, clock)
+        width, height = pipe.size(pictures)
+        told = ", ".join(f"{name} {clock.seconds[stage]:.1f} s" for stage, name in PARTS.items())
+        typer.echo(f"{width}x{height}, {len(pictures)} at once: {told}")
+
+
+class Clock:
+    """Passes progress on, and notes how long each stage took."""
+
+    def __init__(self, report: Callable[[str, int, int], None]):
+        self._report = report
+        self._begun: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in PARTS:
+            return
+        if not done:
+            self._begun[stage] = time.perf_counter()
+        else:
+            self.seconds[stage] = time.perf_counter() - self._begun[stage]
+        self._report(PARTS[stage], done, total)
+
+
+def parsed(size: str) -> tuple[int, int]:
+    """The width and the height that "512x768" names. Raises InputError."""
+    found = re.fullmatch(r"(\d+)x(\d+)", size)
+    if not found:
+        raise InputError(f"--size is a width and a height in pixels, such as 512x768, not {size!r}")
+    return int(found[1]), int(found[2])
