@@ -1,4 +1,5 @@
-# Each target makes the virtual environment that it needs, and makes it again only when pyproject.toml changed.
+# Each target makes the virtual environment that it needs, and makes it again only when pyproject.toml changed. What is
+# installed is compiled when it is imported: pip would compile all of PyTorch and transformers, of which tests need a part.
 # `make test PYTHON=python3.13 VENV=.venv-3.13` does the same with another Python.
 PYTHON ?= python3
 VENV ?= .venv
@@ -62,10 +63,10 @@ clean:
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -qq --editable ".[test]"
+	$(VENV)/bin/pip install -qq --no-compile --editable ".[test]"
 	touch $@
 
 $(VENV_PARITY)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_PARITY)
-	$(VENV_PARITY)/bin/pip install -qq --editable ".[test,parity]"
+	$(VENV_PARITY)/bin/pip install -qq --no-compile --editable ".[test,parity]"
 	touch $@
