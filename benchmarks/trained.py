@@ -109,9 +109,10 @@ def trained(
     endless = converged(pipe, scales, reference_steps, texts[:first])
     rows = [errors(run, latents[run], endless[run.guidance]) for run in runs]
     note = f"{model or 'shapes'}; errors: {first} pictures, against {reference_steps} evaluations"
-    for row, run in track([pair for pair in zip(rows, runs) if pair[1].guidance == read_at], "reading"):
-        pixels = in_batches(pipe.autoencoder.decode, batch, latents[run])
-        row |= {what: value for reader in readers for what, value in reader(pixels).items()}
+    for row, run in track(list(zip(rows, runs)), "reading") if readers else ():
+        if run.guidance == read_at:
+            pixels = in_batches(pipe.autoencoder.decode, batch, latents[run])
+            row |= {what: value for reader in readers for what, value in reader(pixels).items()}
     if scenes:
         rows.append({"sampler": "rendered", "spacing": "", "budget": 0} | readers[0](rendered(scenes)))
         note += f"; of rendered scenes {rows[-1]['all']:.0%} hold, their Fréchet distance is {rows[-1]['frechet']:.1f}"
