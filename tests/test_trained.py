@@ -67,6 +67,7 @@ def write_clip(folder):
     """A tiny CLIP model with random weights, as transformers saves one; its tokenizer is the embedded model's."""
     source = embedded_models()["shapes"]
     shutil.copytree(source / "tokenizer", folder)
+    (folder / ".cache").mkdir()  # as the hub's downloads have
     words = json.loads((source / "text_encoder" / "config.json").read_text())["vocab_size"]
     tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**tower, "image_size": 16, "patch_size": 8}

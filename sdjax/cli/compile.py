@@ -54,7 +54,9 @@ def compile_ahead(
 
     sdjax compile ./sd15 --size 512x512 --size 512x768 --batch 1 --batch 4
     """
-    wanted = [parsed(size) for size in sizes or []] or [(None, None)]
+    wanted: list[tuple[int | None, int | None]] = [(None, None)]
+    if sizes:
+        wanted = [parsed(size) for size in sizes]
     from sdjax.arguments import spread
 
     images = {} if image is None else {"image": image}

@@ -29,13 +29,14 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The CLIP tokenizer of a model directory. Raises CheckpointError where its files are missing or damaged.
+    """The CLIP tokenizer in a folder, beside whatever else. Raises CheckpointError where files are missing or damaged.
 
     Transformers reads the files, which come in many forms, and takes a second to be imported: what it makes of them is
     kept.
     """
     try:
-        contents = [(path.name, sha256(path.read_bytes()).hexdigest()) for path in sorted(folder.iterdir())]
+        texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
+        contents = [(path.name, sha256(path.read_bytes()).hexdigest()) for path in texts]
         told = json.loads(kept("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
