@@ -18,7 +18,9 @@ PARTS = {"encode": "text", "compile": "denoising", "decode": "decoding"}
 
 
 def compile_ahead(
-    model: Annotated[str, typer.Argument(help="An embedded model, a directory, a file, or a hub id.")] = "shapes",
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="An embedded model, a directory, a file, or a hub id.")
+    ] = "shapes",
     sizes: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,13 +62,13 @@ def compile_ahead(
     from sdjax.arguments import spread
 
     images = {} if image is None else {"image": image}
-    with progress_bars(of_bytes=True) as report:
-        pipe = Loading(model, dtype, vae, vae_tiling, (), ()).open(report)
     groups = [
         spread(["a picture"] * batch, None, 1, 0, images, {"width": width, "height": height})
         for width, height in wanted
         for batch in batches or [1]
     ]
+    with progress_bars(of_bytes=True) as report:
+        pipe = Loading(model, dtype, vae, vae_tiling, (), ()).open(report)
     for pictures in groups:
         pipe.size(pictures)  # raises for sizes that the model does not draw, before the first program is made
     for pictures in groups:
