@@ -28,6 +28,7 @@ assert jax.local_device_count() == int(sys.argv[1])
 np.save(sys.argv[2], drawn)
 """
 
+
 def draw(devices: int, folder, code: str = DRAW) -> np.ndarray:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     path = folder / f"{devices}.npy"
