@@ -169,6 +169,7 @@ UNETS = {
     "other sinusoids": (unet_config("A-", (16, 32), flip_sin_to_cos=False, freq_shift=1), (8, 8)),
     "other norms": (unet_config("A-", (12, 36), norm_num_groups=4, norm_eps=1e-3, attention_head_dim=3), (8, 8)),
     "more queries than one chunk": (unet_config("A", (16,)), (40, 37)),
+    "wide enough for Winograd's convolution": (unet_config("A-", (64, 96), layers_per_block=1), (29, 32)),
 }
 
 
@@ -203,6 +204,7 @@ VAES = {
     "no attention in the middle": (vae_config((8, 16), mid_block_add_attention=False), (8, 8)),
     "eight groups": (vae_config((16, 32, 32), norm_num_groups=8), (8, 8)),
     "more queries than one chunk": (vae_config((8, 16)), (40, 37)),
+    "wide enough for Winograd's convolution": (vae_config((64, 80), norm_num_groups=8), (17, 18)),
 }
 
 
