@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,11 +78,11 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     import jax.numpy as jnp
 
     from sdjax import load, programs
-    from sdjax.parallel import compiler_options
+    from sdjax.parallel import compiled
 
     pipe = load(folder, dtype)
     apply = programs.precisely(lambda module, params, *x: module.apply({"params": params}, *x))
-    unet = jax.jit(apply, static_argnums=0, compiler_options=compiler_options())
+    unet = compiled(partial(apply, pipe.modules["unet"]))
 
     def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Run:
         placed = {
@@ -99,8 +99,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
         if case.part == "vae":
             return lambda: pipe.autoencoder.decode(arrays["latents"])
         if case.part == "unet":
-            module, params = pipe.modules["unet"], pipe.params["unet"]
-            return lambda: jax.block_until_ready(unet(module, params, *placed.values()))
+            return lambda: jax.block_until_ready(unet(pipe.params["unet"], *placed.values()))
         multiply = jax.jit(jnp.matmul)
         with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
             return lambda: jax.block_until_ready(multiply(**placed))

@@ -1,7 +1,9 @@
 """A batch over the local devices: parameters on each of them, pictures shared out between them."""
 
+import ctypes
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,18 +38,40 @@ def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tupl
         return jax.tree.map(lambda leaf: leaf[None], program(*own))
 
     mapped = jax.shard_map(on_one_device, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    named = (f"{program.func.__module__}.{program.func.__qualname__}", program.args, program.keywords)
+    return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, named))
+
+
+def compiled(
+    function: Callable, donate_argnums: tuple[int, ...] = (), traced: Callable[..., Callable] | None = None
+) -> Callable:
+    """`function` of arrays, compiled as networks should be, for each shape of theirs at the first call that has it.
+
+    traced: what is compiled in place of the function, told by its arguments.
+    """
     calls: dict[tuple, Callable] = {}
 
     def call(*arguments):
-        leaves, tree = jax.tree.flatten(arguments)
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        if (tree, shapes) not in calls:
-            named = (f"{program.func.__module__}.{program.func.__qualname__}", program.args, program.keywords)
-            traced = _traced(mapped, arguments, (named, str(tree), shapes))
-            calls[tree, shapes] = jax.jit(traced, donate_argnums=donate_argnums, compiler_options=compiler_options())
-        return calls[tree, shapes](*arguments)
+        key = _shapes(arguments)
+        if key not in calls:
+            traceable = traced(*arguments) if traced else function
+            jitted = jax.jit(traceable, donate_argnums=donate_argnums, compiler_options=compiler_options())
+            calls[key] = jitted.lower(*arguments).compile()
+            _give_back_memory()
+        return calls[key](*arguments)
 
     return call
+
+
+def _shapes(arguments: tuple) -> tuple:
+    leaves, tree = jax.tree.flatten(arguments)
+    return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _give_back_memory() -> None:
+    """Freed memory goes back to the system: behind XLA's compiler that is half a gigabyte, which glibc would keep."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def compiler_options() -> dict[str, str]:
@@ -61,11 +85,15 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def _traced(function: Callable, arguments: tuple, depends_on: object) -> Callable:
-    """A function of arguments of these shapes, as JAX traced it, here or in an earlier process."""
+def _traced(function: Callable, arguments: tuple, named: object) -> Callable:
+    """A function of arguments of these shapes, as JAX traced it, here or in an earlier process.
+
+    named: what tells the function from others, by its `repr`.
+    """
     devices = jax.local_devices()
     settings = sorted((name, str(value)) for name, value in jax.config.values.items())
     platform = (devices[0].platform, devices[0].device_kind, len(devices), settings)
+    tree, shapes = _shapes(arguments)
 
     def trace() -> bytes:
         # JAX does not promise that other versions will know cuDNN's attention; what other versions trace is not used.
@@ -73,7 +101,7 @@ def _traced(function: Callable, arguments: tuple, depends_on: object) -> Callabl
         return bytes(jax.export.export(jax.jit(function), disabled_checks=unpromised)(*arguments).serialize())
 
     try:
-        return jax.export.deserialize(bytearray(kept("programs", (platform, depends_on), trace))).call
+        return jax.export.deserialize(bytearray(kept("programs", (platform, named, str(tree), shapes), trace))).call
     except (NotImplementedError, ValueError) as error:
         log.warning("a program cannot be kept, and is traced at every start: %s", error)
         return function

@@ -1,7 +1,8 @@
 """Drawing with a UNet of pixels, without prompts: what `sdjax train ddpm` makes, and diffusers' DDPMPipeline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from sdjax import schedulers
 from sdjax.checkpoint import SCHEDULER, component_classes, read_component, read_index, read_json
 from sdjax.errors import CheckpointError, InputError
+from sdjax.parallel import compiled
 from sdjax.random import image_keys, normal
 
 UNET, SAMPLER, STEPS = "UNet2DModel", "ddim", 50
@@ -49,7 +51,7 @@ class PixelModel:
         keys = image_keys(list(seeds))
         noise = normal(keys.start, (size, size, channels))
         x = plan.start(noise, None if image is None else jnp.broadcast_to(2 * image - 1, noise.shape))
-        drawn = _draw(self.unet, plan.padded(), self.params, x, keys.step)
+        drawn = _drawing(self.unet)(plan.padded(), self.params, x, keys.step)
         return np.clip(np.asarray(drawn) / 2 + 0.5, 0, 1)
 
 
@@ -65,6 +67,9 @@ def read_pixel_model(directory: str | PathLike[str]) -> PixelModel:
     return PixelModel(unet.module, jax.device_put(unet.params), read_json(path / "scheduler" / SCHEDULER))
 
 
-@partial(jax.jit, static_argnums=0)
-def _draw(unet: nn.Module, plan: schedulers.Plan, params: Any, x: jax.Array, keys: jax.Array) -> jax.Array:
-    return schedulers.denoise(plan, partial(unet.apply, {"params": params}), x, keys)
+@lru_cache
+def _drawing(unet: nn.Module) -> Callable[..., jax.Array]:
+    def draw(plan: schedulers.Plan, params: Any, x: jax.Array, keys: jax.Array) -> jax.Array:
+        return schedulers.denoise(plan, partial(unet.apply, {"params": params}), x, keys)
+
+    return compiled(draw)

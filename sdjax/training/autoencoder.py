@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdjax.autoencoding import Autoencoder
@@ -68,19 +66,23 @@ def train_vae(
     return destination
 
 
+def trained(model: Model, state: TrainState) -> Autoencoder:
+    """The model's autoencoder with the averaged parameters of a state."""
+    return Autoencoder(replace(model.components["vae"], params=state.ema), np.dtype(np.float32), None, None)
+
+
 def measure_scale(model: Model, state: TrainState, pictures: list[np.ndarray]) -> float:
     """One over the standard deviation of latents drawn from the posteriors of pictures."""
-    vae = replace(model.components["vae"], params=state.ema)
-    moments = Autoencoder(vae, np.dtype(np.float32), None, None).encode(pictures)
-    means, deviations = map(np.stack, zip(*moments))
+    vae = trained(model, state)
+    means, deviations = map(np.stack, zip(*vae.encode(pictures)))
     # Mean and deviation are those of the model's own scale already; the variance of a draw is that of both together.
-    spread = float(np.sqrt(means.var() + np.square(deviations).mean())) / vae.module.config.scaling_factor
+    spread = float(np.sqrt(means.var() + np.square(deviations).mean())) / vae.config.scaling_factor
     return round(1 / spread, 5)
 
 
 def draw_reconstructions(model: Model, pictures: np.ndarray, folder: Path, state: TrainState) -> None:
     """A sheet: pictures [count, size, size, 3] in [-1, 1], and below each what its mean decodes to."""
-    vae = model.components["vae"].module
-    decoded = jax.jit(lambda params, x: jnp.clip(vae.apply({"params": params}, x) / 2 + 0.5, 0, 1))
-    rows = [to_pil(pictures / 2 + 0.5), to_pil(np.asarray(decoded(state.ema, pictures)))]
+    vae = trained(model, state)
+    means = np.stack([mean for mean, _ in vae.encode(list(pictures))])
+    rows = [to_pil(pictures / 2 + 0.5), to_pil(vae.decode(means))]
     save_sheet(folder, int(state.step), rows, ["picture", "decoded"], [str(i + 1) for i in range(len(pictures))])
