@@ -15,6 +15,7 @@ SHAPES ?= runs/shapes-model
 SHAPES_STEPS ?= 12000
 SHAPES_COUNT ?= 40000
 SHAPES_BEGIN ?= --from-scratch
+SHAPES_LEARNING ?= --learning-rate 6e-4 --cosine-decay
 SHAPES_VAE_STEPS ?= 10000
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
@@ -47,7 +48,7 @@ bench: $(VENV)/installed  ## the quick benchmarks; `.venv/bin/python -m benchmar
 
 shapes-model: $(VENV)/installed | $(SHAPES)/pictures $(SHAPES_VAE)  ## the embedded model anew, and how well it and the present one draw
 	$(VENV)/bin/sdjax train text-to-image $(SHAPES)/pictures $(SHAPES)/run $(SHAPES_BEGIN) --vae $(SHAPES_VAE) \
-		--steps $(SHAPES_STEPS) --learning-rate 6e-4 --cosine-decay --store float16
+		--steps $(SHAPES_STEPS) $(SHAPES_LEARNING) --store float16
 	$(VENV)/bin/python -m benchmarks accuracy shapes $(SHAPES)/run/model-$(SHAPES_STEPS) \
 		--sheet $(SHAPES)/sheet.png --json $(SHAPES)/accuracy.json
 
