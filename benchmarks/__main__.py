@@ -15,7 +15,7 @@ from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
 from benchmarks.slots import slots
-from benchmarks.speed import speed
+from benchmarks.speed import speed, speed_table
 from benchmarks.start import start
 from benchmarks.trained import trained
 from benchmarks.training import training
@@ -45,6 +45,7 @@ app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("check", rich_help_panel=READ)(check)
+app.command("speed-table", rich_help_panel=READ)(speed_table)
 app.command("scenes", rich_help_panel="Data")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("vae", rich_help_panel=LARGE)(vae)

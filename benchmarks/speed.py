@@ -19,7 +19,8 @@ from rich.progress import Progress
 from benchmarks.configs import SD15
 from benchmarks.plots import PlotOption, name_of, speed_bars
 from benchmarks.processes import Worker
-from benchmarks.report import JsonOption, publish, spread
+from benchmarks.recommend import load_rows
+from benchmarks.report import JsonOption, console, publish, spread, table_of
 from benchmarks.speed_worker import FRAMEWORKS, MATMUL, PARTS, Case
 from sdjax.convert import convert
 
@@ -79,10 +80,37 @@ def speed(
             rows += measure(folders, each, cases, repeats, memory)
             for file in itertools.chain(*(place.glob("*.npy") for place in folders.values())):
                 file.unlink()
-    shown = [{"case": name_of(row), **{key: value for key, value in row.items() if key not in NAMED}} for row in rows]
-    publish("speed", shown, json_file, f"{model}; ratios of {repeats} turns", rows)
+    publish("speed", shown(rows), json_file, f"{model}; ratios of {repeats} turns", rows)
     if plot_file is not None:
         speed_bars(rows, plot_file)
+
+
+def speed_table(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, metavar="FILE...", help="What `speed` has written.")
+    ],
+    plot_file: PlotOption = None,
+) -> None:
+    """What several runs of `speed` on one model have measured, as one table and one plot."""
+    rows = sorted(
+        (row for file in files for row in load_rows(file)),
+        key=lambda row: (
+            PARTS.index(row["part"]),
+            row["dtype"] != "float32",
+            row["beside"],
+            row["pixels"],
+            row["batch"],
+        ),
+    )
+    memory = [name for name in dict.fromkeys(itertools.chain(*rows)) if name.endswith(" GB")]
+    console().print(table_of(shown([row | {name: row.get(name, "") for name in memory} for row in rows])))
+    if plot_file is not None:
+        speed_bars(rows, plot_file)
+
+
+def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as a table has them."""
+    return [{"case": name_of(row), **{key: value for key, value in row.items() if key not in NAMED}} for row in rows]
 
 
 def write_weights(model: Path, folder: Path) -> Path:

@@ -19,3 +19,19 @@ def test_a_benchmark_prints_a_table_and_writes_json(tmp_path):
     for row in written["rows"]:
         assert row["what"] in printed
         assert 0 < row["min"] <= row["median"] <= row["max"]
+
+
+def test_what_speed_measured_in_several_runs_becomes_one_table_and_plot(tmp_path):
+    row = {"part": "unet", "batch": 2, "pixels": 512, "dtype": "float32", "beside": "pytorch", "range": "0.8-0.9"}
+    row |= {"sdjax s": 8.9, "other s": 10.7, "ratio": 0.83, "TFLOP/s": 0.2, "of peak": 0.88, "error": 1.7e-6}
+    held = row | {"pixels": 256, "sdjax GB": 3.92, "pytorch GB": 4.2}
+    encoder = row | {"part": "text_encoder"}
+    for name, rows in (("large", [row]), ("small", [held, encoder])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    files = [tmp_path / "large.json", tmp_path / "small.json"]
+    command = [sys.executable, "-m", "benchmarks", "speed-table", *files, "--plot", tmp_path / "speed.png"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    lines = [line.split() for line in printed.splitlines()]
+    assert [" ".join(line[:4]) for line in lines[1:]] == ["text_encoder, 2 of 512", "unet, 2 of 256", "unet, 2 of 512"]
+    assert lines[0][-4:] == ["sdjax", "GB", "pytorch", "GB"] and lines[2][-2:] == ["3.92", "4.2"]
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

@@ -12,8 +12,8 @@ from sdjax.cli import main
 
 pytest.importorskip("ray")
 
-# A machine that is busy, or was suspended, is no machine that is lost.
-PATIENT = {"RAY_health_check_failure_threshold": "100"}
+# A machine that is busy, or was suspended, is no machine that is lost; workers run at the niceness of the tests beside.
+PATIENT = {"RAY_health_check_failure_threshold": "100", "RAY_worker_niceness": "0"}
 
 
 def options(rows: Path) -> list[str]:

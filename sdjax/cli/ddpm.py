@@ -9,7 +9,6 @@ from sdjax.cli import options
 from sdjax.cli.output import check_output, names_file, picture_paths
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
-from sdjax.folders import replaced
 
 AT_ONCE, COLUMNS = 16, 8
 
@@ -72,8 +71,7 @@ def ddpm(
         cells = [*drawn, *blank]
         rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
         labels = [f"seed {seed + i * COLUMNS}" for i in range(len(rows))]
-        with replaced(output) as partial:
-            grid(rows, labels, [""] * len(rows[0])).save(partial, "PNG")
+        save_png(grid(rows, labels, [""] * len(rows[0])), output, {**how, "seed": seed})
         typer.echo(output)
         return
     for number, (picture, path) in enumerate(zip(drawn, picture_paths(output, count))):
