@@ -27,8 +27,9 @@ demo: $(VENV)/installed  ## draw the README's picture with the embedded model
 test: $(VENV)/installed  ## what needs no PyTorch
 	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) -m "not long" --ignore=tests/parity $(TESTS)
 
+# One thread of PyTorch in each process: two processes of two wait for each other most of the time.
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
-	$(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size" tests/parity
+	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size" tests/parity
 
 parity-full-size: $(VENV_PARITY)/installed  ## the same for the published models at their real size: 10 GB, some minutes
 	$(VENV_PARITY)/bin/python -m pytest -s -m full_size tests/parity

@@ -91,9 +91,13 @@ def speed_table(
     ],
     plot_file: PlotOption = None,
 ) -> None:
-    """What several runs of `speed` on one model have measured, as one table and one plot."""
+    """What several runs of `speed` on one model have measured, as one table and one plot.
+
+    Of a case that several have, the last file counts.
+    """
+    cases = {name_of(row): row for file in files for row in load_rows(file)}
     rows = sorted(
-        (row for file in files for row in load_rows(file)),
+        cases.values(),
         key=lambda row: (
             PARTS.index(row["part"]),
             row["dtype"] != "float32",
