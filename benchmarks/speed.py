@@ -23,6 +23,7 @@ from benchmarks.recommend import load_rows
 from benchmarks.report import JsonOption, console, publish, spread, table_of
 from benchmarks.speed_worker import FRAMEWORKS, MATMUL, PARTS, Case
 from sdjax.convert import convert
+from sdjax.errors import InputError
 
 REST = 0.3  # seconds in which the threads of one framework fall asleep before the other runs
 PEAK = Case("matmul", 1, MATMUL)
@@ -95,7 +96,12 @@ def speed_table(
 
     Of a case that several have, the last file counts.
     """
-    cases = {name_of(row): row for file in files for row in load_rows(file)}
+    cases: dict[str, dict[str, Any]] = {}
+    for file in files:
+        found = load_rows(file)
+        if not found or any(row.get("part") not in PARTS for row in found):
+            raise InputError(f"{file} is not what `speed` has written")
+        cases |= {name_of(row): row for row in found}
     rows = sorted(
         cases.values(),
         key=lambda row: (

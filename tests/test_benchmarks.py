@@ -35,3 +35,6 @@ def test_what_speed_measured_in_several_runs_becomes_one_table_and_plot(tmp_path
     assert [" ".join(line[:4]) for line in lines[1:]] == ["text_encoder, 2 of 512", "unet, 2 of 256", "unet, 2 of 512"]
     assert lines[0][-4:] == ["sdjax", "GB", "pytorch", "GB"] and lines[2][-2:] == ["3.92", "4.2"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    files[0].write_text(json.dumps({"rows": [{"sampler": "ddim"}]}))
+    refused = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert refused.returncode == 1 and refused.stderr == f"benchmarks: {files[0]} is not what `speed` has written\n"
