@@ -187,14 +187,17 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*options, str(whole)]) == 0
     chosen = random.Random()
-    for kill in range(kills):
+    for _ in range(kills):
+        before = len(list(killed.rglob("*.png")))
+        wanted = before + chosen.randint(2, max(2, count // (2 * (kills + 1))))  # so few that the run is never done
         with subprocess.Popen(
             [*SDJAX, *options, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            before = len(list(killed.rglob("*.png")))
-            while len(list(killed.rglob("*.png"))) < before + 1 + kill and process.poll() is None:
+            while not killed.exists() or len(list(killed.rglob("*.png"))) < wanted:
+                assert process.poll() is None
                 time.sleep(0.01)
-            time.sleep(chosen.uniform(0, 0.1 if count < LARGE else 200 / kills))
+            time.sleep(chosen.uniform(0, 0.05))
+            assert process.poll() is None
             process.kill()
     if count >= LARGE:
         ended = on_a_full_disk([*SDJAX, *options], killed, tmp_path)
