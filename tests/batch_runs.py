@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import sys
 from pathlib import Path
 
 from sdjax.batch.groups import Grouping, Placed
@@ -11,7 +10,6 @@ from sdjax.batch.rows import Item, Naming, items_of
 
 SLOTS = 2
 LARGE = 100  # rows
-SDJAX = [sys.executable, "-c", "import sys, sdjax.cli; sys.exit(sdjax.cli.main())"]
 COLOURS = ("red", "blue", "green", "purple")
 
 

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 import pytest
-from batch_runs import LARGE, SDJAX, SLOTS, contents, mixed, placed, write, write_rows
+from batch_runs import LARGE, SLOTS, contents, mixed, placed, write, write_rows
+from command import SDJAX
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import SDJAX
 from hypothesis import given
 from hypothesis import strategies as st
 from ldm_checkpoints import ema_of, random_state, small_shapes
@@ -25,7 +26,6 @@ from sdjax.images import read_settings, save_png
 from sdjax.schedulers import SOLVERS, SPACINGS
 
 HEART = "a big red heart at the top left on a yellow background"
-SDJAX = [sys.executable, "-c", "import sys, sdjax.cli; sys.exit(sdjax.cli.main())"]
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
@@ -239,29 +239,32 @@ def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupt_lets_a_command_tidy_up(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_a_command_tidy_up_for_as_long_as_it_takes(sent, tmp_path):
     code = """
-import os, pathlib, signal, sys, time
-from sdjax.cli.interrupt import check, listening
+import os, pathlib, sys, time
+from sdjax.cli import interrupt
+
+interrupt.PATIENCE = 0.2
 
 def work():
     partial = pathlib.Path(sys.argv[1], "partial")
     partial.touch()
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), int(sys.argv[2]))
     try:
         while True:
-            check()
+            interrupt.check()
             time.sleep(0.01)
     finally:
-        time.sleep(0.5)
+        time.sleep(0.7)
         partial.unlink()
 
 try:
-    listening(work)
-except KeyboardInterrupt:
-    os._exit(130)
+    interrupt.listening(work)
+except KeyboardInterrupt as signalled:
+    os._exit(signalled.args[0])
 """
-    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == 130
+    assert subprocess.run([sys.executable, "-c", code, tmp_path, str(int(sent))]).returncode == sent
     assert list(tmp_path.iterdir()) == []
 
 

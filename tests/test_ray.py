@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from batch_runs import SDJAX, SLOTS, contents, mixed, write_rows
+from batch_runs import SLOTS, contents, mixed, write_rows
+from command import SDJAX
 
 from sdjax.cli import main
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,11 @@ import jax
 import numpy as np
 import pytest
 import small_run
+from command import SDJAX
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_training import write_pictures, write_tiny_model
 
 from sdjax.cli import main
 from sdjax.errors import TrainingError
@@ -137,6 +140,22 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(undisturbed, tmp_path, re
     end = process(folder, 50).communicate()[0].strip()
     assert end and end == undisturbed[1], f"killed behind the lines {moments} of the log"
     assert np.array_equal(losses_of(folder), losses_of(undisturbed[0]))
+
+
+def test_a_signal_saves_what_was_learned(tmp_path):
+    """As machines that are lent are taken back: SIGTERM, and soon SIGKILL."""
+    model, run = write_tiny_model(tmp_path / "model"), tmp_path / "run"
+    train = [*SDJAX, "train", "text-to-image", write_pictures(tmp_path / "pictures"), run]
+    choices = ["--model", model, "--batch-size", "2", "--log-every", "1", "--save-every", "10000"]
+    running = subprocess.Popen([*train, *choices], stderr=subprocess.PIPE, text=True)
+    log = run / "log.csv"
+    while running.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 3):
+        time.sleep(0.01)
+    running.terminate()
+    assert running.communicate()[1].splitlines()[-1] == "sdjax: interrupted"
+    assert running.returncode == 128 + signal.SIGTERM
+    with checkpoints(run) as manager:
+        assert manager.latest_step() == len(losses_of(run)) > 2
 
 
 def test_parts_of_a_batch_and_computing_twice_change_nothing(tmp_path):

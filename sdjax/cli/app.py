@@ -1,8 +1,9 @@
-"""The two console scripts, and what becomes of errors and Ctrl-C in them."""
+"""The two console scripts, and what becomes of errors and signals in them."""
 
 import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,13 +24,14 @@ from sdjax.cli.samplers import samplers
 from sdjax.cli.training import train
 from sdjax.errors import SdjaxError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+SIGNALLED = 128  # and the signal's number, as shells count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `sdjax`; `arguments` are those of the process unless given. Returns the exit code.
 
-    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130: interrupted.
+    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130, 143: interrupted by
+    Ctrl-C, by SIGTERM.
     """
     app = typer.Typer(
         help="Stable Diffusion in JAX: text to image, with the pixels that PyTorch gives.",
@@ -84,11 +86,12 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         _say(str(error), fg="red")
     except OSError as error:
         _say(f"{error.filename}: {error.strerror}" if error.filename else str(error), fg="red")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signalled:
         end_bars()
         _say("interrupted", fg="red")
         sys.stdout.flush()
-        os._exit(INTERRUPTED)  # the thread of the command may still be busy, and would be waited for
+        number = signalled.args[0] if signalled.args else signal.SIGINT  # a second Ctrl-C tells none
+        os._exit(SIGNALLED + number)  # the thread of the command may still be busy, and would be waited for
     return 1
 
 

@@ -1,8 +1,8 @@
-"""Ctrl-C. Commands run in a second thread, while the first does nothing but listen for it.
+"""Ctrl-C and SIGTERM. Commands run in a second thread, while the first does nothing but listen for them.
 
-Python hears Ctrl-C in its first thread only, between two instructions. XLA compiles for minutes within one; and what
-is raised in the wrong place, such as a callback of the garbage collector, is lost. So Ctrl-C sets a mark that is looked
-at.
+Python hears signals in its first thread only, between two instructions. XLA compiles for minutes within one; and what
+is raised in the wrong place, such as a callback of the garbage collector, is lost. So a signal sets a mark that is
+looked at.
 """
 
 import signal
@@ -16,18 +16,25 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 5.0  # seconds that a command gets to tidy up
+HEARD = (signal.SIGINT, signal.SIGTERM)  # the second is what those send who take machines back
+PATIENCE = 5.0  # seconds that a command gets to see the mark
 GLANCE = 0.05  # seconds between two looks at the mark
 
 _requested = Event()
+_seen = Event()
 _nothing_to_tidy = Event()
 
 
 def listening(work: Callable[[], T]) -> T:
-    """The result of `work()`. After Ctrl-C, once `work` has tidied up, KeyboardInterrupt is raised."""
+    """The result of `work()`. After a signal, once `work` has tidied up, KeyboardInterrupt(signal) is raised."""
     if threading.current_thread() is not threading.main_thread():  # which alone can hear
         return work()
     outcome: Future[T] = Future()
+    received: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        received.append(number)
+        _requested.set()
 
     def run() -> None:
         try:
@@ -35,24 +42,29 @@ def listening(work: Callable[[], T]) -> T:
         except BaseException as error:
             outcome.set_exception(error)
 
-    previous = signal.signal(signal.SIGINT, lambda *_: _requested.set())
+    previous = {number: signal.signal(number, hear) for number in HEARD}
     try:
         threading.Thread(target=run, daemon=True).start()
         while not outcome.done() and not _requested.is_set():
             wait([outcome], GLANCE)
     finally:
-        signal.signal(signal.SIGINT, previous)  # a second Ctrl-C is not waited for
+        for number, handler in previous.items():  # a second one is not waited for
+            signal.signal(number, handler)
     if not _requested.is_set():
         return outcome.result()
     patient_until = time.monotonic() + PATIENCE
-    while not outcome.done() and not _nothing_to_tidy.is_set() and time.monotonic() < patient_until:
+    while not outcome.done() and not _nothing_to_tidy.is_set() and (_seen.is_set() or time.monotonic() < patient_until):
         wait([outcome], GLANCE)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(received[0])
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if there was a Ctrl-C. For the thread that works, as often as it can."""
+    """Raise KeyboardInterrupt if there was a signal. For the thread that works, as often as it can.
+
+    From then on that thread has all the time that it takes to tidy up, such as to save what was learned.
+    """
     if _requested.is_set():
+        _seen.set()
         raise KeyboardInterrupt
 
 
