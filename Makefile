@@ -16,6 +16,7 @@ SHAPES_STEPS ?= 12000
 SHAPES_COUNT ?= 40000
 SHAPES_BEGIN ?= --from-scratch
 SHAPES_LEARNING ?= --learning-rate 6e-4 --cosine-decay
+SHAPES_VAE_BEGIN ?= --from-scratch
 SHAPES_VAE_STEPS ?= 10000
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
@@ -57,7 +58,7 @@ $(SHAPES)/pictures: | $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks scenes $@ --count $(SHAPES_COUNT)
 
 $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/pictures
-	$(VENV)/bin/sdjax train vae $(SHAPES)/pictures $(SHAPES)/vae --from-scratch --steps $(SHAPES_VAE_STEPS) \
+	$(VENV)/bin/sdjax train vae $(SHAPES)/pictures $(SHAPES)/vae $(SHAPES_VAE_BEGIN) --steps $(SHAPES_VAE_STEPS) \
 		--learning-rate 5e-4 --cosine-decay
 
 clean:

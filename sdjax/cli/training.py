@@ -56,28 +56,37 @@ def vae(
     run: Run,
     model: options.Model = "shapes",
     from_scratch: FromScratch = False,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Leave the encoder as it is, so that UNets still suit.")
+    ] = False,
     size: Annotated[int | None, typer.Option(min=8, help="Of the pictures.", show_default="the model's own")] = None,
     kl_weight: Annotated[float, typer.Option(min=0, help="How much the latents' distance from noise counts.")] = 1e-6,
     settings: "Settings",
     intervals: "Intervals",
 ) -> None:
-    """Train the autoencoder of a model, from its parameters or from scratch. Its scaling factor is measured at the end.
+    """Train the autoencoder of a model, from its parameters or from scratch.
 
-    [bold]Example[/bold]
+    Latents change with it, and their scaling factor, which is measured at the end: a UNet must be trained on them anew,
+    unless only the decoder is trained.
+
+    [bold]Examples[/bold]
 
     sdjax train vae ./pictures ./run --from-scratch --steps 20000
+
+    sdjax train vae ./pictures ./run --model sd15 --decoder-only --size 512 --batch-size 4 --learning-rate 1e-5
     """
     import sdjax.convert
     from sdjax.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
-    from sdjax.training.autoencoder import train_vae
+    from sdjax.training.autoencoder import Choices, train_vae
     from sdjax.training.data import read_examples
 
+    choices = Choices(size, from_scratch, decoder_only, kl_weight)
     examples = read_examples(pictures, captions=False)
     keep_compiled_programs()
     opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
-        made = train_vae(opened, examples, size, run, settings, from_scratch, kl_weight, intervals, report)
+        made = train_vae(opened, examples, run, settings, choices, intervals, report)
     typer.echo(made)
 
 

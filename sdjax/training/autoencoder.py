@@ -1,7 +1,6 @@
 """Training an autoencoder between pictures and latents."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +18,95 @@ from sdjax.training.step import Settings, TrainState, Tree
 
 MEASURED = 256  # pictures at most, whose latents say the scaling factor
 SHOWN = 8
+ENCODER = {"encoder", "quant_conv"}  # of a VAE's parameters, those that say which latents a picture has
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is trained, and towards what.
+
+    size: of the pictures' squares in pixels; what the UNet was trained at where None. from_scratch: begin with random
+    parameters instead of the model's. decoder_only: the encoder stays as it is, and with it the latents. kl_weight: see
+    `Autoencoding`.
+    """
+
+    size: int | None = None
+    from_scratch: bool = False
+    decoder_only: bool = False
+    kl_weight: float = 1e-6
 
 
 def train_vae(
     model: Model,
     examples: list[Example],
-    size: int | None,
     folder: Path,
     settings: Settings,
-    from_scratch: bool,
-    kl_weight: float,
+    choices: Choices,
     intervals: Intervals,
     report: Report,
 ) -> Path:
     """Trains in a run's folder (see `fit`) and writes the averaged VAE as a model directory, which it returns.
 
-    size: of the pictures' squares in pixels; what the UNet was trained at where None. The scaling factor in the new
-    config.json is measured: with it, latents have unit variance. Sheets of pictures above what became of them are drawn
-    into samples/.
+    Where the encoder is trained, the scaling factor in the new config.json is measured: with it, latents have unit
+    variance. Sheets of pictures above what became of them are drawn into samples/. Raises InputError for a size that
+    does not suit, and for a decoder of latents that no encoder makes yet.
     """
+    if choices.from_scratch and choices.decoder_only:
+        raise InputError("a decoder is trained for an encoder that is there: leave from_scratch or decoder_only out")
     vae = model.components["vae"]
-
     factor = vae.module.config.factor
-    pixels = size or (model.components["unet"].module.config.sample_size or 0) * factor
+    pixels = choices.size or (model.components["unet"].module.config.sample_size or 0) * factor
     if not pixels or pixels % factor:
         raise InputError(f"the size of the pictures must be a multiple of {factor} pixels, not {pixels}")
-    about = {"model": str(model.path), "pictures": len(examples), "size": pixels, "kl_weight": kl_weight}
-    open_run(folder, settings, about | {"kind": "vae", "from_scratch": from_scratch})
+    about = {"kind": "vae", "model": str(model.path), "pictures": len(examples)}
+    open_run(folder, settings, about | asdict(choices) | {"size": pixels})
+    frozen = {name: tree for name, tree in vae.params.items() if choices.decoder_only and name in ENCODER}
 
     def init() -> Tree:
-        return fresh(vae.module, settings.seed) if from_scratch else vae.params
+        if choices.from_scratch:
+            return fresh(vae.module, settings.seed)
+        return {name: tree for name, tree in vae.params.items() if name not in frozen}
+
+    def trained(state: TrainState) -> Model:
+        return with_params(model, {"vae": frozen | state.ema})
 
     def read(i: int) -> dict[str, np.ndarray]:
         return {"image": read_square(examples[i].picture, pixels)}
 
     count = min(MEASURED, len(examples))
     pictures = np.stack([read(i)["image"] for i in range(min(SHOWN, count))])
-    show = partial(draw_reconstructions, model, pictures, folder / "samples")
-    task = Task(init, {}, Autoencoding(vae.module, kl_weight), read, len(examples), show)
+
+    def show(state: TrainState) -> None:
+        draw_reconstructions(trained(state), pictures, folder / "samples", int(state.step))
+
+    task = Task(init, frozen, Autoencoding(vae.module, choices.kl_weight), read, len(examples), show)
     state = fit(task, settings, folder, intervals, report)
     destination = folder / f"vae-{int(state.step)}"
     if not destination.exists():
         config = read_json(model.path / "vae" / "config.json")
-        config["scaling_factor"] = measure_scale(model, state, [read(i)["image"] for i in range(count)])
-        write_model(destination, with_params(model, {"vae": state.ema}), ["vae"], str(folder), {"vae": config})
+        if not choices.decoder_only:
+            config["scaling_factor"] = measure_scale(trained(state), [read(i)["image"] for i in range(count)])
+        write_model(destination, trained(state), ["vae"], str(folder), {"vae": config})
     return destination
 
 
-def trained(model: Model, state: TrainState) -> Autoencoder:
-    """The model's autoencoder with the averaged parameters of a state."""
-    return Autoencoder(replace(model.components["vae"], params=state.ema), np.dtype(np.float32), None, None)
+def autoencoder(model: Model) -> Autoencoder:
+    """The model's own, in float32."""
+    return Autoencoder(model.components["vae"], np.dtype(np.float32), None, None)
 
 
-def measure_scale(model: Model, state: TrainState, pictures: list[np.ndarray]) -> float:
+def measure_scale(model: Model, pictures: list[np.ndarray]) -> float:
     """One over the standard deviation of latents drawn from the posteriors of pictures."""
-    vae = trained(model, state)
+    vae = autoencoder(model)
     means, deviations = map(np.stack, zip(*vae.encode(pictures)))
     # Mean and deviation are those of the model's own scale already; the variance of a draw is that of both together.
     spread = float(np.sqrt(means.var() + np.square(deviations).mean())) / vae.config.scaling_factor
     return round(1 / spread, 5)
 
 
-def draw_reconstructions(model: Model, pictures: np.ndarray, folder: Path, state: TrainState) -> None:
+def draw_reconstructions(model: Model, pictures: np.ndarray, folder: Path, step: int) -> None:
     """A sheet: pictures [count, size, size, 3] in [-1, 1], and below each what its mean decodes to."""
-    vae = trained(model, state)
+    vae = autoencoder(model)
     means = np.stack([mean for mean, _ in vae.encode(list(pictures))])
     rows = [to_pil(pictures / 2 + 0.5), to_pil(vae.decode(means))]
-    save_sheet(folder, int(state.step), rows, ["picture", "decoded"], [str(i + 1) for i in range(len(pictures))])
+    save_sheet(folder, step, rows, ["picture", "decoded"], [str(i + 1) for i in range(len(pictures))])

@@ -66,7 +66,7 @@ class Autoencoding:
     """Kingma and Welling (2013), arXiv:1312.6114: what was drawn from the posterior must decode to the picture.
 
     kl_weight: how much the posterior's distance from a standard normal counts, per latent, beside a mean absolute error
-    per pixel; small, as in latent diffusion.
+    per pixel; small, as in latent diffusion. Parameters are the VAE's; the encoder's may be frozen.
     """
 
     vae: nn.Module
@@ -74,7 +74,7 @@ class Autoencoding:
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         """batch: "image" [batch, height, width, 3] in [-1, 1]."""
-        variables, image = {"params": params}, batch["image"]
+        variables, image = {"params": {**frozen, **params}}, batch["image"]
         inputs = image.astype(jax.tree.leaves(params)[0].dtype)
         mean, logvar = (x.astype(jnp.float32) for x in self.vae.apply(variables, inputs, method="encode"))
         latents = mean + jnp.exp(logvar / 2) * _normal(keys, "latents", mean.shape[1:])

@@ -214,6 +214,17 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     assert open_tensors(made / "unet" / "model.safetensors")["conv_in/kernel"].dtype == np.float16
     assert main([*wanted, "--seed", "1"]) == 1
     assert "holds a run with seed = 0, not 1" in capsys.readouterr().err
+    decoder = [*wanted[:1], "vae", pictures, str(tmp_path / "decoder"), *common, "--model", str(made), "--decoder-only"]
+    assert main(decoder) == 1
+    assert "leave from_scratch or decoder_only out" in capsys.readouterr().err
+    assert main([word for word in decoder if word != "--from-scratch"]) == 0
+    before, after = read_vae(made), read_vae(tmp_path / "decoder" / "vae-2")
+    assert after.module.config == before.module.config
+    same = {
+        name: jax.tree.all(jax.tree.map(np.array_equal, before.params[name], tree))
+        for name, tree in after.params.items()
+    }
+    assert same == {"encoder": True, "quant_conv": True, "decoder": False, "post_quant_conv": False}
     for picture in Path(pictures).glob("*.png"):
         picture.write_bytes(b"")  # their latents are kept
     assert main([*wanted, "--steps", "3"]) == 0
