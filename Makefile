@@ -12,12 +12,13 @@ QUICKLY ?= --xla_backend_optimization_level=0
 
 # What `make shapes-model` makes, and where: docs/training.md. Killed and started again, it goes on.
 SHAPES ?= runs/shapes-model
-SHAPES_STEPS ?= 12000
 SHAPES_COUNT ?= 40000
-SHAPES_BEGIN ?= --from-scratch
-SHAPES_LEARNING ?= --learning-rate 6e-4 --cosine-decay
-SHAPES_VAE_BEGIN ?= --from-scratch
-SHAPES_VAE_STEPS ?= 10000
+SHAPES_BEGIN ?= --model $(SHAPES)/first
+SHAPES_STEPS ?= 4000
+SHAPES_LEARNING ?= --learning-rate 3e-4 --cosine-decay --ema-decay 0.995 --min-snr-gamma 0
+SHAPES_VAE_BEGIN ?= --model $(SHAPES)/first --decoder-only
+SHAPES_VAE_STEPS ?= 3000
+SHAPES_VAE_LEARNING ?= --learning-rate 2e-4 --cosine-decay --ema-decay 0.998
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
 .PHONY: demo test parity parity-full-size lint format bench shapes-model clean
@@ -48,7 +49,7 @@ bench: $(VENV)/installed  ## the quick benchmarks; `.venv/bin/python -m benchmar
 	$(VENV)/bin/python -m benchmarks loop
 	$(VENV)/bin/python -m benchmarks start --repeats 1
 
-shapes-model: $(VENV)/installed | $(SHAPES)/pictures $(SHAPES_VAE)  ## the embedded model anew, and how well it and the present one draw
+shapes-model: $(VENV)/installed | $(SHAPES)/first $(SHAPES)/pictures $(SHAPES_VAE)  ## the embedded model anew, and how well it and the present one draw
 	$(VENV)/bin/sdjax train text-to-image $(SHAPES)/pictures $(SHAPES)/run $(SHAPES_BEGIN) --vae $(SHAPES_VAE) \
 		--steps $(SHAPES_STEPS) $(SHAPES_LEARNING) --store float16
 	$(VENV)/bin/python -m benchmarks accuracy shapes $(SHAPES)/run/model-$(SHAPES_STEPS) \
@@ -57,9 +58,16 @@ shapes-model: $(VENV)/installed | $(SHAPES)/pictures $(SHAPES_VAE)  ## the embed
 $(SHAPES)/pictures: | $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks scenes $@ --count $(SHAPES_COUNT)
 
-$(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/pictures
+# The first embedded model, which was trained with PyTorch.
+$(SHAPES)/first:
+	mkdir -p $(SHAPES)/unpacked
+	git archive 7698e1d sdjax/assets/shapes | tar -x -C $(SHAPES)/unpacked
+	mv $(SHAPES)/unpacked/sdjax/assets/shapes $@
+	rm -r $(SHAPES)/unpacked
+
+$(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/first $(SHAPES)/pictures
 	$(VENV)/bin/sdjax train vae $(SHAPES)/pictures $(SHAPES)/vae $(SHAPES_VAE_BEGIN) --steps $(SHAPES_VAE_STEPS) \
-		--learning-rate 5e-4 --cosine-decay
+		$(SHAPES_VAE_LEARNING)
 
 clean:
 	rm -rf .venv* build *.egg-info
