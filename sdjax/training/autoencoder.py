@@ -83,10 +83,10 @@ def train_vae(
     state = fit(task, settings, folder, intervals, report)
     destination = folder / f"vae-{int(state.step)}"
     if not destination.exists():
-        config = read_json(model.path / "vae" / "config.json")
+        done, config = trained(state), read_json(model.path / "vae" / "config.json")
         if not choices.decoder_only:
-            config["scaling_factor"] = measure_scale(trained(state), [read(i)["image"] for i in range(count)])
-        write_model(destination, trained(state), ["vae"], str(folder), {"vae": config})
+            config["scaling_factor"] = measure_scale(done, [read(i)["image"] for i in range(count)])
+        write_model(destination, done, ["vae"], str(folder), {"vae": config})
     return destination
 
 
