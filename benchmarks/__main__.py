@@ -7,6 +7,7 @@ import typer
 from benchmarks.accuracy import accuracy
 from benchmarks.batch import batch
 from benchmarks.batch_memory import batch_memory
+from benchmarks.bits import bits
 from benchmarks.check import check
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
@@ -34,6 +35,7 @@ QUICK = "Quick: two minutes at most, and nothing is needed"
 LONG = "Longer: half an hour"
 READ = "Of what others have written with --json"
 LARGE = "At the size of Stable Diffusion 1.5: minutes and gigabytes"
+app.command("bits", rich_help_panel=QUICK)(bits)
 app.command("nfe", rich_help_panel=QUICK)(nfe)
 app.command("loop", rich_help_panel=QUICK)(loop)
 app.command("start", rich_help_panel=QUICK)(start)

@@ -14,10 +14,10 @@ from benchmarks.frechet import SceneSpace
 from benchmarks.readings import rendered, shown
 from benchmarks.report import JsonOption, in_a_folder, publish
 from benchmarks.scenes import Scene, draw_scene
-from sdjax.folders import replaced
-from sdjax.images import grid
-from sdjax.inputs import to_pil
+from sdjax.files.atomic import replaced
+from sdjax.files.pictures import grid
 from sdjax.pipeline import Pipeline
+from sdjax.pipeline.images import to_pil
 from sdjax.schedulers.names import parse_sampler
 
 FACTS = ("background", "count", "colour", "shape", "size", "place", "relation")

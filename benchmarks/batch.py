@@ -79,7 +79,7 @@ def by_batch(pipe: Any, prompts: list[str], folder: Path, steps: int, batch_size
 
 def by_loop(pipe: Any, prompts: list[str], folder: Path, steps: int) -> None:
     """A call for each picture."""
-    from sdjax.images import save_png
+    from sdjax.files.pictures import save_png
 
     folder.mkdir()
     for i, prompt in enumerate(prompts):

@@ -14,15 +14,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from benchmarks.batches import in_batches
-from sdjax.checkpoint import read_json
 from sdjax.convert.keys import fill, present_name, source_name
 from sdjax.convert.weights import choose, open_weights
 from sdjax.errors import CheckpointError, ConfigError
-from sdjax.inputs import to_pil
+from sdjax.files.checkpoint import read_json
 from sdjax.models import CLIPTextConfig, CLIPTextModel
 from sdjax.models.clip import ACTIVATIONS, CLIPEncoder
 from sdjax.models.layers import ZEROS, Dense, Embed, LayerNorm
 from sdjax.models.strict import Config
+from sdjax.pipeline.images import to_pil
 from sdjax.programs import precisely
 from sdjax.prompts import load_tokenizer
 from sdjax.prompts.chunks import one_chunk

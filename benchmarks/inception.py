@@ -17,13 +17,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.batches import in_batches
-from sdjax.checkpoint import mismatch
 from sdjax.convert.keys import source_shapes, to_flax
 from sdjax.convert.weights import open_pickle
 from sdjax.errors import CheckpointError
+from sdjax.files.checkpoint import mismatch
+from sdjax.files.tensors import open_tensors
 from sdjax.models.layers import ZEROS
 from sdjax.programs import precisely
-from sdjax.tensors import open_tensors
 
 SIDE, FEATURES = 299, 2048
 EPSILON = 1e-3  # of batch normalisation, in all of its layers

@@ -14,7 +14,7 @@ from benchmarks.inception import BATCH, FEATURES, inception_features, read_incep
 from benchmarks.scenes import Scene, render
 from benchmarks.scorer import facts_that_hold, read_picture
 from sdjax.errors import InputError
-from sdjax.inputs import read_image
+from sdjax.pipeline.images import read_image
 
 # From pictures [n, height, width, 3] in [0, 1] to what a row of the study says of them.
 Reader = Callable[[np.ndarray], dict[str, Any]]

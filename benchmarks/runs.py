@@ -10,10 +10,10 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.budgets import affordable
-from sdjax.arguments import Picture
 from sdjax.errors import InputError
-from sdjax.kept import kept
+from sdjax.files.cache import kept
 from sdjax.pipeline import Pipeline
+from sdjax.pipeline.request import Picture
 from sdjax.schedulers import SOLVERS
 
 REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from rich.progress import track
 
 from sdjax.errors import InputError
-from sdjax.folders import new_directory
+from sdjax.files.atomic import new_directory
 
 SIDE, ENLARGED = 64, 4  # pixels; drawn so many times larger and reduced
 MIDDLE = SIDE / 2

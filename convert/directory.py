@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdjax.checkpoint import INDEX, component_classes, is_model, read_json, shorten
 from sdjax.convert.flax_weights import present_config, present_scheduler, without_flax
 from sdjax.convert.source import Part, Source
 from sdjax.convert.weights import WeightFile, choose, open_weights
 from sdjax.convert.write import LEFT_OUT
 from sdjax.errors import CheckpointError, InputError
-from sdjax.folders import within
+from sdjax.files.atomic import within
+from sdjax.files.checkpoint import INDEX, component_classes, is_model, read_json, shorten
 from sdjax.models import MODELS
 
 log = logging.getLogger("sdjax")

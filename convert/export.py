@@ -10,7 +10,13 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from sdjax.checkpoint import (
+from sdjax.convert import ldm_configs as ldm
+from sdjax.convert.keys import from_flax, source_name
+from sdjax.convert.ldm import PACKED, open_clip_name, unet_name, vae_name
+from sdjax.convert.write import Progress
+from sdjax.errors import CheckpointError, InputError
+from sdjax.files.atomic import check_vacant, new_directory
+from sdjax.files.checkpoint import (
     INDEX,
     Component,
     component_classes,
@@ -19,14 +25,8 @@ from sdjax.checkpoint import (
     read_json,
     write_json,
 )
-from sdjax.convert import ldm_configs as ldm
-from sdjax.convert.keys import from_flax, source_name
-from sdjax.convert.ldm import PACKED, open_clip_name, unet_name, vae_name
-from sdjax.convert.write import Progress
-from sdjax.errors import CheckpointError, InputError
-from sdjax.folders import check_vacant, new_directory
+from sdjax.files.tensors import write_tensors
 from sdjax.models import MODELS
-from sdjax.tensors import write_tensors
 
 LAYOUTS = ("diffusers", "single-file")
 

@@ -8,9 +8,9 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sdjax.checkpoint import INDEX, nearest, read_json
 from sdjax.convert.directory import CONFIG, choose_weights, sort_components, vae_class
 from sdjax.errors import CheckpointError, InputError, SdjaxError
+from sdjax.files.checkpoint import INDEX, nearest, read_json
 
 
 def download(repo: str, variant: str | None, revision: str | None) -> tuple[Path, str]:

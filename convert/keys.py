@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdjax.checkpoint import mismatch, shorten
 from sdjax.errors import CheckpointError
+from sdjax.files.checkpoint import mismatch, shorten
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 

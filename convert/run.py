@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdjax.checkpoint import FLOATS, FORMAT, embedded_models, is_model, nearest
+from sdjax.adapters.lora_files import read_lora
 from sdjax.convert.directory import read_directory
 from sdjax.convert.export import check_layout, write_export
 from sdjax.convert.hub import download
@@ -17,8 +17,9 @@ from sdjax.convert.source import Source
 from sdjax.convert.verify import compare
 from sdjax.convert.write import Progress, write_model
 from sdjax.errors import InputError
-from sdjax.folders import cache_directory, check_vacant, sweep
-from sdjax.lora_files import read_lora
+from sdjax.files.atomic import check_vacant, sweep
+from sdjax.files.cache import cache_directory
+from sdjax.files.checkpoint import FLOATS, FORMAT, embedded_models, is_model, nearest
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdjax.checkpoint import shorten
 from sdjax.convert.weights import load_pickle
 from sdjax.errors import CheckpointError
-from sdjax.tensors import open_tensors
+from sdjax.files.checkpoint import shorten
+from sdjax.files.tensors import open_tensors
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax.checkpoint import Component, component_classes, read_component, read_index
 from sdjax.convert.single_file import EMA
 from sdjax.convert.source import Source
 from sdjax.errors import CheckpointError, InputError
+from sdjax.files.checkpoint import Component, component_classes, read_component, read_index
 from sdjax.models import MODELS
 
 TOKENS = 7  # of context for the UNet

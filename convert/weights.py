@@ -10,11 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sdjax.checkpoint import mismatch, read_json
 from sdjax.convert.flax_weights import open_msgpack
 from sdjax.errors import CheckpointError
-from sdjax.pickles import read_pickle
-from sdjax.tensors import open_tensors
+from sdjax.files.checkpoint import mismatch, read_json
+from sdjax.files.pickles import read_pickle
+from sdjax.files.tensors import open_tensors
 
 # Names that diffusers and transformers give to weights, in the order in which they are preferred.
 FILES = (

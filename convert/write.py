@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from sdjax.checkpoint import FLOATS, flat_specs, shorten, write_component, write_index
+from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
+from sdjax.adapters.lora_files import LoraFile
 from sdjax.convert.keys import match, to_flax
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
-from sdjax.folders import new_directory
-from sdjax.lora import Lora, added, kernels_of, lora_for
-from sdjax.lora_files import LoraFile
+from sdjax.files.atomic import new_directory
+from sdjax.files.checkpoint import FLOATS, flat_specs, shorten, write_component, write_index
 from sdjax.models import build
 
 log = logging.getLogger("sdjax")

@@ -6,12 +6,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sdjax.version import __version__
+
 if TYPE_CHECKING:
     from sdjax import schedulers
     from sdjax.loading import load
 
-__version__ = "0.1.0"
-__all__ = ["load", "schedulers"]
+__all__ = ["__version__", "load", "schedulers"]
 
 
 def __getattr__(name: str):

@@ -9,12 +9,12 @@ from typing import Literal
 
 import jax
 
-from sdjax.checkpoint import FLOATS, Component, Model, read_model, read_vae
+from sdjax.adapters.lora import Lora, lora_for, with_another
+from sdjax.adapters.lora_files import read_lora
 from sdjax.convert import Choices, resolve
 from sdjax.errors import InputError
-from sdjax.folders import cache_directory, is_writable
-from sdjax.lora import Lora, lora_for, with_another
-from sdjax.lora_files import read_lora
+from sdjax.files.cache import cache_directory, is_writable
+from sdjax.files.checkpoint import FLOATS, Component, Model, read_model, read_vae
 from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")

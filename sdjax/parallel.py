@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import InputError
-from sdjax.kept import kept
+from sdjax.files.cache import kept
 
 log = logging.getLogger("sdjax")
 

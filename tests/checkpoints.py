@@ -8,10 +8,10 @@ import numpy as np
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
-from sdjax.checkpoint import flat_specs, read_json
 from sdjax.convert.keys import source_name, source_shapes
+from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.tensors import open_tensors
 from sdjax.models import build
-from sdjax.tensors import open_tensors
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

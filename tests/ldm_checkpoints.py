@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sdjax.tensors import write_tensors
+from sdjax.files.tensors import write_tensors
 
 KINDS = ["sd-1", "sd-1-inpainting", "sd-2-base", "sd-2-v", "sd-2-inpainting", "sd-2-depth", "sd-2-x4-upscaler"]
 

@@ -34,7 +34,7 @@ from sdjax.batch.output import Output
 from sdjax.batch.runner import Run, run
 from sdjax.cli import main
 from sdjax.errors import InputError
-from sdjax.images import read_settings
+from sdjax.files.pictures import read_settings
 
 
 @pytest.fixture(scope="module")

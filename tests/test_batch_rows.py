@@ -24,7 +24,7 @@ from sdjax.batch.identity import fingerprint
 from sdjax.batch.output import Output
 from sdjax.batch.rows import Item, Naming, Problem, complain, items_of
 from sdjax.errors import InputError
-from sdjax.images import encoded, read_settings
+from sdjax.files.pictures import encoded, read_settings
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from checkpoints import edit_json
 
-from sdjax.checkpoint import Model, embedded_models, flat_specs, read_json, read_model
 from sdjax.convert import convert
 from sdjax.errors import CheckpointError, ConfigError, InputError
-from sdjax.folders import is_writable, new_directory
-from sdjax.tensors import open_tensors, write_tensors
+from sdjax.files.atomic import new_directory
+from sdjax.files.cache import is_writable
+from sdjax.files.checkpoint import Model, embedded_models, flat_specs, read_json, read_model
+from sdjax.files.tensors import open_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdjax.checkpoint import embedded_models
 from sdjax.errors import InputError
+from sdjax.files.checkpoint import embedded_models
 from sdjax.prompts import load_tokenizer, one_chunk, padded, tiled, weighted_chunks
 
 TOKENIZER = load_tokenizer(embedded_models()["shapes"] / "tokenizer")

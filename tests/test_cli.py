@@ -19,10 +19,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
-from sdjax.checkpoint import embedded_models, read_model
 from sdjax.cli import convert_main, main
 from sdjax.cli.output import picture_paths
-from sdjax.images import read_settings, save_png
+from sdjax.files.checkpoint import embedded_models, read_model
+from sdjax.files.pictures import read_settings, save_png
 from sdjax.schedulers import SOLVERS, SPACINGS
 
 HEART = "a big red heart at the top left on a yellow background"
@@ -195,7 +195,7 @@ import resource, sys
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
-from sdjax.images import save_png
+from sdjax.files.pictures import save_png
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # as good as full: the file cannot grow
 try:
     save_png(Image.effect_noise((64, 64), 50), sys.argv[1], {})

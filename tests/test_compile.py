@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax.arguments import spread
 from sdjax.cli import main
+from sdjax.pipeline.request import spread
 
 
 @pytest.mark.parametrize("images", [{}, {"image": np.full((64, 64, 3), 99, np.uint8)}], ids=["text", "image"])

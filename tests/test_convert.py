@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from sdjax.checkpoint import embedded_models, flat_specs, read_json, read_model
 from sdjax.convert import convert, fill
 from sdjax.convert.keys import OLD_NAMES, match, source_name
 from sdjax.errors import CheckpointError, InputError
+from sdjax.files.checkpoint import embedded_models, flat_specs, read_json, read_model
+from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build
-from sdjax.tensors import open_tensors
 
 
 def to_torch_layout(path: str, array: np.ndarray) -> np.ndarray:

@@ -5,10 +5,10 @@ from checkpoints import UNET, rewrite, tensors_of
 from ldm_checkpoints import random_state, small_shapes
 from safetensors.numpy import load_file, save_file
 
-from sdjax.checkpoint import read_json
 from sdjax.convert import Choices, convert, export
 from sdjax.errors import CheckpointError, InputError
-from sdjax.tensors import open_tensors
+from sdjax.files.checkpoint import read_json
+from sdjax.files.tensors import open_tensors
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

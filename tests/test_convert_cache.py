@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from checkpoints import UNET, models_in, rewrite, tensors_of
 
-from sdjax.checkpoint import embedded_models, read_json, read_model
 from sdjax.convert import convert, resolve
 from sdjax.convert.hub import needed_files
 from sdjax.errors import CheckpointError
-from sdjax.folders import new_directory, sweep
+from sdjax.files.atomic import new_directory, sweep
+from sdjax.files.checkpoint import embedded_models, read_json, read_model
 from sdjax.models import MODELS
 
 # The cache

@@ -12,11 +12,11 @@ from checkpoints import UNET, VAE, edit_json, rewrite_as_flax, shard, tensors_of
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
-from sdjax.checkpoint import read_json
 from sdjax.convert import convert, resolve
 from sdjax.convert.weights import choose
 from sdjax.errors import CheckpointError, ConfigError, InputError
-from sdjax.tensors import open_tensors
+from sdjax.files.checkpoint import read_json
+from sdjax.files.tensors import open_tensors
 
 
 def test_shards_are_the_whole(tiny, tmp_path):

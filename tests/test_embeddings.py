@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sdjax.adapters.textual_inversion import read_embedding
 from sdjax.errors import CheckpointError
-from sdjax.prompts import read_embedding
 
 VECTORS = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
 

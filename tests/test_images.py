@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 import sdjax
-from sdjax.arguments import Picture
 from sdjax.cli import main
 from sdjax.errors import InputError
-from sdjax.images import read_settings
-from sdjax.inputs import Repaint, bicubic, read_depth, read_image, read_mask, surroundings, to_array
+from sdjax.files.pictures import read_settings
+from sdjax.pipeline.images import Repaint, bicubic, read_depth, read_image, read_mask, surroundings, to_array
+from sdjax.pipeline.request import Picture
 
 HEART = "a big red heart at the top left on a yellow background"
 rng = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdjax.images import read_settings, save_png
-from sdjax.infotext import read_infotext, write_infotext
+from sdjax.files.infotext import read_infotext, write_infotext
+from sdjax.files.pictures import read_settings, save_png
 from sdjax.schedulers import SOLVERS, SPACINGS
 
 # From the documentation of A1111's parse_generation_parameters.

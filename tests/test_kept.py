@@ -9,7 +9,7 @@ import pytest
 
 import sdjax
 from sdjax import programs
-from sdjax.kept import kept
+from sdjax.files.cache import kept
 from sdjax.parallel import pmap, shard
 
 HEART = "a red heart on a blue background"

@@ -8,7 +8,7 @@ from test_cli import HEART, complaint
 from sdjax.cli import main
 from sdjax.cli.compare import _columns
 from sdjax.errors import InputError
-from sdjax.images import grid, read_settings
+from sdjax.files.pictures import grid, read_settings
 
 
 def pixels(path, frame: int = 0) -> np.ndarray:

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
 import sdjax
-from sdjax.arguments import Picture
-from sdjax.checkpoint import flat_specs, read_model
+from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
+from sdjax.adapters.lora_files import Factors, read_lora
 from sdjax.cli import main
 from sdjax.cli.options import files_and_scales
 from sdjax.convert.keys import source_name
 from sdjax.errors import CheckpointError, InputError
-from sdjax.images import read_settings
-from sdjax.lora import Lora, added, kernels_of, lora_for
-from sdjax.lora_files import Factors, read_lora
+from sdjax.files.checkpoint import flat_specs, read_model
+from sdjax.files.pictures import read_settings
+from sdjax.pipeline.request import Picture
 
 HEART = "a big red heart at the top left on a yellow background"
 STEPS = {"num_inference_steps": 2, "output_type": "np"}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdjax
-from sdjax.checkpoint import embedded_models
 from sdjax.errors import CheckpointError, InputError
+from sdjax.files.checkpoint import embedded_models
 from sdjax.random import image_keys, image_seeds, normal
 from sdjax.schedulers import SOLVERS, SPACINGS
 

@@ -13,16 +13,16 @@ from ldm_checkpoints import ema_of, random_state, small_configs, small_shapes
 from safetensors.numpy import save_file
 
 import sdjax
-from sdjax.checkpoint import read_json, read_model
 from sdjax.convert import Choices, convert, fill, resolve
 from sdjax.convert.ldm_configs import UPSCALER, kind_of
 from sdjax.convert.recognise import describe
 from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
 from sdjax.errors import CheckpointError, InputError
+from sdjax.files.checkpoint import read_json, read_model
+from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build
 from sdjax.prompts import load_tokenizer, one_chunk
-from sdjax.tensors import open_tensors
 
 SD15 = "reference/hub/runwayml/stable-diffusion-v1-5"
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from sdjax.errors import CheckpointError
-from sdjax.tensors import ALIGNMENT, DTYPES, open_tensors, write_tensors
+from sdjax.files.tensors import ALIGNMENT, DTYPES, open_tensors, write_tensors
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda name: name != "__metadata__")
 

@@ -19,9 +19,9 @@ from benchmarks.readings import of_ones_own, shown, statistics_of, stored_statis
 from benchmarks.recommend import best, recommend
 from benchmarks.scenes import draw_scene, render
 from benchmarks.trained import trained
-from sdjax.checkpoint import embedded_models
 from sdjax.convert.keys import source_shapes
 from sdjax.errors import CheckpointError, InputError, SdjaxError
+from sdjax.files.checkpoint import embedded_models
 
 APP = typer.Typer()
 for command in (trained, recommend, check):

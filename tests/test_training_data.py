@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_training import write_pictures
 
 from sdjax.errors import InputError
-from sdjax.inputs import read_square
+from sdjax.pipeline.images import read_square
 from sdjax.training.data import indices, read_examples
 
 

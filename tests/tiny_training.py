@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sdjax.checkpoint import Component, embedded_models, read_model
+from sdjax.files.checkpoint import Component, embedded_models, read_model
 from sdjax.models import build
 from sdjax.training.models import fresh, write_model
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdjax.arguments import Picture
 from sdjax.batch.rows import Item, Problem
 from sdjax.errors import InputError
 from sdjax.pipeline import Pipeline
-from sdjax.recipes import Recipe, guidance_of, recipe_of
-from sdjax.starts import check_suits
-from sdjax.texts import check_clip_skip, tokens_of_rows
+from sdjax.pipeline.contexts import check_clip_skip, tokens_of_rows
+from sdjax.pipeline.request import Picture
+from sdjax.pipeline.resolve import Recipe, guidance_of, recipe_of
+from sdjax.pipeline.start import check_suits
 
 
 class Group(NamedTuple):

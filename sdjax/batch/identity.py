@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-import sdjax
 from sdjax.batch.output import hash_of
 from sdjax.batch.rows import Item
 from sdjax.errors import InputError
-from sdjax.folders import PARTIAL, replaced
+from sdjax.files.atomic import PARTIAL, replaced
 from sdjax.pipeline import Pipeline
+from sdjax.version import __version__
 
 RUN = "run.json"
 
@@ -61,7 +61,7 @@ def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:
 
 def versions() -> dict[str, str]:
     """What computes, as far as bits depend on it."""
-    return {"sdjax": sdjax.__version__, "jax": jax.__version__, "platform": jax.default_backend()}
+    return {"sdjax": __version__, "jax": jax.__version__, "platform": jax.default_backend()}
 
 
 def check_vacant_or_ours(folder: Path) -> None:

@@ -18,7 +18,7 @@ except ImportError:  # Windows: nobody is kept from starting a run twice there
     fcntl = None  # type: ignore[assignment]
 
 from sdjax.errors import InputError
-from sdjax.folders import replaced
+from sdjax.files.atomic import replaced
 
 MANIFEST = "manifest.jsonl"
 SHARDS = "shards.jsonl"

@@ -19,8 +19,8 @@ from PIL import Image
 
 from sdjax.batch.rows import Item
 from sdjax.errors import InputError
-from sdjax.folders import replaced
-from sdjax.images import encoded, read_settings
+from sdjax.files.atomic import replaced
+from sdjax.files.pictures import encoded, read_settings
 
 CONTAINERS = ("files", "tar", "parquet")
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}

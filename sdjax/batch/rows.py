@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdjax.arguments import READERS, Picture
 from sdjax.batch.formats import Read
 from sdjax.errors import InputError
+from sdjax.pipeline.request import READERS, Picture
 from sdjax.random import image_seeds
 
 # What a column holds. Those of one picture are named as in `Picture`; `steps` is short for num_inference_steps.

@@ -58,7 +58,7 @@ def convert_main(arguments: Sequence[str] | None = None) -> int:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from sdjax import __version__
+        from sdjax.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit()

@@ -11,7 +11,7 @@ from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.output import check_output
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
-from sdjax.images import grid, save_png
+from sdjax.files.pictures import grid, save_png
 
 SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
 COLUMNS = (1, 2, 5, 10, 20, 50)
@@ -55,8 +55,8 @@ def compare(
         raise InputError("there are no samplers to compare")
 
     import sdjax
-    from sdjax.arguments import spread
-    from sdjax.previews import Previews
+    from sdjax.pipeline.previews import Previews
+    from sdjax.pipeline.request import spread
 
     settings = {
         "sampler": names,

@@ -59,7 +59,7 @@ def compile_ahead(
     wanted: list[tuple[int | None, int | None]] = [(None, None)]
     if sizes:
         wanted = [parsed(size) for size in sizes]
-    from sdjax.arguments import spread
+    from sdjax.pipeline.request import spread
 
     images = {} if image is None else {"image": image}
     groups = [

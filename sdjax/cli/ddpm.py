@@ -44,11 +44,11 @@ def ddpm(
     import numpy as np
 
     import sdjax.convert
-    from sdjax import __version__
-    from sdjax.images import grid, save_png
-    from sdjax.inputs import read_square, to_pil
+    from sdjax.files.pictures import grid, save_png
     from sdjax.loading import keep_compiled_programs
-    from sdjax.pixels import read_pixel_model
+    from sdjax.pipeline.images import read_square, to_pil
+    from sdjax.pipeline.unconditional import read_pixel_model
+    from sdjax.version import __version__
 
     if not 0 < strength <= 1:
         raise InputError(f"strength must be from just above 0 to 1, not {strength}")

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
-from sdjax.images import read_settings
+from sdjax.files.pictures import read_settings
 
 if TYPE_CHECKING:
-    from sdjax.checkpoint import Component
+    from sdjax.files.checkpoint import Component
 
 SCHEDULER_KEYS = (
     "prediction_type",
@@ -40,8 +40,8 @@ def info(
         _show_picture(Path(model))
         return
 
-    from sdjax.checkpoint import read_model
     from sdjax.convert import resolve
+    from sdjax.files.checkpoint import read_model
 
     if Path(model).is_file():
         _describe_file(Path(model))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdjax.errors import InputError
-from sdjax.images import read_settings
+from sdjax.files.pictures import read_settings
 
 log = logging.getLogger("sdjax")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdjax.errors import InputError
-from sdjax.folders import partial_path
+from sdjax.files.atomic import partial_path
 
 PREFIX = "sdjax"
 

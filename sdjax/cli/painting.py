@@ -12,7 +12,7 @@ from sdjax.cli.output import check_output, picture_paths
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.watching import Watching
 from sdjax.errors import InputError
-from sdjax.images import save_png
+from sdjax.files.pictures import save_png
 
 if TYPE_CHECKING:
     from sdjax.pipeline import Pipeline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Loading:
     """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion.
 
-    task: what the model must be made for, where a command is for such models only; see `sdjax.starts.task_of`.
+    task: what the model must be made for, where a command is for such models only; see `sdjax.pipeline.start.task_of`.
     """
 
     model: str
@@ -72,14 +72,14 @@ def paint(
 ) -> None:
     """Paint, save and name pictures. Everything that can be wrong is looked at before the model is.
 
-    images, settings: as `sdjax.arguments.spread` has them; what is None is left to the model.
+    images, settings: as `sdjax.pipeline.request.spread` has them; what is None is left to the model.
     """
     check_output(output)
     if watching:
         watching.check()
 
-    from sdjax import __version__
-    from sdjax.arguments import spread
+    from sdjax.pipeline.request import spread
+    from sdjax.version import __version__
 
     seeds = seed or [0]
     given = {name: value for name, value in settings.items() if value is not None}

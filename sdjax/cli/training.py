@@ -76,7 +76,7 @@ def vae(
     sdjax train vae ./pictures ./run --model sd15 --decoder-only --size 512 --batch-size 4 --learning-rate 1e-5
     """
     import sdjax.convert
-    from sdjax.checkpoint import read_model
+    from sdjax.files.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.autoencoder import Choices, train_vae
     from sdjax.training.data import read_examples
@@ -169,7 +169,7 @@ def text_to_image(
     sdjax train text-to-image ./pictures ./run --from-scratch --vae ./vae-run/vae-20000 --prediction-type v_prediction
     """
     import sdjax.convert
-    from sdjax.checkpoint import read_model
+    from sdjax.files.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_examples
     from sdjax.training.text_to_image import Choices, train_text_to_image
@@ -215,7 +215,7 @@ def textual_inversion(
     sdjax generate "a small <mine> on a white background" --embedding ./run/mine-1000.safetensors
     """
     import sdjax.convert
-    from sdjax.checkpoint import read_model
+    from sdjax.files.checkpoint import read_model
     from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_examples
     from sdjax.training.inversion import Word, train_word

@@ -7,10 +7,10 @@ from PIL import Image
 
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.errors import InputError
-from sdjax.images import save_animation, save_png
+from sdjax.files.pictures import save_animation, save_png
 
 if TYPE_CHECKING:
-    from sdjax.previews import Previews
+    from sdjax.pipeline.previews import Previews
 
 ANIMATED = (".webp", ".gif")
 
@@ -35,7 +35,7 @@ class Watching:
 
     def previews(self) -> "Previews | None":
         """What to ask of the pipeline."""
-        from sdjax.previews import previews_of
+        from sdjax.pipeline.previews import previews_of
 
         every = self._every or (1 if self._animation else None)
         return None if every is None else previews_of(every, self._show)

@@ -2,7 +2,6 @@
 
 from sdjax.prompts.chunks import Tokens, Words, one_chunk, padded, tiled, weighted_chunks
 from sdjax.prompts.editing import schedule, texts_of_rows
-from sdjax.prompts.embeddings import read_embedding
 from sdjax.prompts.emphasis import BREAK, parse_emphasis
 from sdjax.prompts.tokenizer import Tokenizer, load_tokenizer
 
@@ -15,7 +14,6 @@ __all__ = [
     "one_chunk",
     "padded",
     "parse_emphasis",
-    "read_embedding",
     "schedule",
     "texts_of_rows",
     "tiled",

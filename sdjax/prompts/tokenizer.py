@@ -11,7 +11,7 @@ from pathlib import Path
 import tokenizers
 
 from sdjax.errors import CheckpointError
-from sdjax.kept import kept
+from sdjax.files.cache import kept
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdjax.autoencoding import Autoencoder
-from sdjax.checkpoint import Model, read_json
 from sdjax.errors import InputError
-from sdjax.inputs import read_square, to_pil
+from sdjax.files.checkpoint import Model, read_json
+from sdjax.pipeline.images import read_square, to_pil
+from sdjax.pipeline.vae import Autoencoder
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import InputError
-from sdjax.inputs import read_image
+from sdjax.pipeline.images import read_image
 from sdjax.training.cifar import read_cifar
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

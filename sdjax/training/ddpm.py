@@ -9,12 +9,12 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from sdjax import schedulers
-from sdjax.checkpoint import SCHEDULER, flat_specs, write_component, write_index, write_json
 from sdjax.errors import InputError
-from sdjax.folders import new_directory
-from sdjax.inputs import read_square, to_pil
+from sdjax.files.atomic import new_directory
+from sdjax.files.checkpoint import SCHEDULER, flat_specs, write_component, write_index, write_json
 from sdjax.models import build
-from sdjax.pixels import UNET, PixelModel
+from sdjax.pipeline.images import read_square, to_pil
+from sdjax.pipeline.unconditional import UNET, PixelModel
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run

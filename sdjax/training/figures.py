@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdjax.folders import replaced
-from sdjax.images import grid
-from sdjax.inputs import resized, to_array, to_pil
+from sdjax.files.atomic import replaced
+from sdjax.files.pictures import grid
+from sdjax.pipeline.images import resized, to_array, to_pil
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.training.forward import ForwardProcess
 

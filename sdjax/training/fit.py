@@ -21,9 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import PartitionSpec
 
-from sdjax.checkpoint import read_json, write_json
 from sdjax.errors import InputError, TrainingError
-from sdjax.folders import replaced
+from sdjax.files.atomic import replaced
+from sdjax.files.checkpoint import read_json, write_json
 from sdjax.parallel import sharding
 from sdjax.training.data import batches
 from sdjax.training.figures import save_loss_curve

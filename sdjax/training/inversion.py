@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import sdjax
 from sdjax import schedulers
-from sdjax.checkpoint import Model
 from sdjax.errors import InputError
+from sdjax.files.checkpoint import Model
+from sdjax.files.tensors import write_tensors
 from sdjax.prompts import Tokenizer, load_tokenizer, one_chunk
-from sdjax.tensors import write_tensors
 from sdjax.training.data import Example
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.losses import Denoising, TextToImage
 from sdjax.training.step import Metrics, Settings, Tree
 from sdjax.training.text_to_image import Samples, check_trainable, encode_pictures, read_latents
+from sdjax.version import __version__
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def train_word(
     plain = re.sub(r"[^\w-]", "", word.name) or "word"
     destination = folder / f"{plain}-{int(state.step)}.safetensors"
     specs = {word.name: jax.ShapeDtypeStruct(vectors.shape, vectors.dtype)}
-    write_tensors(destination, specs, lambda _: vectors, {"sdjax_version": sdjax.__version__, "source": str(folder)})
+    write_tensors(destination, specs, lambda _: vectors, {"sdjax_version": __version__, "source": str(folder)})
     return destination
 
 

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import sdjax
-from sdjax.tensors import write_tensors
+from sdjax.files.tensors import write_tensors
 from sdjax.training.step import Loss, Metrics, Tree
+from sdjax.version import __version__
 
 PROJECTION = re.compile(r".*(to_[qkv]|to_out_0|[qkv]_proj|out_proj)/kernel")
 PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
@@ -76,4 +76,4 @@ def write_lora(path: Path, factors: Tree, source: str) -> None:
         if part == "down":
             tensors[f"{name}.alpha"] = np.array(array.shape[1], np.float32)
     specs = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in tensors.items()}
-    write_tensors(path, specs, tensors.__getitem__, {"sdjax_version": sdjax.__version__, "source": source})
+    write_tensors(path, specs, tensors.__getitem__, {"sdjax_version": __version__, "source": source})

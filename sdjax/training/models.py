@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdjax.checkpoint import SCHEDULER, Model, flat_specs, read_json, write_component, write_index, write_json
 from sdjax.errors import InputError
-from sdjax.folders import new_directory
+from sdjax.files.atomic import new_directory
+from sdjax.files.checkpoint import SCHEDULER, Model, flat_specs, read_json, write_component, write_index, write_json
 from sdjax.training.step import Tree
 
 EMBEDDING_DEVIATION = 0.02  # of CLIP's tables, as it began

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 from sdjax import schedulers
-from sdjax.autoencoding import Autoencoder
-from sdjax.checkpoint import Model, read_json, read_vae
 from sdjax.errors import InputError
-from sdjax.inputs import read_square
+from sdjax.files.checkpoint import Model, read_json, read_vae
+from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
+from sdjax.pipeline.images import read_square
+from sdjax.pipeline.vae import Autoencoder
 from sdjax.prompts import Words, load_tokenizer, one_chunk
-from sdjax.tensors import open_tensors, write_tensors
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
 from sdjax.training.fit import Intervals, Report, Task, fit, open_run

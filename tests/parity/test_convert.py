@@ -17,12 +17,12 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_file_torch
 from safetensors.torch import save_file
 
-from sdjax.checkpoint import flat_specs, read_json
 from sdjax.convert import convert, export, verify
 from sdjax.convert.keys import match, source_name
 from sdjax.errors import CheckpointError
+from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.tensors import open_tensors
 from sdjax.models import build
-from sdjax.tensors import open_tensors
 
 LOADERS = {
     "text_encoder": transformers.CLIPTextModel,

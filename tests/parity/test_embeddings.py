@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from sdjax.adapters.textual_inversion import read_embedding
 from sdjax.errors import CheckpointError
-from sdjax.prompts import read_embedding
 
 VECTORS = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
 

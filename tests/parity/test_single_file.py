@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_file_torch
 from test_convert import Evil, assert_same
 
-from sdjax.checkpoint import flat_specs, read_component, read_json, read_model
 from sdjax.convert import Choices, convert, verify
 from sdjax.errors import CheckpointError
+from sdjax.files.checkpoint import flat_specs, read_component, read_json, read_model
 from sdjax.models import build
 
 TOLERANCE = 1e-5

@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_models import nchw, pair
 
-from sdjax.checkpoint import embedded_models, read_json
 from sdjax.convert import fill
+from sdjax.files.checkpoint import embedded_models, read_json
 from sdjax.models import abstract_params
 from sdjax.schedulers import from_config
 from sdjax.training import losses

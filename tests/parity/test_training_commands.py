@@ -15,18 +15,18 @@ from test_models import nchw
 from tiny_training import CONFIGS, write_pictures, write_tiny_model
 
 import sdjax
-from sdjax.checkpoint import read_model, read_vae
+from sdjax.adapters.lora import lora_for
+from sdjax.adapters.lora_files import read_lora
+from sdjax.adapters.textual_inversion import read_embedding
 from sdjax.cli import main
 from sdjax.convert import convert, export
-from sdjax.images import read_settings
-from sdjax.inputs import read_square, to_pil
-from sdjax.lora import lora_for
-from sdjax.lora_files import read_lora
+from sdjax.files.checkpoint import read_model, read_vae
+from sdjax.files.pictures import read_settings
+from sdjax.files.tensors import open_tensors
 from sdjax.models import build
-from sdjax.pixels import read_pixel_model
-from sdjax.prompts import read_embedding
+from sdjax.pipeline.images import read_square, to_pil
+from sdjax.pipeline.unconditional import read_pixel_model
 from sdjax.random import image_keys, normal
-from sdjax.tensors import open_tensors
 from sdjax.training.ddpm import config_of, scheduler_of, write_pixel_model
 from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
 from sdjax.training.losses import TextToImage

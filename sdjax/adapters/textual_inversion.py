@@ -1,15 +1,20 @@
 """Textual inversion (Gal et al., 2022, arXiv:2208.01618): files of vectors that stand for a new word."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
-from sdjax.errors import CheckpointError
-from sdjax.pickles import read_pickle
-from sdjax.tensors import open_tensors
+from sdjax.errors import CheckpointError, InputError
+from sdjax.files.pickles import read_pickle
+from sdjax.files.tensors import open_tensors
+from sdjax.parallel import replicate
+from sdjax.programs import Params
+from sdjax.prompts import Words
 
 
 def read_embedding(path: str | PathLike[str]) -> tuple[str, np.ndarray]:
@@ -49,3 +54,31 @@ def _open_pickle(path: Path) -> Mapping[str, Any]:
         return value.detach().float().numpy() if hasattr(value, "detach") else value
 
     return as_numpy(read_pickle(path))
+
+
+def learn(
+    module: nn.Module, params: Params, words: Words, path: str | PathLike[str], token: str | None
+) -> tuple[nn.Module, Params, Words]:
+    """A text encoder, its parameters and words with one more word, whose vectors follow those of its vocabulary.
+
+    Raises CheckpointError for a file that is no embedding and InputError for one that does not fit the model.
+    """
+    word, vectors = read_embedding(path)
+    word = word if token is None else token
+    if not word.strip():
+        raise InputError(f"{path}: an embedding needs a word, that prompts can name it by")
+    table = params["embeddings"]["token_embedding"]["embedding"]
+    count, (size, width) = len(vectors), table.shape
+    if vectors.shape[1] != width:
+        raise InputError(
+            f"{path} has vectors of width {vectors.shape[1]}, the text encoder's are {width} wide: it was made for "
+            "another kind of model"
+        )
+    room = module.config.max_position_embeddings - 2
+    if count > room:
+        raise InputError(f"{path} has {count} vectors, a prompt's chunk has room for {room}")
+    extended = replicate(np.concatenate([np.asarray(table), vectors.astype(table.dtype)]), table.dtype)
+    embeddings = params["embeddings"] | {"token_embedding": {"embedding": extended}}
+    kept = {other: ids for other, ids in words.items() if other.lower() != word.lower()}
+    larger = module.clone(config=replace(module.config, vocab_size=size + count))
+    return larger, params | {"embeddings": embeddings}, kept | {word: range(size, size + count)}

@@ -18,22 +18,6 @@ from sdjax.errors import CheckpointError, InputError
 PARTIAL = ".partial"
 
 
-def cache_directory() -> Path:
-    """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
-    if chosen := os.environ.get("SDJAX_CACHE"):
-        return Path(chosen)
-    try:
-        return Path.home() / ".cache" / "sdjax"
-    except RuntimeError as error:  # a user without one, as in some containers
-        raise InputError("there is no home directory to keep models in: set SDJAX_CACHE to a folder") from error
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, which need not exist yet."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
-
-
 def check_vacant(destination: Path) -> None:
     """Raises InputError when there is something at a destination already, or nothing can be written there."""
     try:

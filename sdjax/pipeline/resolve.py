@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.arguments import Picture
 from sdjax.errors import InputError
+from sdjax.pipeline.request import Picture
 from sdjax.programs import Guidance
 from sdjax.schedulers import Plan, Scheduler
 
@@ -25,7 +25,7 @@ class Recipe:
 
 
 def recipe_of(picture: Picture, task: str, own: Scheduler, defaults: Mapping[str, Any]) -> Recipe:
-    """A picture's recipe with a model, of which the task (see `sdjax.starts`), scheduler and defaults are given."""
+    """A picture's recipe with a model, whose task (see `start.task_of`), scheduler and defaults are given."""
     steps = _chosen(picture.num_inference_steps, defaults, "num_inference_steps", 50)
     scale = _chosen(picture.guidance_scale, defaults, "guidance_scale", 7.5)
     strength = picture.strength if picture.image is not None and task != "upscale" else 1.0

@@ -10,20 +10,20 @@ import numpy as np
 from PIL import Image
 
 from sdjax import schedulers
-from sdjax.arguments import OUTPUT_TYPES, Picture, spread
-from sdjax.checkpoint import Component, Model
 from sdjax.errors import InputError
-from sdjax.hires import first_pass, hires_settings, in_latents, second_pass
-from sdjax.inputs import GivenImage, to_pil
-from sdjax.networks import Networks
+from sdjax.files.checkpoint import Component, Model
 from sdjax.parallel import fitting_in_memory, shard
-from sdjax.previews import OnPreview, Previews, previews_of
+from sdjax.pipeline.contexts import check_clip_skip, contexts_of_rows
+from sdjax.pipeline.denoising import Progress, run
+from sdjax.pipeline.hires import first_pass, hires_settings, in_latents, second_pass
+from sdjax.pipeline.images import GivenImage, to_pil
+from sdjax.pipeline.networks import Networks
+from sdjax.pipeline.previews import OnPreview, Previews, previews_of
+from sdjax.pipeline.request import OUTPUT_TYPES, Picture, spread
+from sdjax.pipeline.resolve import Recipe, guidance_of, recipe_of, settings_of
+from sdjax.pipeline.start import Given, begin, given, given_noise, size_of, task_of
 from sdjax.prompts import load_tokenizer
 from sdjax.random import noise_of
-from sdjax.recipes import Recipe, guidance_of, recipe_of, settings_of
-from sdjax.run import Progress, run
-from sdjax.starts import Given, begin, given, given_noise, size_of, task_of
-from sdjax.texts import check_clip_skip, contexts_of_rows
 
 
 @dataclass(frozen=True)

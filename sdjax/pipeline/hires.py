@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax.arguments import Picture
 from sdjax.errors import InputError
-from sdjax.inputs import resized, to_pil
+from sdjax.pipeline.images import resized, to_pil
+from sdjax.pipeline.request import Picture
 
 
 def first_pass(pictures: Sequence[Picture]) -> list[Picture]:

@@ -1,31 +1,25 @@
-"""The texts of a batch: what each picture reads at each row of its plan, and words that are learned from files."""
+"""The texts of a batch: what each picture reads at each row of its plan."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from os import PathLike
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from sdjax.a1111 import TWO_A_STEP
-from sdjax.arguments import Picture
 from sdjax.errors import InputError
-from sdjax.parallel import replicate
-from sdjax.programs import Params
+from sdjax.pipeline.request import Picture
+from sdjax.pipeline.resolve import Recipe
 from sdjax.prompts import (
     Tokenizer,
     Tokens,
     Words,
     one_chunk,
     padded,
-    read_embedding,
     texts_of_rows,
     tiled,
     weighted_chunks,
 )
-from sdjax.recipes import Recipe
 
 # Maps token ids and weights [batch, chunks, tokens] and clip skips [batch] to contexts.
 Encode = Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
@@ -79,31 +73,3 @@ def check_clip_skip(picture: Picture, layers: int) -> None:
     """Raises InputError where nothing would be left of a text encoder of so many layers."""
     if (picture.clip_skip or 0) >= layers:
         raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {picture.clip_skip}")
-
-
-def learn(
-    module: nn.Module, params: Params, words: Words, path: str | PathLike[str], token: str | None
-) -> tuple[nn.Module, Params, Words]:
-    """A text encoder, its parameters and words with one more word, whose vectors follow those of its vocabulary.
-
-    Raises CheckpointError for a file that is no embedding and InputError for one that does not fit the model.
-    """
-    word, vectors = read_embedding(path)
-    word = word if token is None else token
-    if not word.strip():
-        raise InputError(f"{path}: an embedding needs a word, that prompts can name it by")
-    table = params["embeddings"]["token_embedding"]["embedding"]
-    count, (size, width) = len(vectors), table.shape
-    if vectors.shape[1] != width:
-        raise InputError(
-            f"{path} has vectors of width {vectors.shape[1]}, the text encoder's are {width} wide: it was made for "
-            "another kind of model"
-        )
-    room = module.config.max_position_embeddings - 2
-    if count > room:
-        raise InputError(f"{path} has {count} vectors, a prompt's chunk has room for {room}")
-    extended = replicate(np.concatenate([np.asarray(table), vectors.astype(table.dtype)]), table.dtype)
-    embeddings = params["embeddings"] | {"token_embedding": {"embedding": extended}}
-    kept = {other: ids for other, ids in words.items() if other.lower() != word.lower()}
-    larger = module.clone(config=replace(module.config, vocab_size=size + count))
-    return larger, params | {"embeddings": embeddings}, kept | {word: range(size, size + count)}

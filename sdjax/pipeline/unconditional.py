@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import schedulers
-from sdjax.checkpoint import SCHEDULER, component_classes, read_component, read_index, read_json
 from sdjax.errors import CheckpointError, InputError
+from sdjax.files.checkpoint import SCHEDULER, component_classes, read_component, read_index, read_json
 from sdjax.parallel import compiled
 from sdjax.random import image_keys, normal
 

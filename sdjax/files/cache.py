@@ -1,5 +1,6 @@
 """What takes long to work out and stays the same, kept on disk: shapes of parameters, tokenizers, traced programs."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -7,10 +8,27 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from sdjax.folders import cache_directory, replaced
+from sdjax.errors import InputError
+from sdjax.files.atomic import replaced
 
 LIBRARIES = ("jax", "jaxlib", "flax", "transformers", "tokenizers")
 DIGEST = sha256().digest_size
+
+
+def cache_directory() -> Path:
+    """Where converted models and compiled programs are kept: $SDJAX_CACHE, else ~/.cache/sdjax."""
+    if chosen := os.environ.get("SDJAX_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "sdjax"
+    except RuntimeError as error:  # a user without one, as in some containers
+        raise InputError("there is no home directory to keep models in: set SDJAX_CACHE to a folder") from error
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def kept(kind: str, depends_on: object, make: Callable[[], bytes]) -> bytes:
@@ -37,6 +55,6 @@ def kept(kind: str, depends_on: object, make: Callable[[], bytes]) -> bytes:
 def _code() -> str:
     """Tells one state of this package and of the libraries below it from another."""
     digest = sha256(repr([metadata.version(library) for library in LIBRARIES]).encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.checkpoint import FLOATS, shorten
 from sdjax.errors import CheckpointError
-from sdjax.tensors import TensorFile, open_tensors
+from sdjax.files.checkpoint import FLOATS, shorten
+from sdjax.files.tensors import TensorFile, open_tensors
 
 # `X.lora_down.weight` of kohya, `X.lora_A.weight` of PEFT, `X.lora.down.weight`, `X.lora_linear_layer.down.weight` and
 # `processor.X_lora.down.weight` of diffusers over the years.

@@ -7,12 +7,12 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.parallel import shard, unshard
-from sdjax.previews import Previews
+from sdjax.pipeline.previews import Previews
+from sdjax.pipeline.start import Begin
 from sdjax.programs import Conditioning, Guidance
 from sdjax.random import DeviceNoise, HostNoise, Noise
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import State
-from sdjax.starts import Begin
 
 # Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
 Progress = Callable[[str, int, int], None]

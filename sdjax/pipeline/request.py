@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdjax import schedulers
 from sdjax.errors import InputError
-from sdjax.inputs import GivenImage, read_depth, read_image, read_mask
+from sdjax.pipeline.images import GivenImage, read_depth, read_image, read_mask
 from sdjax.random import RNGS, image_seeds
 
 # How A1111's prompts name what is added to the model.
@@ -30,8 +30,8 @@ READERS: dict[str, Callable[[str, GivenImage], Any]] = {
 class Picture:
     """What one picture is to be, by the names and with the defaults of `Pipeline.__call__`, which explains them.
 
-    None leaves the choice to the model. Images are as `sdjax.inputs` reads them: an RGB picture, or latents; a mask in
-    8-bit grey; and nearness [height, width]. Raises InputError for what suits no model.
+    None leaves the choice to the model. Images are as `images` beside this file reads them: an RGB picture, or
+    latents; a mask in 8-bit grey; and nearness [height, width]. Raises InputError for what suits no model.
     """
 
     prompt: str

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from sdjax import programs
-from sdjax.autoencoding import Autoencoder
-from sdjax.checkpoint import Component, Model
+from sdjax.adapters.lora import Lora, kernels_of, lora_for, place_loras, rescaled, with_another
+from sdjax.adapters.lora_files import read_lora
+from sdjax.adapters.textual_inversion import learn
 from sdjax.errors import CheckpointError
-from sdjax.lora import Lora, kernels_of, lora_for, place_loras, rescaled, with_another
-from sdjax.lora_files import read_lora
+from sdjax.files.checkpoint import Component, Model
 from sdjax.parallel import AXIS, fitting_in_memory, pmap, replicate, shard
+from sdjax.pipeline.vae import Autoencoder
 from sdjax.prompts import Words
 from sdjax.schedulers.loop import State
-from sdjax.texts import learn
 
 
 class Networks:

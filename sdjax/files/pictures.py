@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from sdjax.folders import replaced
-from sdjax.infotext import read_infotext, write_infotext
+from sdjax.files.atomic import replaced
+from sdjax.files.infotext import read_infotext, write_infotext
 
 SETTINGS_KEY = "sdjax"
 INFOTEXT_KEY = "parameters"  # A1111's

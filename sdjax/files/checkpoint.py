@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-import sdjax
 from sdjax.errors import CheckpointError, ConfigError
-from sdjax.folders import within
-from sdjax.kept import kept
+from sdjax.files.atomic import within
+from sdjax.files.cache import kept
+from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.models import MODELS, abstract_params, build
-from sdjax.tensors import open_tensors, write_tensors
+from sdjax.version import __version__
 
 FORMAT = 1
 INDEX = "model_index.json"
@@ -168,13 +168,13 @@ def write_component(
     """Writes one component's folder, a tensor at a time; `produce` is called once for every name in `specs`."""
     folder.mkdir()
     write_json(folder / "config.json", config)
-    metadata = {"sdjax_version": sdjax.__version__, "format": str(FORMAT), "source": source}
+    metadata = {"sdjax_version": __version__, "format": str(FORMAT), "source": source}
     write_tensors(folder / WEIGHTS, specs, produce, metadata)
 
 
 def write_index(directory: Path, index: dict[str, Any], source: str, defaults: Mapping[str, Any]) -> None:
     """Writes model_index.json, which makes a folder an sdjax model directory."""
-    own = {"version": sdjax.__version__, "format": FORMAT, "source": source, "defaults": dict(defaults)}
+    own = {"version": __version__, "format": FORMAT, "source": source, "defaults": dict(defaults)}
     write_json(directory / INDEX, {**index, "sdjax": own})
 
 

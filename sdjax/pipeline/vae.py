@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from sdjax import programs
-from sdjax.checkpoint import Component
+from sdjax.files.checkpoint import Component
 from sdjax.parallel import pmap, replicate, shard, unshard
-from sdjax.previews import STABLE_DIFFUSION, ColourMap, fit, palette
+from sdjax.pipeline.previews import STABLE_DIFFUSION, ColourMap, fit, palette
 
 
 class Autoencoder:

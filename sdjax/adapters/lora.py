@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from sdjax.checkpoint import Model, flat_specs, shorten
+from sdjax.adapters.lora_files import Factors, LoraFile
 from sdjax.errors import CheckpointError, InputError
-from sdjax.lora_files import Factors, LoraFile
+from sdjax.files.checkpoint import Model, flat_specs, shorten
 from sdjax.parallel import replicate
 
 

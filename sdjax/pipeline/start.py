@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from sdjax.arguments import Picture
 from sdjax.errors import ConfigError, InputError
-from sdjax.inputs import Repaint, bicubic, resized, to_array
 from sdjax.models.config import UNetConfig, VAEConfig
+from sdjax.pipeline.images import Repaint, bicubic, resized, to_array
+from sdjax.pipeline.request import Picture
 from sdjax.random import Noise
 from sdjax.schedulers import Known, NoiseSchedule, Plan
 

@@ -1,0 +1,1 @@
+"""What is added to a loaded model: parameters in, parameters out."""

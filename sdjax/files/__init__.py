@@ -1,0 +1,1 @@
+"""What lies on disk: model directories, tensors, pictures with their settings, the cache."""
