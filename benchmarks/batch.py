@@ -64,7 +64,7 @@ def batch(
 def by_batch(pipe: Any, prompts: list[str], folder: Path, steps: int, batch_size: int) -> float:
     """What the command does behind reading its rows; returns the share of the time that devices waited."""
     from sdjax.batch.drawing import Drawing
-    from sdjax.batch.groups import Grouping
+    from sdjax.batch.groups import place
     from sdjax.batch.hosts import Hosts
     from sdjax.batch.output import Output
     from sdjax.batch.rows import Naming, items_of
@@ -72,8 +72,7 @@ def by_batch(pipe: Any, prompts: list[str], folder: Path, steps: int, batch_size
 
     settings = {"sampler": SAMPLER, "spacing": SPACING, "guidance_scale": GUIDANCE, "num_inference_steps": steps}
     items, _ = items_of([{"prompt": prompt} for prompt in prompts], settings, Naming(), Path())
-    grouping = Grouping(pipe)
-    this = Run([grouping.place(item) for item in items], {}, Output(folder), {"model_hash": ""}, {})
+    this = Run([place(item, pipe.facts) for item in items], {}, Output(folder), {"model_hash": ""}, {})
     return run(Drawing(pipe, batch_size), this, lambda *_: None, lambda *_: None, Hosts()).meter.waiting
 
 

@@ -23,7 +23,7 @@ def batch_memory(
     """The memory that a run of the embedded model holds, behind every thousand pictures."""
     import sdjax
     from sdjax.batch.drawing import Drawing, Meter
-    from sdjax.batch.groups import Grouping
+    from sdjax.batch.groups import place
     from sdjax.batch.hosts import Hosts
     from sdjax.batch.output import Output
     from sdjax.batch.rows import Naming, items_of
@@ -32,8 +32,7 @@ def batch_memory(
     pipe = sdjax.load()
     prompts = [{"prompt": f"{PROMPTS[i % len(PROMPTS)]}, {i}"} for i in range(rows)]
     items, _ = items_of(prompts, SETTINGS, Naming(), Path())
-    grouping = Grouping(pipe)
-    placed = [grouping.place(item) for item in items]
+    placed = [place(item, pipe.facts) for item in items]
     seen = [{"pictures": 0, "held MB": memory() / 1e6}]
 
     def look(meter: Meter, total: int) -> None:

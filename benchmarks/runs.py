@@ -13,8 +13,8 @@ from benchmarks.budgets import affordable
 from sdjax.errors import InputError
 from sdjax.files.cache import kept
 from sdjax.pipeline import Pipeline
-from sdjax.pipeline.request import Picture
 from sdjax.schedulers import SOLVERS
+from sdjax.settings import Picture
 
 REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few
 
@@ -55,7 +55,7 @@ def planned(
     """The runs that there is a plan for; of samplers that draw noise, only those whose pictures are read."""
     runs = []
     for sampler, spacing in kinds:
-        scheduler = pipe.scheduler.with_solver(sampler, spacing or "leading")
+        scheduler = pipe.facts.scheduler.with_solver(sampler, spacing or "leading")
         taken = set()
         for budget in budgets:
             found = affordable(scheduler, budget)

@@ -82,7 +82,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
 
     pipe = load(folder, dtype)
     apply = programs.precisely(lambda module, params, *x: module.apply({"params": params}, *x))
-    unet = compiled(partial(apply, pipe.modules["unet"]))
+    unet = compiled(partial(apply, pipe.networks.modules["unet"]))
 
     def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Run:
         placed = {
@@ -95,9 +95,10 @@ def sdjax(folder: Path, dtype: str) -> Framework:
             return lambda: pipe([PROMPT] * case.batch, latents=arrays["latents"], **told).images
         if case.part == "text_encoder":
             ids, skip = arrays["ids"][:, None], np.zeros(case.batch, np.int32)
-            return lambda: jax.block_until_ready(pipe.encode_text(ids, np.ones(ids.shape, np.float32), skip))[0]
+            encode = partial(pipe.networks.encode_text, pipe.params["text_encoder"])
+            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip))[0]
         if case.part == "vae":
-            return lambda: pipe.autoencoder.decode(arrays["latents"])
+            return lambda: pipe.networks.autoencoder.decode(arrays["latents"])
         if case.part == "unet":
             return lambda: jax.block_until_ready(unet(pipe.params["unet"], *placed.values()))
         multiply = jax.jit(jnp.matmul)

@@ -111,7 +111,7 @@ def trained(
     note = f"{model or 'shapes'}; errors: {first} pictures, against {reference_steps} evaluations"
     for row, run in track(list(zip(rows, runs)), "reading") if readers else ():
         if run.guidance == read_at:
-            pixels = in_batches(pipe.autoencoder.decode, batch, latents[run])
+            pixels = in_batches(pipe.networks.autoencoder.decode, batch, latents[run])
             row |= {what: value for reader in readers for what, value in reader(pixels).items()}
     if scenes:
         rows.append({"sampler": "rendered", "spacing": "", "budget": 0} | readers[0](rendered(scenes)))

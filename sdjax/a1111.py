@@ -1,5 +1,10 @@
 """What A1111's web UI calls samplers and spacings, where it has them, and how it counts their steps."""
 
+import re
+
+# How prompts name files that are added to the model.
+EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
+
 SAMPLERS = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",

@@ -1,5 +1,8 @@
 """The errors that sdjax raises on purpose. Each message is one line: what is wrong, and what to do about it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SdjaxError(ValueError):
     """Anything that a user can put right. The command line prints its message and exits with 1."""
@@ -19,3 +22,9 @@ class CheckpointError(SdjaxError):
 
 class TrainingError(SdjaxError):
     """A run that cannot go on, such as one whose loss is no number any more."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ", did you mean 'x'?", or "" where nothing is close."""
+    close = get_close_matches(name, list(known), 1)
+    return f", did you mean {close[0]!r}?" if close else ""

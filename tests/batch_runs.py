@@ -5,7 +5,7 @@ import json
 import random
 from pathlib import Path
 
-from sdjax.batch.groups import Grouping, Placed
+from sdjax.batch.groups import Placed, place
 from sdjax.batch.rows import Item, Naming, items_of
 
 SLOTS = 2
@@ -20,7 +20,7 @@ def items(*rows: dict) -> list[Item]:
 
 
 def placed(pipe, *rows: dict) -> list[Placed]:
-    return [Grouping(pipe).place(item) for item in items(*rows)]
+    return [place(item, pipe.facts) for item in items(*rows)]
 
 
 def write(path: Path, text: str | bytes) -> Path:

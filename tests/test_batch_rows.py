@@ -18,13 +18,14 @@ from pyarrow import parquet
 import sdjax
 from sdjax.batch.drawing import draw
 from sdjax.batch.formats import kind_of, read_rows
-from sdjax.batch.groups import Group, Placed, batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.identity import fingerprint
+from sdjax.batch.groups import Placed, batches_of
 from sdjax.batch.output import Output
 from sdjax.batch.rows import Item, Naming, Problem, complain, items_of
 from sdjax.errors import InputError
 from sdjax.files.pictures import encoded, read_settings
+from sdjax.pipeline.order import GroupKey
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_any_change_of_a_row_or_of_its_image_is_another_run(tmp_path):
 
 def test_rows_of_one_size_share_a_batch_where_it_makes_no_difference(pipe):
     first, *others = [
-        each.group
+        each.key
         for each in placed(
             pipe,
             {"prompt": "a"},
@@ -185,23 +186,23 @@ def test_what_the_model_cannot_draw_is_a_problem(pipe):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.integers(1, 7))
 def test_batches_hold_every_picture_once_and_full(given_groups, slots):
-    group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
+    group = GroupKey(8, 8, 128, 1, 0, (True,), "jax", None)
     ordered = [
         Placed(group._replace(width=8 * k), nfe, Item(i, i + 1, str(i), {}, {}))
         for i, (k, nfe) in enumerate(given_groups)
     ]
     batches = list(batches_of(ordered, slots))
     assert sorted(item.index for batch in batches for item in batch.items) == list(range(len(ordered)))
-    for group in {batch.group for batch in batches}:
-        sizes = [len(batch.items) for batch in batches if batch.group == group]
+    for group in {batch.key for batch in batches}:
+        sizes = [len(batch.items) for batch in batches if batch.key == group]
         assert all(size == slots for size in sizes[:-1])
-        evaluations = [nfe for batch in batches if batch.group == group for nfe in batch.nfe]
+        evaluations = [nfe for batch in batches if batch.key == group for nfe in batch.nfe]
         assert evaluations == sorted(evaluations, reverse=True)  # the one that is not full is the shortest
 
 
 @given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))
 def test_processes_share_all_and_nothing_twice(indices, count, unit):
-    group = Group(8, 8, 128, 1, 0, (True,), "jax", None)
+    group = GroupKey(8, 8, 128, 1, 0, (True,), "jax", None)
     all_ = [Placed(group, 1, Item(i, i + 1, str(i), {}, {})) for i in indices]
     shares = [[each.item.index for each in Hosts(k, count).share(all_, unit)] for k in range(count)]
     assert sorted(index for share in shares for index in share) == sorted(indices)

@@ -7,13 +7,13 @@ import pytest
 
 import sdjax
 from sdjax.cli import main
-from sdjax.pipeline.request import spread
+from sdjax.pipeline.request import pictures_of
 
 
 @pytest.mark.parametrize("images", [{}, {"image": np.full((64, 64, 3), 99, np.uint8)}], ids=["text", "image"])
 def test_what_was_made_ahead_is_not_made_again(images, compilations):
     pipe = sdjax.load()
-    pipe.compile(spread(["anything"], None, 1, 0, images, {}))
+    pipe.compile(pictures_of(["anything"], images))
     assert compilations
     compilations.clear()
     pipe("a red heart", seed=7, sampler="euler_ancestral", num_inference_steps=3, guidance_scale=2.0, **images)

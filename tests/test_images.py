@@ -16,7 +16,7 @@ from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.files.pictures import read_settings
 from sdjax.pipeline.images import Repaint, bicubic, read_depth, read_image, read_mask, surroundings, to_array
-from sdjax.pipeline.request import Picture
+from sdjax.settings import Picture
 
 HEART = "a big red heart at the top left on a yellow background"
 rng = np.random.default_rng(0)

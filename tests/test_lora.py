@@ -21,7 +21,7 @@ from sdjax.convert.keys import source_name
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import flat_specs, read_model
 from sdjax.files.pictures import read_settings
-from sdjax.pipeline.request import Picture
+from sdjax.settings import Picture
 
 HEART = "a big red heart at the top left on a yellow background"
 STEPS = {"num_inference_steps": 2, "output_type": "np"}

@@ -100,7 +100,7 @@ def test_latents_in_and_out(pipe):
     assert np.array_equal(pipe(HEART, latents=given_latents, num_inference_steps=4, output_type="np").images, expected)
     denoised = pipe(HEART, seed=3, num_inference_steps=4, output_type="latent").images
     assert denoised.shape == (1, 16, 16, 4)
-    decoded = pipe.autoencoder.decode(denoised)
+    decoded = pipe.networks.autoencoder.decode(denoised)
     assert np.abs(np.asarray(decoded) - expected).max() < 1e-5
 
 

@@ -69,7 +69,7 @@ def test_noise_of_the_host_follows_from_the_seed(pipe, rng):
 def test_a_learned_word_is_its_vectors(tmp_path, star):
     pipe = sdjax.load()
     table = np.asarray(pipe.params["text_encoder"]["embeddings"]["token_embedding"]["embedding"])
-    ids = pipe.tokenizer.backend.encode("blue star", add_special_tokens=False).ids
+    ids = pipe.facts.tokenizer.backend.encode("blue star", add_special_tokens=False).ids
     save_file({"emb_params": table[ids]}, tmp_path / "my-thing.safetensors")
     assert pipe.load_textual_inversion(tmp_path / "my-thing.safetensors") == "my-thing"
     assert np.array_equal(pipe("a My-Thing on a white background", **SETTINGS).images, star)
@@ -90,4 +90,4 @@ def test_an_embedding_that_does_not_fit_is_refused(pipe, tmp_path, shape, token,
     save_file({"emb_params": np.ones(shape, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=says):
         pipe.load_textual_inversion(tmp_path / "x.safetensors", token)
-    assert not pipe.words
+    assert not pipe.facts.words

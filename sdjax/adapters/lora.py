@@ -77,23 +77,35 @@ def added(base: np.ndarray, loras: Collection[Lora], place: tuple[str, str]) -> 
     return kernel
 
 
-def place_loras(
-    params: Mapping[str, dict[str, Any]],
+def with_loras(
+    params: Mapping[str, Any],
     model: Model,
     loras: Collection[Lora],
     kernels: Iterable[tuple[str, str]],
     dtype: np.dtype,
-) -> None:
-    """Puts `kernels` of the model, with what `loras` add to them, in the place of those on the devices, one by one."""
+) -> dict[str, Any]:
+    """Parameters on the devices with `kernels` made anew: those of the model with what `loras` add to them.
+
+    All other leaves are shared with `params`, which stay as they are: kernels that are replaced take memory twice until
+    the old tree is let go.
+    """
+    changed = dict(params)
     for component, path in kernels:
-        *modules, leaf = path.split("/")
-        base: Any = reduce(lambda tree, name: tree[name], modules, model.components[component].params)
-        placed: Any = reduce(lambda tree, name: tree[name], modules, params[component])
-        placed[leaf] = replicate(added(base[leaf], loras, (component, path)), dtype)
+        names = path.split("/")
+        base: Any = reduce(lambda tree, name: tree[name], names, model.components[component].params)
+        kernel = replicate(added(base, loras, (component, path)), dtype)
+        changed[component] = _replaced(changed[component], names, kernel)
+    return changed
+
+
+def _replaced(tree: Mapping[str, Any], names: Sequence[str], leaf: Any) -> dict[str, Any]:
+    """A tree with one leaf replaced, which shares the others."""
+    name, *rest = names
+    return {**tree, name: _replaced(tree[name], rest, leaf) if rest else leaf}
 
 
 def with_another(loras: Mapping[str, Lora], lora: Lora, name: str | None = None) -> dict[str, Lora]:
-    """`loras` and one more, called as its file, and by a number if need be, where it is given no name."""
+    """`loras` and one more, named after its file, with a number if that is taken, unless a name is given."""
     if name is None:
         stem = lora.path.stem
         name = stem if stem not in loras else next(n for k in count(2) if (n := f"{stem}_{k}") not in loras)

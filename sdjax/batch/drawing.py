@@ -17,7 +17,7 @@ from sdjax.batch.output import Output
 from sdjax.batch.rows import Item
 from sdjax.errors import InputError, SdjaxError
 from sdjax.pipeline import Pipeline
-from sdjax.pipeline.request import Picture
+from sdjax.settings import Picture
 
 WRITERS = min(8, os.cpu_count() or 1)
 UNKEPT = 2  # batches that wait to be written, at most

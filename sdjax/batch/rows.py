@@ -1,9 +1,9 @@
 """Rows of a file as the pictures of a run, everything checked that can be without the model."""
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,22 +13,19 @@ import numpy as np
 from PIL import Image
 
 from sdjax.batch.formats import Read
-from sdjax.errors import InputError
-from sdjax.pipeline.request import READERS, Picture
+from sdjax.errors import InputError, did_you_mean
+from sdjax.pipeline.request import READERS
 from sdjax.random import image_seeds
+from sdjax.settings import SETTINGS, SHORT, Picture, Setting
 
-# What a column holds. Those of one picture are named as in `Picture`; `steps` is short for num_inference_steps.
-TEXTS = ("prompt", "negative_prompt", "sampler", "spacing", "hires_upscaler", "prompt_syntax", "rng", "name")
-WHOLES = (
-    *("seed", "num_inference_steps", "width", "height", "hires_steps", "clip_skip", "padding_mask_crop"),
-    *("noise_level", "num_images"),
-)
-NUMBERS = ("strength", "mask_blur", "eta", "guidance_rescale", "hires_scale", "hires_strength")
-LISTS = ("guidance_scale", "guidance_interval")  # a number, or several
-FLAGS = ("cfg_plus_plus",)
+# A picture's settings, by name or label, and what else a row may say.
+OWN = {
+    "name": Setting("What the picture's file is called, without its ending.", "Output", name="name"),
+    "num_images": Setting("Pictures of the row.", "Output", low=1, name="num_images", kind="whole", default=1),
+}
+COLUMNS: Mapping[str, Setting] = {**SETTINGS, **OWN}
 IMAGES = tuple(READERS)
-COLUMNS = (*TEXTS, *WHOLES, *NUMBERS, *LISTS, *FLAGS, *IMAGES)
-SHORT = {"steps": "num_inference_steps"}
+JSON_KINDS = ("whole", "number", "numbers", "interval", "flag")  # which texts, as CSV has them, are read as JSON
 
 SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
 LONGEST_NAME = 120
@@ -130,8 +127,6 @@ def _items_of_row(
     if "prompt" not in values:
         raise InputError("it has no prompt")
     count = values.pop("num_images", 1)
-    if count < 1:
-        raise InputError(f"num_images must be a whole number above 0, not {count}")
     first = values.pop("seed", 0)
     seeds = image_seeds(first if own_seed else first + index, count)
     images = {name: folder / values.pop(name) for name in IMAGES if name in values}
@@ -147,41 +142,19 @@ def _items_of_row(
 
 
 def _value(name: str, value: Any) -> Any:
-    """A column's value as its type. Texts, as CSV has them, are read as JSON where a number is wanted."""
+    """A column's value as its type; texts, as CSV has them, are read as JSON where the setting is no text."""
     if name not in COLUMNS:
-        close = difflib.get_close_matches(name, (*COLUMNS, *SHORT), 1)
-        raise InputError(f"unknown column {name!r}{f' (is it {close[0]}?)' if close else ''}")
-    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise InputError(f"{name} is not valid UTF-8")
-    wanted, is_one = _type_of(name)
-    read = value
-    if isinstance(value, str) and wanted != "a text":
-        try:
-            read = json.loads(value.lower() if name in FLAGS else value)
-        except (ValueError, RecursionError):
-            read = None
-    if not is_one(read):
-        raise InputError(f"{name} must be {wanted}, not {value!r}")
-    return tuple(map(float, read)) if isinstance(read, list) else read
-
-
-def _type_of(name: str) -> tuple[str, Callable[[Any], bool]]:
-    if name in WHOLES:
-        return "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
-    if name in NUMBERS:
-        return "a number", _is_number
-    if name in FLAGS:
-        return "true or false", lambda value: isinstance(value, bool)
-    if name in LISTS:
-        return (
-            "a number, or a list of them",
-            lambda value: all(map(_is_number, value)) if isinstance(value, list) else _is_number(value),
-        )
-    return "a text", lambda value: isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        raise InputError(f"unknown column {name!r}{did_you_mean(name, (*COLUMNS, *SHORT))}")
+    setting = COLUMNS[name]
+    if isinstance(value, str) and setting.kind in JSON_KINDS:
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value.lower() if setting.kind == "flag" else value)
+    if setting.kind == "image" and not isinstance(value, str):
+        raise InputError(f"{name} must be the path of a picture, not {value!r}")
+    if value is None:
+        raise InputError(f"{name} must be {setting.allowed}, not null")
+    setting.check(value)
+    return tuple(map(float, value)) if isinstance(value, list) else value
 
 
 def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:

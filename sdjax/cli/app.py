@@ -15,8 +15,7 @@ from sdjax.cli.compare import compare
 from sdjax.cli.compile import compile_ahead
 from sdjax.cli.convert import convert
 from sdjax.cli.ddpm import ddpm
-from sdjax.cli.from_images import img2img, inpaint, upscale
-from sdjax.cli.generate import generate
+from sdjax.cli.generate import generate, img2img, inpaint, upscale
 from sdjax.cli.info import info
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars

@@ -5,17 +5,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sdjax.cli import options
-from sdjax.cli.batch_run import judge, place, run_of
-from sdjax.cli.options import files_and_scales
-from sdjax.cli.painting import Loading
+from sdjax.cli.batch_run import judge, place_all, run_of
+from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.throughput import Showing, tell
 from sdjax.errors import InputError
+from sdjax.settings import UPSCALE
 
 if TYPE_CHECKING:
     from sdjax.batch.cluster import Cluster
@@ -32,7 +32,9 @@ Coordinator = Annotated[
 ]
 
 
+@configured("image", "mask_image", UPSCALE, without=("depth_map",))
 def batch(
+    *,
     rows: Annotated[
         Path,
         typer.Argument(
@@ -47,17 +49,8 @@ def batch(
         typer.Option("--from", help="What PROMPTS holds.", show_default="as its name ends; txt for -"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be drawn.")] = False,
-    model: options.Model = "shapes",
-    sampler: options.Sampler = None,
-    spacing: options.Spacing = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    negative_prompt: options.NegativePrompt = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; the others count up from it.")] = 0,
     num_images: options.NumImages = 1,
-    width: options.Width = None,
-    height: options.Height = None,
-    strength: options.Strength = 0.8,
     name: Annotated[
         str,
         typer.Option(
@@ -103,15 +96,12 @@ def batch(
             show_default="one for each GPU, else for each machine",
         ),
     ] = None,
-    embedding: options.Embedding = None,
-    dtype: options.Dtype = None,
-    lora: options.Loras = None,
-    vae: options.Vae = None,
-    vae_tiling: options.VaeTiling = None,
     profile: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a JAX trace of three batches, for TensorBoard or Perfetto."),
     ] = None,
+    settings: dict[str, Any],
+    loading: Loading,
 ) -> None:
     """Paint the rows of a file, by the thousand. Killed at any moment, the same command goes on.
 
@@ -135,19 +125,7 @@ def batch(
         raise InputError("--engine ray takes no --coordinator and no --profile: Ray has its own ways")
     if engine != "ray" and (address or workers):
         raise InputError("--address and --workers are for --engine ray")
-    defaults = {
-        "sampler": sampler,
-        "spacing": spacing,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "seed": seed,
-        "num_images": num_images,
-        "width": width,
-        "height": height,
-        "strength": strength,
-    }
-    given = {key: value for key, value in defaults.items() if value is not None}
+    defaults = settings | {"seed": seed, "num_images": num_images}
 
     from sdjax.batch.formats import STANDARD_INPUT, kind_of, read_rows
     from sdjax.batch.hosts import connect
@@ -158,18 +136,17 @@ def batch(
     form = Output(output, container, picture_format, quality, shard_size)
     folder = Path() if rows == STANDARD_INPUT else rows.parent
     read = read_rows(rows, kind_of(rows, kind))
-    items, problems = items_of(read, given, Naming(name), folder, whole_keys=container == "tar")
+    items, problems = items_of(read, defaults, Naming(name), folder, whole_keys=container == "tar")
     judge(rows, items, problems, skip_bad)
     check_vacant_or_ours(output)
     hosts = connect(coordinator, processes, process)
-    loading = Loading(model, dtype, vae, vae_tiling, embedding or (), files_and_scales(lora))
     with _cluster(engine, address, workers, batch_size, loading) as cluster:
         if cluster:
-            loading = replace(loading, dtype=dtype or cluster.machine.dtype)
+            loading = replace(loading, dtype=loading.dtype or cluster.machine.dtype)
         with progress_bars(of_bytes=True) as report:
             pipe = loading.open(report)
         with progress_bars() as report:
-            placed = place(pipe, items, problems, report)
+            placed = place_all(pipe, items, problems, report)
             judge(rows, items, problems, skip_bad)
 
             from sdjax.batch.drawing import Drawing

@@ -28,13 +28,13 @@ def judge(rows: Path, items: "list[Item]", problems: "list[Problem]", skip_bad: 
         raise InputError(f"{rows}: there are no rows")
 
 
-def place(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", report: Report) -> "list[Placed]":
+def place_all(pipe: "Pipeline", items: "list[Item]", problems: "list[Problem]", report: Report) -> "list[Placed]":
     """The pictures in their groups; what the model cannot draw is added to the problems."""
-    from sdjax.batch.groups import Grouping, Placed
+    from sdjax.batch.groups import Placed, place
 
-    grouping, placed = Grouping(pipe), []
+    placed: list[Placed] = []
     for k, item in enumerate(items, start=1):
-        if isinstance(each := grouping.place(item), Placed):
+        if isinstance(each := place(item, pipe.facts), Placed):
             placed.append(each)
         else:
             problems.append(each)

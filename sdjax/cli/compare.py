@@ -1,7 +1,8 @@
 """`sdjax compare`: what samplers have made of a picture after so many steps."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from sdjax.cli import options
 from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.output import check_output
+from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
 from sdjax.files.pictures import grid, save_png
@@ -17,7 +19,9 @@ SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
 COLUMNS = (1, 2, 5, 10, 20, 50)
 
 
+@configured(without=("sampler", "num_inference_steps", "hires_scale"))
 def compare(
+    *,
     prompt: options.Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to make, a name that ends in .png.")],
     samplers: Annotated[str, typer.Option(help="A row of the picture for each, with commas between them.")] = SAMPLERS,
@@ -26,16 +30,10 @@ def compare(
         str | None,
         typer.Option(help="A column after each of these steps, with commas between them.", show_default="1,2,5,10,..."),
     ] = None,
-    model: options.Model = "shapes",
-    spacing: options.Spacing = None,
-    guidance_scale: options.GuidanceScale = None,
-    negative_prompt: options.NegativePrompt = None,
     seed: Annotated[int, typer.Option(help="The same for all.")] = 0,
-    width: options.Width = None,
-    height: options.Height = None,
-    dtype: options.Dtype = None,
-    vae: options.Vae = None,
     preview_vae: options.PreviewVae = None,
+    settings: dict[str, Any],
+    loading: Loading,
 ) -> None:
     """Draw a grid of samplers and steps: the same picture, as each sampler sees it coming.
 
@@ -54,21 +52,14 @@ def compare(
     if not names:
         raise InputError("there are no samplers to compare")
 
-    import sdjax
     from sdjax.pipeline.previews import Previews
-    from sdjax.pipeline.request import spread
+    from sdjax.pipeline.request import pictures_of
+    from sdjax.version import __version__
 
-    settings = {
-        "sampler": names,
-        "spacing": spacing,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
-        "width": width,
-        "height": height,
-    }
-    pictures = spread(prompt, negative_prompt, len(names), [seed] * len(names), {}, settings)
+    runs = {"sampler": names, "num_inference_steps": steps}
+    pictures = pictures_of(prompt, settings | runs, len(names), [seed] * len(names))
     with progress_bars(of_bytes=True) as report:
-        pipe = sdjax.load(model, dtype=dtype, vae=vae, preview_vae=preview_vae, progress=report)
+        pipe = replace(loading, preview_vae=preview_vae).open(report)
     seen: dict[int, list[Image.Image]] = {}
     with progress_bars() as report, nothing_to_tidy():
         result = pipe.draw(pictures, previews=Previews(columns, seen.__setitem__), progress=report)
@@ -78,7 +69,7 @@ def compare(
     sheet = grid(
         list(zip(*(seen.get(step, finished) for step in columns))), names, [f"step {step}" for step in columns]
     )
-    how = {"model": model, **result.settings[0], "samplers": names, "at": columns, "version": sdjax.__version__}
+    how = {**loading.settings(), **result.settings[0], "samplers": names, "at": columns, "version": __version__}
     save_png(sheet, output, how)
     typer.echo(output)
 

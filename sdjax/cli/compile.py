@@ -59,25 +59,24 @@ def compile_ahead(
     wanted: list[tuple[int | None, int | None]] = [(None, None)]
     if sizes:
         wanted = [parsed(size) for size in sizes]
-    from sdjax.pipeline.request import spread
+    from sdjax.pipeline.request import pictures_of
 
     images = {} if image is None else {"image": image}
     groups = [
-        spread(["a picture"] * batch, None, 1, 0, images, {"width": width, "height": height})
+        pictures_of(["a picture"] * batch, {**images, "width": width, "height": height})
         for width, height in wanted
         for batch in batches or [1]
     ]
     with progress_bars(of_bytes=True) as report:
-        pipe = Loading(model, dtype, vae, vae_tiling, (), ()).open(report)
-    for pictures in groups:
-        pipe.size(pictures)  # raises for sizes that the model does not draw, before the first program is made
-    for pictures in groups:
+        pipe = Loading(model, dtype, vae, vae_tiling).open(report)
+    orders = [pipe.prepare(pictures) for pictures in groups]  # raises before the first program is made
+    for pictures, order in zip(groups, orders):
         with progress_bars() as report:
             clock = Clock(report)
             pipe.compile(pictures, clock)
-        width, height = pipe.size(pictures)
-        told = ", ".join(f"{name} {clock.seconds[stage]:.1f} s" for stage, name in PARTS.items())
-        typer.echo(f"{width}x{height}, {len(pictures)} at once: {told}")
+        width, height = order.size.pixels
+        times = ", ".join(f"{name} {clock.seconds[stage]:.1f} s" for stage, name in PARTS.items())
+        typer.echo(f"{width}x{height}, {len(pictures)} at once: {times}")
 
 
 class Clock:

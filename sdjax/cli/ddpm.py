@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sdjax.cli import options
 from sdjax.cli.output import check_output, names_file, picture_paths
 from sdjax.cli.progress import progress_bars
-from sdjax.errors import InputError
+from sdjax.settings import SETTINGS
 
 AT_ONCE, COLUMNS = 16, 8
 
@@ -23,11 +22,13 @@ def ddpm(
     seed: Annotated[int, typer.Option(min=0, help="Of the first one; those of the others follow it.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
     sampler: Annotated[str, typer.Option(help="One of those that `sdjax samplers` lists.")] = "ddim",
-    spacing: options.Spacing = None,
+    spacing: Annotated[
+        str | None, typer.Option(help=SETTINGS["spacing"].help, show_default=SETTINGS["spacing"].unset)
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A picture to start from.", show_default="noise alone")
     ] = None,
-    strength: options.Strength = 0.5,
+    strength: Annotated[float, typer.Option(help=SETTINGS["strength"].help)] = 0.5,
 ) -> None:
     """Draw with a UNet of pixels, which knows no prompts: what `sdjax train ddpm` made, or diffusers' DDPMPipeline.
 
@@ -50,8 +51,7 @@ def ddpm(
     from sdjax.pipeline.unconditional import read_pixel_model
     from sdjax.version import __version__
 
-    if not 0 < strength <= 1:
-        raise InputError(f"strength must be from just above 0 to 1, not {strength}")
+    SETTINGS["strength"].check(strength)
     keep_compiled_programs()
     opened = read_pixel_model(sdjax.convert.resolve(model))
     start = None if image is None else (read_square(image, opened.unet.config.sample_size) + 1) / 2

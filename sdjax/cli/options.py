@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help="What to paint; one picture per prompt.")]
+MODEL, LOOKING = "Model", "Looking inside"
+
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint.")]
 Output = Annotated[
     Path,
@@ -18,38 +19,28 @@ Output = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(help="An embedded model, a directory, a file, or a hub id.")]
-Sampler = Annotated[
-    str | None, typer.Option(help="One of those that `sdjax samplers` lists.", show_default="the model's own")
+AnyModel = Annotated[
+    str | None,
+    typer.Option("--model", help="An embedded model, a directory, a file, or a hub id.", show_default="shapes"),
 ]
-Spacing = Annotated[str | None, typer.Option(help="Which noise levels are visited.", show_default="the model's own")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's own, else 50")]
-GuidanceScale = Annotated[
-    float | None,
-    typer.Option(help="How much the prompt matters; 1 is no guidance.", show_default="the model's own, else 7.5"),
-]
-GuidanceInterval = Annotated[
-    tuple[float, float], typer.Option(help="The part of the steps that is guided, from 0 to 1.")
-]
-GuidanceRescale = Annotated[
-    float, typer.Option(help="How far the spread of guided predictions is brought back, from 0 to 1.")
-]
-Eta = Annotated[float | None, typer.Option(help="Share of fresh noise.", show_default="the sampler's own")]
-NegativePrompt = Annotated[str | None, typer.Option(help="What not to paint.", show_default="nothing")]
 Seed = Annotated[
     list[int] | None,
     typer.Option(help="Another seed, another picture; give it once, or once per picture.", show_default="0"),
 ]
 NumImages = Annotated[int, typer.Option(min=1, help="Pictures per prompt.")]
-Width = Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the image's or the model's own")]
-Height = Annotated[int | None, typer.Option(min=1, help="In pixels.", show_default="the image's or the model's own")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="What the networks compute in.", show_default="float32 on a CPU, else bfloat16"),
+    typer.Option(
+        help="What the networks compute in.",
+        show_default="float32 on a CPU, else bfloat16",
+        rich_help_panel=MODEL,
+    ),
 ]
 Vae = Annotated[
     str | None,
     typer.Option(
-        help="Another VAE in the place of the model's own: a directory, or a hub id such as madebyollin/taesd."
+        help="Another VAE in the place of the model's own: a directory, or a hub id such as madebyollin/taesd.",
+        rich_help_panel=MODEL,
     ),
 ]
 VaeTiling = Annotated[
@@ -57,6 +48,24 @@ VaeTiling = Annotated[
     typer.Option(
         help="Whether the VAE saves memory, for more time; the picture is the same.",
         show_default="above 1024 x 1024 pixels",
+        rich_help_panel=MODEL,
+    ),
+]
+PreviewEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="STEPS",
+        help="Also save the x0 estimate after every so many steps, as name-step-05.png and so on.",
+        rich_help_panel=LOOKING,
+    ),
+]
+Animate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Also save the x0 estimates of all steps, as an animated .webp or .gif.",
+        rich_help_panel=LOOKING,
     ),
 ]
 PreviewVae = Annotated[
@@ -64,6 +73,7 @@ PreviewVae = Annotated[
     typer.Option(
         help="What decodes previews: a VAE, as for --vae, or `linear`, a guess that costs nothing.",
         show_default="the model's own",
+        rich_help_panel=LOOKING,
     ),
 ]
 Loras = Annotated[
@@ -72,40 +82,16 @@ Loras = Annotated[
         "--lora",
         metavar="FILE:SCALE",
         help="A LoRA to add to the model, by so much (else by 1); may be given several times.",
+        rich_help_panel=MODEL,
     ),
-]
-Strength = Annotated[float, typer.Option(help="How much of the image is lost: from just above 0 to 1, all of it.")]
-HiresScale = Annotated[
-    float | None,
-    typer.Option(
-        metavar="TIMES", help="Paint over the picture, enlarged so many times.", show_default="no second pass"
-    ),
-]
-HiresUpscaler = Annotated[
-    Literal["latent", "lanczos"] | None,
-    typer.Option(help="What is enlarged before the second pass: latents, or pixels.", show_default="latent"),
-]
-HiresStrength = Annotated[
-    float | None, typer.Option(help="How much of the enlarged picture is lost.", show_default="0.7")
-]
-HiresSteps = Annotated[
-    int | None, typer.Option(min=1, help="Sampler steps of the second pass.", show_default="as the first")
-]
-ClipSkip = Annotated[
-    int | None,
-    typer.Option(min=0, help="Leave out so many last layers of the text encoder.", show_default="the model's own"),
-]
-PromptSyntax = Annotated[
-    Literal["a1111", "plain"] | None,
-    typer.Option(help="a1111: weights, edits, any length; plain: letters as they are.", show_default="a1111"),
-]
-Rng = Annotated[
-    Literal["jax", "torch", "philox"] | None,
-    typer.Option(help="Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", show_default="jax"),
 ]
 Embedding = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="A textual inversion, whose word prompts may use; may be given several times."),
+    typer.Option(
+        metavar="FILE",
+        help="A textual inversion, whose word prompts may use; may be given several times.",
+        rich_help_panel=MODEL,
+    ),
 ]
 
 

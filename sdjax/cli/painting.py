@@ -1,18 +1,25 @@
-"""What every painting command does, once its options are read."""
+"""What the painting commands share: their options, and what they do once these are read."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sdjax.cli import options
+from sdjax.cli.from_schema import setting_options
 from sdjax.cli.interrupt import nothing_to_tidy
-from sdjax.cli.output import check_output, picture_paths
+from sdjax.cli.options import files_and_scales
+from sdjax.cli.output import check_output
 from sdjax.cli.progress import progress_bars
+from sdjax.cli.signature import extended, option
 from sdjax.cli.watching import Watching
 from sdjax.errors import InputError
 from sdjax.files.pictures import save_png
+from sdjax.settings import SETTINGS
 
 if TYPE_CHECKING:
     from sdjax.pipeline import Pipeline
@@ -20,24 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loading:
-    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion.
+    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion."""
 
-    task: what the model must be made for, where a command is for such models only; see `sdjax.pipeline.start.task_of`.
-    """
-
-    model: str
-    dtype: str | None
-    vae: str | None
-    vae_tiling: bool | None
-    embeddings: Sequence[Path]
-    loras: Sequence[tuple[str, float]]
+    model: str | None
+    dtype: str | None = None
+    vae: str | None = None
+    vae_tiling: bool | None = None
+    embeddings: Sequence[Path] = ()
+    loras: Sequence[tuple[str, float]] = ()
     preview_vae: str | None = None
-    task: str | None = None
 
-    def open(self, report: Callable[..., None] | None) -> "Pipeline":
-        """The pipeline."""
+    def open(self, report: Callable[..., None] | None, task: str | None = None) -> "Pipeline":
+        """The pipeline. Raises InputError for a model of another task, where one is wanted."""
         import sdjax
 
+        assert self.model is not None
         pipe = sdjax.load(
             self.model,
             dtype=self.dtype,
@@ -47,51 +51,142 @@ class Loading:
             loras=self.loras,
             progress=report,
         )
-        if self.task not in (None, pipe.task):
-            raise InputError(f"{self.model} is made for another task, {pipe.task}: this wants a model for {self.task}")
+        own = pipe.facts.task.name
+        if task not in (None, own):
+            raise InputError(f"{self.model} is made for another task, {own}: this command wants a model for {task}")
         for embedding in self.embeddings:
             pipe.load_textual_inversion(embedding)
         return pipe
 
     def settings(self) -> dict[str, Any]:
-        """What of it a picture depends on; of LoRAs, the pipeline tells."""
+        """The part of it that a picture depends on; the pipeline adds the LoRAs."""
         files = {"embeddings": [str(path) for path in self.embeddings]} if self.embeddings else {}
         return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **files}
 
 
-def paint(
-    prompts: Sequence[str],
-    output: Path,
-    loading: Loading,
-    num_images: int,
-    seed: Sequence[int] | None,
-    negative_prompt: str | None,
-    images: Mapping[str, Path],
-    settings: Mapping[str, Any],
-    watching: Watching | None = None,
-) -> None:
-    """Paint, save and name pictures. Everything that can be wrong is looked at before the model is.
+def loading_options(model: str | None) -> list[Parameter]:
+    """The options of `Loading`."""
+    return [
+        option("model", options.Model if model else options.AnyModel, model),
+        option("embedding", options.Embedding, None),
+        option("lora", options.Loras, None),
+        option("vae", options.Vae, None),
+        option("vae_tiling", options.VaeTiling, None),
+        option("dtype", options.Dtype, None),
+    ]
 
-    images, settings: as `sdjax.pipeline.request.spread` has them; what is None is left to the model.
+
+def configured(
+    *there: str, without: Collection[str] = (), model: str | None = "shapes"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options of settings and of the model to a command, and passes them as `settings` and `loading`.
+
+    settings are those that were given, by name. there, without: see `setting_options`. model: the default.
     """
-    check_output(output)
-    if watching:
-        watching.check()
+    settings, loading = setting_options(there, without), loading_options(model)
 
-    from sdjax.pipeline.request import spread
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {each.name: values.pop(each.name) for each in settings}
+            named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling")}
+            embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
+            command(
+                **values,
+                settings={name: value for name, value in given.items() if value is not None},
+                loading=Loading(**named, embeddings=embeddings, loras=loras),
+            )
+
+        return extended(run, command, {"settings", "loading"}, [*loading, *settings])
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What was said to a painting command, besides its arguments.
+
+    seeds: one or one per picture, None where none were given. settings: those that were given, by name.
+    """
+
+    output: Path
+    num_images: int
+    seeds: Sequence[int] | None
+    settings: Mapping[str, Any]
+    loading: Loading
+    watching: Watching
+    task: str | None
+
+
+OPTIONS = (
+    option("output", options.Output, Path(".")),
+    option("num_images", options.NumImages, 1),
+    option("seed", options.Seed, None),
+    option("preview_every", options.PreviewEvery, None),
+    option("preview_vae", options.PreviewVae, None),
+    option("animate", options.Animate, None),
+)
+
+
+def painting(
+    *there: str, without: Collection[str] = (), model: str | None = "shapes", task: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the options of all painting commands to a command, which takes them as one argument `painting`.
+
+    task: of the models that the command is for. The others are those of `configured`.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*, settings: Mapping[str, Any], loading: Loading, **values: Any) -> None:
+            said = {each.name: values.pop(each.name) for each in OPTIONS}
+            request = Painting(
+                output=said["output"],
+                num_images=said["num_images"],
+                seeds=said["seed"],
+                settings=settings,
+                loading=replace(loading, preview_vae=said["preview_vae"]),
+                watching=Watching(said["output"], said["preview_every"], said["animate"]),
+                task=task,
+            )
+            command(**values, painting=request)
+
+        placeholders = [option("settings", Any, None), option("loading", Any, None)]
+        taking_all = extended(run, command, {"painting"}, [*OPTIONS, *placeholders])
+        return configured(*there, without=without, model=model)(taking_all)
+
+    return decorate
+
+
+def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]) -> None:
+    """Paints, saves and names pictures. Everything that can be wrong is looked at before the model is.
+
+    images: files by the names of the settings that they are for.
+    """
+    check_output(painting.output)
+    painting.watching.check()
+
+    from sdjax.pipeline.request import pictures_of
     from sdjax.version import __version__
 
-    seeds = seed or [0]
-    given = {name: value for name, value in settings.items() if value is not None}
-    pictures = spread(prompts, negative_prompt, num_images, seeds[0] if len(seeds) == 1 else seeds, images, given)
+    count = len(prompts) * painting.num_images
+    settings = {name: _for_all(name, value, count) for name, value in {**painting.settings, **images}.items()}
+    seeds = painting.seeds or [0]
+    seed = seeds[0] if len(seeds) == 1 else seeds
+    pictures = pictures_of(prompts, settings, painting.num_images, seed)
     with progress_bars(of_bytes=True) as report:
-        pipe = loading.open(report)
+        pipe = painting.loading.open(report, painting.task)
     with progress_bars() as report, nothing_to_tidy():
-        result = pipe.draw(pictures, previews=watching.previews() if watching else None, progress=report)
-    source = {name: str(path) for name, path in images.items()}
-    paths = watching.paths(len(pictures)) if watching else picture_paths(output, len(pictures))
-    for image, how, path in zip(result.images, result.settings, paths):
-        save_png(image, path, {**loading.settings(), **how, **source, "version": __version__})
+        result = pipe.draw(pictures, previews=painting.watching.previews(), progress=report)
+    files = {
+        name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
+    }
+    for image, how, path in zip(result.images, result.settings, painting.watching.paths(count)):
+        save_png(image, path, {**painting.loading.settings(), **how, **files, "version": __version__})
         typer.echo(path)
-    if watching:
-        watching.finish(list(result.images))
+    painting.watching.finish(list(result.images))
+
+
+def _for_all(name: str, value: Any, count: int) -> Any:
+    """A value with parts, such as a guidance scale for each step, for every picture."""
+    return [value] * count if SETTINGS[name].kind == "numbers" and isinstance(value, tuple) else value

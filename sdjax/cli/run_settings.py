@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import wraps
-from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal
 
 import typer
+
+from sdjax.cli.signature import extended, option
 
 LATER = "How it is computed"
 
@@ -57,7 +58,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # the option's type and its usual defau
 
 
 def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command these options behind its own, of which it takes what they say as `settings` and `intervals`.
+    """Adds the shared training options to a command, and passes them as `settings` and `intervals`.
 
     defaults: those in which the command differs from the others.
     """
@@ -72,14 +73,7 @@ def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
             intervals = Intervals(chosen.pop("log_every"), chosen.pop("save_every"))
             command(**given, settings=Settings(**chosen), intervals=intervals)
 
-        own = [value for name, value in signature(command).parameters.items() if name not in ("settings", "intervals")]
-        shared = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name, default), annotation=kind)
-            for name, (kind, default) in OPTIONS.items()
-        ]
-        # Typer builds the command line from these two.
-        run.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
-        return run
+        shared = [option(name, kind, defaults.get(name, default)) for name, (kind, default) in OPTIONS.items()]
+        return extended(run, command, {"settings", "intervals"}, shared)
 
     return decorate

@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sdjax import a1111
+from sdjax.settings import SETTINGS
 
 # Name: value, Name: "value in JSON's quotes, where it has commas"
 FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -26,23 +28,38 @@ OWN_SPACING = {"ddim": "leading", "plms": "leading", "unipc": None, "lcm": None}
 SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch size", "Batch pos"}
 
 
+# Settings whose values A1111 writes in another way than ours: how they are written, None for left out, and read.
+FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[str], Any]]] = {
+    "guidance_scale": (lambda scale: f"{scale:.15g}" if isinstance(scale, int | float) else None, float),
+    "clip_skip": (lambda layers: layers + 1 if layers else None, lambda text: int(text) - 1),
+    "rng": (RNGS.__getitem__, lambda text: {label: rng for rng, label in RNGS.items()}.get(text, "philox")),
+}
+TYPES: dict[str, Callable[[str], Any]] = {"whole": int, "number": float, "numbers": float}
+NAMED = {name: setting for name, setting in SETTINGS.items() if setting.infotext}
+
+
 def write_infotext(settings: Mapping[str, Any]) -> str:
     """Settings of a picture as A1111 writes them; those that it has no name for are left out."""
-    sampler, spacing, scale = settings.get("sampler"), settings.get("spacing"), settings.get("guidance_scale")
-    model = settings.get("model")
-    fields = {
-        "Steps": settings.get("steps"),
+    sampler, spacing, model = (settings.get(name) for name in ("sampler", "spacing", "model"))
+    named = {
+        setting.infotext: FORMS[name][0](settings[setting.label]) if name in FORMS else settings[setting.label]
+        for name, setting in NAMED.items()
+        if settings.get(setting.label) is not None
+    }
+    first = {
+        "Steps": named.pop("Steps", None),
         "Sampler": a1111.SAMPLERS.get(sampler or "", sampler),
         "Schedule type": a1111.SPACINGS.get(spacing or "", spacing),
-        "CFG scale": f"{scale:.15g}" if isinstance(scale, int | float) else None,
-        "Seed": settings.get("seed"),
+        "CFG scale": named.pop("CFG scale", None),
+        "Seed": named.pop("Seed", None),
         "Size": f"{settings['width']}x{settings['height']}" if {"width", "height"} <= settings.keys() else None,
         "Model": re.split(r"[/\\]", str(model).rstrip("/\\"))[-1] if model else None,
-        "Eta": settings.get("eta"),
-        "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
-        "RNG": RNGS[settings.get("rng", "jax")],
+    }
+    last = {
+        "RNG": named.pop("RNG", RNGS["jax"]),
         "Version": f"sdjax {settings['version']}" if "version" in settings else None,
     }
+    fields = {**first, **named, **last}
     lines = [str(settings.get("prompt", ""))]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
@@ -51,7 +68,7 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
 
 
 def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
-    """The settings that A1111's text tells, under our names, and the fields that we cannot follow ("Hires upscale").
+    """The settings in A1111's text, by our labels, and the fields that are not followed ("Hires upscale").
 
     What the text leaves out is as A1111 has it: noise of a CUDA generator, for instance. Names of samplers that we lack
     stay as they are, and so are refused when they are used.
@@ -69,21 +86,14 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     }
     if not fields:
         return settings, []
-    settings["rng"] = {label: rng for rng, label in RNGS.items()}.get(fields.pop("RNG", GPU), "philox")
+    fields.setdefault("RNG", GPU)
     settings |= _sampler(fields.pop("Sampler", None), fields.pop("Schedule type", None))
-    for name, field, number in (
-        ("steps", "Steps", int),
-        ("guidance_scale", "CFG scale", float),
-        ("seed", "Seed", int),
-        ("eta", "Eta", float),
-        ("clip_skip", "Clip skip", lambda value: int(value) - 1),
-    ):
-        try:
-            if field in fields:
-                settings[name] = number(fields[field])
-                del fields[field]
-        except ValueError:
-            continue  # is told as one that cannot be followed
+    for name, setting in NAMED.items():
+        # What cannot be read stays among those that are not followed.
+        with suppress(KeyError, ValueError):
+            read = FORMS[name][1] if name in FORMS else TYPES[setting.kind]
+            settings[setting.label] = read(fields[setting.infotext])
+            del fields[setting.infotext]
     if size := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
         settings |= {"width": int(size[1]), "height": int(size[2])}
         del fields["Size"]

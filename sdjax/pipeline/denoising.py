@@ -1,98 +1,135 @@
-"""A batch's way from the first sample to the denoised latents, as calls of the one compiled program."""
+"""The loop from the first latents to the denoised ones, as calls of the compiled program: a generator of states."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from sdjax import schedulers
+from sdjax.errors import InputError
 from sdjax.parallel import shard, unshard
-from sdjax.pipeline.previews import Previews
-from sdjax.pipeline.start import Begin
-from sdjax.programs import Conditioning, Guidance
+from sdjax.pipeline.contexts import Contexts
+from sdjax.pipeline.order import Order
+from sdjax.pipeline.start import BatchStart, ImageInputs
+from sdjax.programs import Conditioning
 from sdjax.random import DeviceNoise, HostNoise, Noise
-from sdjax.schedulers import Plan
-from sdjax.schedulers.loop import State
+from sdjax.schedulers import Known, State
+from sdjax.schedulers.solvers.rows import REGISTERS
 
 # Called with a stage ("encode", "compile", "denoise", "decode"), how much of it is done, and out of how much.
 Progress = Callable[[str, int, int], None]
+# `programs.denoise` over the devices: whether the unconditional half is computed, and the arguments from `plan` on.
+Advance = Callable[..., State]
 
 
-def run(
-    advance: Callable[..., State],
-    plan: Plan,
-    guidance: Guidance,
-    first: Begin,
-    contexts: tuple[Sequence[jax.Array], Sequence[jax.Array]],
-    noise: Noise,
-    seeds: Sequence[int],
-    previews: Previews | None,
-    progress: Progress | None,
-) -> np.ndarray:
-    """The denoised latents [batch, h, w, channels], on the host.
-
-    advance: `programs.denoise` over the devices, from its argument `state` on. plan: stacked. contexts: those of the
-    prompts and of the negative prompts at each row, on the devices. previews: shown latents [batch, h, w, channels].
-    A call of the program goes on until a picture reads another text, wants noise from the host, or is to be seen; with
-    progress, for one row.
-    """
-    nfe, shape = int(plan.nfe.max()), first.x.shape[1:]
-    draws = (plan.weights[..., -1] != 0).any(-1)  # [pictures, rows]
-    if not draws.any():
-        noise = DeviceNoise(seeds)  # its program serves every sampler
-    channels, labels, known = shard((first.channels, first.class_labels, first.known))
-    scales = shard(guidance)
-    prompts, negatives = contexts
-
-    def inputs(row: int) -> tuple:
-        conditioning = Conditioning(prompts[row], negatives[row], channels, labels)
-        return conditioning, scales, known, shard(noise.of_row(shape, draws[:, row]))
-
-    gallery = Gallery(plan, previews) if previews else None
-
-    def is_cut(row: int) -> bool:
-        reads_another = any(texts[row] is not texts[row - 1] for texts in contexts)
-        wants_noise = isinstance(noise, HostNoise) and bool(draws[:, row].any())
-        is_seen = gallery is not None and row in gallery.rows
-        return bool(progress) or reads_another or wants_noise or is_seen
-
-    state = shard(schedulers.init_state(plan, first.x))
-    given = inputs(0)
-    if progress:
-        progress("compile", 0, 1)
-        state = jax.block_until_ready(advance(state, *given, np.int32(0)))  # compiles, and takes no step
-        progress("compile", 1, 1)
-        progress("denoise", 0, nfe)
-    cuts = [0, *filter(is_cut, range(1, nfe))]
-    for row, stop in zip(cuts, [*cuts[1:], nfe]):
-        given = inputs(row) if row else given
-        state = advance(state, *given, np.int32(stop))
-        if progress:
-            jax.block_until_ready(state)
-            progress("denoise", stop, nfe)
-        if gallery and stop in gallery.rows:
-            gallery.add(stop, np.asarray(schedulers.estimate(plan, unshard(state, len(first.x)))))
-    return np.asarray(schedulers.result(plan, unshard(state, len(first.x))))
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` of which nothing is seen."""
 
 
-class Gallery:
-    """Estimates that are to be shown: each picture's at the row at which it has taken so many steps.
+class Step(NamedTuple):
+    """A batch after the first `row` rows of its plans.
 
-    The pictures of a batch go from row to row together, and a step is another number of rows to each sampler.
+    state: on the devices, padded to a multiple of them; it is gone when the next step is taken. `Batch.on_host` keeps
+    it.
     """
 
-    def __init__(self, plan: Plan, previews: Previews):
-        steps = range(1, int(plan.is_step.sum(-1).max()) + 1)
-        self._ends = {step: plan.rows_of(step) for step in steps if step in previews.steps}
-        self._seen: dict[int, dict[int, np.ndarray]] = {step: {} for step in self._ends}
-        self._show = previews.show
-        self.rows = {int(row) for ends in self._ends.values() for row in ends}
+    row: int
+    state: State
 
-    def add(self, row: int, estimates: np.ndarray) -> None:
-        """Take the estimates [batch, ...] behind a row, and show the steps of which every picture's is known now."""
-        for step in list(self._ends):
-            ends, seen = self._ends[step], self._seen[step]
-            seen |= {int(i): estimates[i] for i in np.flatnonzero(ends == row)}
-            if len(seen) == len(ends):
-                del self._ends[step]
-                self._show(step, np.stack([seen[i] for i in range(len(ends))]))
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """An order with its texts and images encoded, on the devices. `noise` counts on as rows are taken."""
+
+    order: Order
+    images: Sequence[ImageInputs]
+    contexts: Contexts
+    noise: Noise
+    first: np.ndarray
+    known: Known
+    shared: tuple[Any, Any]
+    arrays: tuple[Any, Any]
+
+    @classmethod
+    def of(
+        cls, order: Order, images: Sequence[ImageInputs], contexts: Contexts, noise: Noise, start: BatchStart
+    ) -> "Batch":
+        """Puts the arrays of a batch on the devices."""
+        if not order.draws.any():
+            noise = DeviceNoise([picture.seed for picture in order.pictures])  # whose program serves every sampler
+        known, shared = shard(start.known), shard((start.channels, start.class_labels))
+        return cls(order, images, contexts, noise, start.x, known, shared, shard((order.plan, order.guidance)))
+
+    def on_host(self, step: Step) -> State:
+        """The state [batch, ...] of the batch after a step, to keep, save or branch from."""
+        return unshard(step.state, len(self.first))
+
+    def estimate(self, step: Step) -> np.ndarray:
+        """The latest x0 estimate, [batch, h, w, channels], in the scale of the result."""
+        return np.asarray(schedulers.estimate(self.order.plan, self.on_host(step)))
+
+    def latents(self, step: Step) -> np.ndarray:
+        """The denoised latents [batch, h, w, channels] after the last step."""
+        return np.asarray(schedulers.result(self.order.plan, self.on_host(step)))
+
+    def inputs(self, row: int) -> tuple[Any, ...]:
+        """What the program takes from `row` on, after plan and state."""
+        channels, class_labels = self.shared
+        conditioning = Conditioning(self.contexts.positive[row], self.contexts.negative[row], channels, class_labels)
+        noise = shard(self.noise.of_row(self.first.shape[1:], self.order.draws[:, row]))
+        return conditioning, self.arrays[1], self.known, noise
+
+    def ends_before(self, row: int) -> bool:
+        """Whether a call of the program must end before a row: for another text, another program or host noise."""
+        wants_noise = isinstance(self.noise, HostNoise) and bool(self.order.draws[:, row].any())
+        return self.contexts.changes(row) or wants_noise or self.order.guided[row] != self.order.guided[row - 1]
+
+
+def steps(batch: Batch, advance: Advance, stops: Collection[int] = (), state: State | None = None) -> Iterator[Step]:
+    """Yields the batch after each row in `stops`, and after the last one.
+
+    A call of the program goes on as far as it can. At row 0 nothing has been computed but the program is compiled.
+    state: of `Batch.on_host`, to go on with; of this process or another one. Settings may differ from its row on.
+    Raises InputError for a state that does not fit the batch.
+    """
+    order, row = batch.order, 0
+    if state is None:
+        state = schedulers.init_state(order.plan, batch.first)
+    else:
+        row = _row_of(state, batch)
+        for passed in range(row):  # what they drew is not drawn again
+            batch.noise.of_row(batch.first.shape[1:], order.draws[:, passed])
+    plan, _ = batch.arrays
+    state, inputs = shard(state), batch.inputs(row)
+    for end in sorted({stop for stop in stops if row <= stop < order.nfe} | {order.nfe}):
+        for cut in [*filter(batch.ends_before, range(row + 1, end)), end]:
+            state = advance(bool(order.guided[row]), plan, state, *inputs, np.int32(cut))
+            if row < cut < order.nfe and batch.ends_before(cut):
+                inputs = batch.inputs(cut)
+            row = min(cut, order.nfe - 1)
+        yield Step(end, state)
+
+
+def compile_for(batch: Batch, advance: Advance) -> None:
+    """Compiles the programs that a batch runs, and takes no step."""
+    (plan, _), inputs = batch.arrays, batch.inputs(0)
+    for guided in sorted(set(map(bool, batch.order.guided))):
+        state = shard(schedulers.init_state(batch.order.plan, batch.first))
+        jax.block_until_ready(advance(guided, plan, state, *inputs, np.int32(0)))
+
+
+def _row_of(state: State, batch: Batch) -> int:
+    """The row that a batch comes to next. Raises InputError where a state belongs to another batch."""
+    row = int(np.max(state.row))
+    ends = np.array([int(recipe.plan.nfe) for recipe in batch.order.recipes])
+    expected = (len(batch.first), REGISTERS, *batch.first.shape[1:])
+    if np.shape(state.registers) != expected or not np.array_equal(state.row, np.minimum(row, ends)):
+        raise InputError(
+            f"the state is of another batch: its registers are {np.shape(state.registers)} after {row} rows, this "
+            f"batch needs {expected} and has plans of {', '.join(map(str, ends))} rows"
+        )
+    if row >= batch.order.nfe:
+        raise InputError(f"the state is after the last of {batch.order.nfe} rows: there is nothing to go on with")
+    return row

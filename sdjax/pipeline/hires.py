@@ -5,38 +5,37 @@ Large pictures come out better this way than at once, since models repeat themse
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.pipeline.images import resized, to_pil
-from sdjax.pipeline.request import Picture
+from sdjax.settings import Picture
 
 
-def first_pass(pictures: Sequence[Picture]) -> list[Picture]:
-    """The pictures as they are painted first. Raises InputError where only some of a batch have a second pass."""
-    if not all(picture.hires_scale for picture in pictures):
-        raise InputError("hires_scale is for all pictures of a batch or for none")
-    return [replace(picture, hires_scale=None) for picture in pictures]
+def check(picture: Picture) -> None:
+    """Raises InputError for a second pass that cannot keep what is outside of a mask."""
+    if picture.hires_scale and picture.mask_image is not None:
+        if picture.hires_upscaler == "latent":
+            raise InputError("hires_upscaler latent loses what is outside of the mask: take lanczos with a mask_image")
+        if picture.padding_mask_crop is not None:
+            raise InputError("padding_mask_crop works on the mask's surroundings: it takes no hires_scale")
 
 
-def in_latents(pictures: Sequence[Picture]) -> bool:
-    """Whether the pictures are enlarged before they are decoded. Raises InputError where some are and some are not."""
-    upscalers = {picture.hires_upscaler for picture in pictures}
-    if len(upscalers) > 1:
-        raise InputError("hires_upscaler is one for all pictures of a batch")
-    return upscalers == {"latent"}
+def output_type(pictures: Sequence[Picture]) -> str:
+    """What the first pass gives: latents, where these are enlarged, else pixels."""
+    return "latent" if pictures[0].hires_upscaler == "latent" else "np"
 
 
 def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -> list[Picture]:
-    """The pictures as they are painted over, from what the first pass gave.
+    """The pictures as they are painted over.
 
-    painted: latents [batch, h, w, channels], or pictures [batch, height, width, 3] in [0, 1], as `in_latents` says.
-    factor: pixels to a latent, of which the larger sides are multiples.
+    painted: the first pass, latents [batch, h, w, channels] or pictures [batch, height, width, 3] in [0, 1], as
+        `output_type` says. factor: pixels to a latent, of which the larger sides are multiples.
     """
-    small = np.array(painted.shape[1:3]) * (factor if in_latents(pictures) else 1)
+    in_latents = output_type(pictures) == "latent"
+    small = np.array(painted.shape[1:3]) * (factor if in_latents else 1)
     second = []
     for picture, image in zip(pictures, painted):
         height, width = (round(side * picture.hires_scale / factor) * factor for side in small)
@@ -45,9 +44,8 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
             replace(
                 picture,
                 image=np.asarray(jax.image.resize(image, shape, "linear", antialias=False))
-                if in_latents(pictures)
+                if in_latents
                 else resized(to_pil([image])[0], (width, height)),
-                mask_image=None,
                 strength=picture.hires_strength,
                 num_inference_steps=picture.hires_steps or picture.num_inference_steps,
                 height=height,
@@ -56,9 +54,3 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
             )
         )
     return second
-
-
-def hires_settings(picture: Picture) -> dict[str, Any]:
-    """What makes the second pass again."""
-    names = ("hires_scale", "hires_upscaler", "hires_strength", "hires_steps")
-    return {name: getattr(picture, name) for name in names if getattr(picture, name) is not None}

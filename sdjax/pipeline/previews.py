@@ -1,14 +1,16 @@
-"""Previews: when they are asked for, and quick pictures of latents, whose colours a linear map tells."""
+"""Previews of the x0 estimate: after which steps, and quick pictures of latents by a linear map to colours."""
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sdjax.errors import InputError
+from sdjax.schedulers import Plan
+from sdjax.settings import is_whole
 
-# Called with the number of steps taken, and the pictures of the batch as they are seen coming then.
+# Called with the number of steps taken, and the x0 estimates of the batch as pictures.
 OnPreview = Callable[[int, list[Image.Image]], None]
 
 PALETTE_SIZE = 16  # latents along each side of the picture that a map is fitted to
@@ -16,21 +18,45 @@ PATCH = 4  # latents along each side of a patch of one colour in it
 
 
 class Previews(NamedTuple):
-    """After which steps `show` is called, with the step and what is seen coming then."""
+    """After which steps `show` is called."""
 
     steps: Collection[int]
-    show: Callable[[int, Any], None]
+    show: OnPreview
 
 
 def previews_of(every: int | None, show: OnPreview | None) -> Previews | None:
-    """Previews after every so many steps. Raises InputError for what is no number of steps."""
+    """Previews after every so many steps. Raises InputError for anything but a whole number of steps."""
     if every is None and show is None:
         return None
-    if show is None or isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
+    if show is None or every is None or not is_whole(every) or every < 1:
         raise InputError(
             f"previews need preview_every, a whole number above 0, and on_preview to call: not {every!r} and {show!r}"
         )
     return Previews(range(every, 2**31, every), show)
+
+
+class Gallery:
+    """x0 estimates to be shown: each picture's at the row at which it has taken so many steps.
+
+    The pictures of a batch go from row to row together, and a step is another number of rows to each sampler. `rows`
+    are those after which estimates are wanted.
+    """
+
+    def __init__(self, plan: Plan, previews: Previews | None):
+        steps = range(1, int(plan.is_step.sum(-1).max()) + 1) if previews else ()
+        self._ends = {step: plan.rows_of(step) for step in steps if previews and step in previews.steps}
+        self._show = previews.show if previews else None
+        self._seen: dict[int, dict[int, np.ndarray]] = {step: {} for step in self._ends}
+        self.rows = {int(row) for ends in self._ends.values() for row in ends}
+
+    def add(self, row: int, estimates: np.ndarray, decode: Callable[[np.ndarray], list[Image.Image]]) -> None:
+        """Takes the estimates [batch, h, w, channels] after a row, and shows the steps that all pictures have taken."""
+        for step in list(self._ends):
+            ends, seen = self._ends[step], self._seen[step]
+            seen |= {int(i): estimates[i] for i in np.flatnonzero(ends == row)}
+            if self._show and len(seen) == len(ends):
+                del self._ends[step]
+                self._show(step, decode(np.stack([seen[i] for i in range(len(ends))])))
 
 
 class ColourMap(NamedTuple):

@@ -1,21 +1,62 @@
-"""A picture's recipe: what was asked for, with every choice made and the plan written out."""
+"""From a picture to its recipe: every choice made that the settings leave to the model, and the plan written out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from sdjax import schedulers
 from sdjax.errors import InputError
-from sdjax.pipeline.request import Picture
-from sdjax.programs import Guidance
-from sdjax.schedulers import Plan, Scheduler
+from sdjax.files.checkpoint import Model
+from sdjax.pipeline.tasks import Task, task_of
+from sdjax.prompts import Tokenizer, Words, load_tokenizer
+from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
+from sdjax.settings import SETTINGS, Picture
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What preparing pictures needs to know of a model.
+
+    low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model.
+    factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
+        where it does not say. layers: of the text encoder. words: learned ones, with their token ids.
+    """
+
+    task: Task
+    scheduler: Scheduler
+    low_res: NoiseSchedule | None
+    defaults: Mapping[str, Any]
+    factor: int
+    channels: int
+    native: int
+    layers: int
+    tokenizer: Tokenizer
+    words: Words
+
+    @classmethod
+    def of(cls, model: Model) -> "Facts":
+        """Read off an opened model."""
+        unet, vae, text_encoder = (model.components[name].module.config for name in ("unet", "vae", "text_encoder"))
+        return cls(
+            task=task_of(unet, vae),
+            scheduler=schedulers.from_config(model.scheduler_config),
+            low_res=schedulers.from_config(model.low_res_config).noise if model.low_res_config else None,
+            defaults=model.defaults,
+            factor=vae.factor,
+            channels=vae.latent_channels,
+            native=(unet.sample_size or 0) * vae.factor,
+            layers=text_encoder.num_hidden_layers,
+            tokenizer=load_tokenizer(model.tokenizer),
+            words={},
+        )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A picture's request with every choice made, and its plan."""
+    """A picture with every choice made, and its plan."""
 
     picture: Picture
     scheduler: Scheduler
@@ -23,14 +64,53 @@ class Recipe:
     guidance_scale: float | tuple[float, ...]
     steps: int
 
+    @property
+    def scales_by_row(self) -> np.ndarray:
+        """[nfe], the guidance scale at each row; 1 outside of the guided interval. InputError for a wrong number."""
+        low, high = self.picture.guidance_interval
+        ends = self.plan.is_step
+        step = np.cumsum(ends) - ends  # the step that each row belongs to
+        steps = step[-1] + 1
+        scales = np.atleast_1d(np.asarray(self.guidance_scale, np.float32))
+        if len(scales) not in (1, steps):
+            raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
+        inside = (step >= low * steps) & (step < high * steps)
+        return np.where(inside, np.broadcast_to(scales, steps)[step], 1)
 
-def recipe_of(picture: Picture, task: str, own: Scheduler, defaults: Mapping[str, Any]) -> Recipe:
-    """A picture's recipe with a model, whose task (see `start.task_of`), scheduler and defaults are given."""
-    steps = _chosen(picture.num_inference_steps, defaults, "num_inference_steps", 50)
-    scale = _chosen(picture.guidance_scale, defaults, "guidance_scale", 7.5)
-    strength = picture.strength if picture.image is not None and task != "upscale" else 1.0
-    scheduler, plan = _written(own, picture.sampler, picture.spacing, picture.eta, int(steps), strength)
-    return Recipe(picture, scheduler, plan, scale, int(steps))
+    @property
+    def guided(self) -> np.ndarray:
+        """[nfe], whether a row needs the unconditional half."""
+        return (self.scales_by_row != 1) | self.picture.cfg_plus_plus
+
+    def settings(self, task: Task) -> dict[str, Any]:
+        """The settings that reproduce the picture, by their labels; images are left out."""
+        resolved = {
+            "sampler": self.scheduler.solver,
+            "spacing": self.scheduler.sigma_spacing or self.scheduler.spacing,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+        }
+        found: dict[str, Any] = {}
+        for name, setting in SETTINGS.items():
+            value = resolved.get(name, getattr(self.picture, name))
+            is_said = setting.is_set(value) or setting.needs or name in ("prompt", "negative_prompt", "seed", *resolved)
+            has_effect = self.picture.uses(setting, task.name) and not (name == "strength" and not task.starts)
+            if is_said and has_effect and value is not None and setting.kind != "image":
+                found[setting.label] = value
+        return found
+
+
+def recipe_of(picture: Picture, facts: Facts) -> Recipe:
+    """A picture with every choice made."""
+    steps = _chosen(picture.num_inference_steps, facts.defaults, "num_inference_steps", 50)
+    scale = _chosen(picture.guidance_scale, facts.defaults, "guidance_scale", 7.5)
+    strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
+    scheduler, plan = _written(facts.scheduler, picture.sampler, picture.spacing, picture.eta, int(steps), strength)
+    if picture.cfg_plus_plus and not plan.tells_noise:
+        raise InputError(f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler and ddim")
+    recipe = Recipe(picture, scheduler, plan, scale, int(steps))
+    recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
+    return recipe
 
 
 @lru_cache(maxsize=1024)  # the pictures of a batch mostly share their settings
@@ -44,52 +124,5 @@ def _written(
     return scheduler, scheduler.plan(steps, strength)
 
 
-def _chosen(given: Any, defaults: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-    return given if given is not None else defaults.get(name, otherwise)
-
-
-def guidance_of(recipes: Sequence[Recipe], rows: int) -> Guidance:
-    """Guidance at every row of every picture's plan; rows of no step and steps outside the interval have scale 1."""
-    scale = np.ones((len(recipes), rows), np.float32)
-    for i, recipe in enumerate(recipes):
-        low, high = recipe.picture.guidance_interval
-        ends = recipe.plan.is_step
-        step = np.cumsum(ends) - ends  # the step that each row belongs to
-        steps = step[-1] + 1
-        scales = np.atleast_1d(np.asarray(recipe.guidance_scale, np.float32))
-        if len(scales) not in (1, steps):
-            raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
-        inside = (step >= low * steps) & (step < high * steps)
-        scale[i, : len(step)] = np.where(inside, np.broadcast_to(scales, steps)[step], 1)
-        if recipe.picture.cfg_plus_plus and not recipe.plan.tells_noise:
-            raise InputError(
-                f"cfg_plus_plus does not suit sampler {recipe.scheduler.solver!r}; it suits euler and ddim"
-            )
-    pictures = [recipe.picture for recipe in recipes]
-    rescale = np.array([picture.guidance_rescale for picture in pictures], np.float32)
-    return Guidance(scale, rescale, np.array([picture.cfg_plus_plus for picture in pictures]))
-
-
-def settings_of(recipe: Recipe, task: str) -> dict[str, Any]:
-    """How a picture is made, by the names of the arguments that make it again; images are left out."""
-    picture, scheduler = recipe.picture, recipe.scheduler
-    settings = {
-        "prompt": picture.prompt,
-        "negative_prompt": picture.negative_prompt,
-        "seed": picture.seed,
-        "sampler": scheduler.solver,
-        "spacing": scheduler.sigma_spacing or scheduler.spacing,
-        "steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-    }
-    told = ["eta", "guidance_interval", "guidance_rescale", "cfg_plus_plus", "clip_skip", "prompt_syntax", "rng"]
-    if picture.image is not None and task != "upscale":
-        settings["strength"] = picture.strength
-    if picture.mask_image is not None:
-        settings["mask_blur"] = picture.mask_blur
-        told.append("padding_mask_crop")
-    if task == "upscale":
-        settings["noise_level"] = picture.noise_level
-    defaults = Picture("")
-    changed = {name: getattr(picture, name) for name in told if getattr(picture, name) != getattr(defaults, name)}
-    return settings | changed
+def _chosen(value: Any, defaults: Mapping[str, Any], name: str, otherwise: Any) -> Any:
+    return value if value is not None else defaults.get(name, otherwise)

@@ -3,6 +3,7 @@
 from sdjax.prompts.chunks import Tokens, Words, one_chunk, padded, tiled, weighted_chunks
 from sdjax.prompts.editing import schedule, texts_of_rows
 from sdjax.prompts.emphasis import BREAK, parse_emphasis
+from sdjax.prompts.rows import tokens_by_row
 from sdjax.prompts.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "schedule",
     "texts_of_rows",
     "tiled",
+    "tokens_by_row",
     "weighted_chunks",
 ]

@@ -6,11 +6,10 @@ generators draw on a CPU and on a CUDA device, so that a seed gives the picture 
 
 from sdjax.random.keys import image_keys, image_seeds, normal
 from sdjax.random.philox import PhiloxGenerator
-from sdjax.random.sources import RNGS, DeviceNoise, HostNoise, Noise, noise_of
+from sdjax.random.sources import DeviceNoise, HostNoise, Noise, noise_of
 from sdjax.random.torch_cpu import TorchGenerator
 
 __all__ = [
-    "RNGS",
     "DeviceNoise",
     "HostNoise",
     "Noise",

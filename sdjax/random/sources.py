@@ -13,7 +13,6 @@ GENERATORS: dict[str, type[TorchGenerator] | type[PhiloxGenerator]] = {
     "torch": TorchGenerator,
     "philox": PhiloxGenerator,
 }
-RNGS = ("jax", *GENERATORS)
 
 
 class DeviceNoise:

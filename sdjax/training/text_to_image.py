@@ -15,7 +15,6 @@ from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model, read_json, read_vae
 from sdjax.files.tensors import open_tensors, write_tensors
-from sdjax.parallel import replicate
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.images import read_square
 from sdjax.pipeline.vae import Autoencoder
@@ -193,12 +192,11 @@ class Samples:
         """Writes the sheet of a state, its name the number of steps."""
         params = self.complete(state.ema)
         if self.pipe is None:
-            self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"))
-            self.pipe.words = self.words
-        self.pipe.params.update({name: replicate(tree, np.dtype("float32")) for name, tree in params.items()})
+            self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"), words=self.words)
+        pipe = self.pipe.with_params(params)
         prompts = [caption for caption in self.captions for _ in SEEDS]
         seeds = [*SEEDS] * len(self.captions)
-        images = list(self.pipe(prompts, prompt_syntax="plain", seed=seeds, num_inference_steps=20).images)
+        images = list(pipe(prompts, prompt_syntax="plain", seed=seeds, num_inference_steps=20).images)
         rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
         labels = [caption[:60] for caption in self.captions]
         save_sheet(self.folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])

@@ -108,7 +108,7 @@ def outputs_of_theirs(pipe) -> tuple[np.ndarray, np.ndarray]:
 
 @cache  # compiled once
 def networks(pipe) -> list:
-    return [jax.jit(pipe.modules[name].apply) for name in ("text_encoder", "unet")]
+    return [jax.jit(pipe.networks.modules[name].apply) for name in ("text_encoder", "unet")]
 
 
 def outputs_of_ours(pipe) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,7 @@ def test_a_seed_gives_the_picture_of_diffusers(theirs, ours, sampler, class_name
 
 
 def encoded(pipe, prompt, skip=0):
-    tokens = weighted_chunks(pipe.tokenizer, prompt, pipe.words)
+    tokens = weighted_chunks(pipe.facts.tokenizer, prompt, pipe.facts.words)
     inputs = (shard(leaf[None]) for leaf in (*tokens, np.array(skip, np.int32)))
     return unshard(pipe._encode_text(pipe.params["text_encoder"], *inputs), 1)
 

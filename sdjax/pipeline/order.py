@@ -1,0 +1,195 @@
+"""A batch, resolved: one value that drawing, compiling, `sdjax batch` and a server read.
+
+Nothing here needs parameters or a device: thousands of pictures are prepared before one is drawn.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sdjax import schedulers
+from sdjax.a1111 import TWO_A_STEP
+from sdjax.errors import InputError
+from sdjax.pipeline import hires
+from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
+from sdjax.pipeline.tasks import Size
+from sdjax.programs import Guidance
+from sdjax.prompts import Tokens, tokens_by_row
+from sdjax.schedulers import Plan
+from sdjax.settings import SETTINGS, UPSCALE, Picture
+from sdjax.settings.picture import GUIDANCE, HIRES, SAMPLING
+
+
+class GroupKey(NamedTuple):
+    """What pictures have in common that may share a batch: all that chooses the program, or the way through it.
+
+    XLA may round differently in an array of another shape. So a picture must meet the same shapes whatever is beside
+    it, those of the latents, of the plan and of the context; and the UNet must see the unconditional half of the batch
+    at the same rows of the plan.
+    """
+
+    width: int
+    height: int
+    rows: int  # of the padded plan
+    chunks: int  # of the context
+    edited: int  # rows of the plan where the prompt changes on the way, else 0
+    guided: tuple[bool, ...]  # one where all rows are alike
+    noise: str  # where it is drawn
+    second_pass: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A batch, resolved: what drawing, compiling, `sdjax batch` and a server read. Made by `order_of`."""
+
+    facts: Facts
+    recipes: Sequence[Recipe]
+    size: Size
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures of the batch."""
+        return [recipe.picture for recipe in self.recipes]
+
+    @property
+    def has_second_pass(self) -> bool:
+        """Whether the pictures are painted over, enlarged."""
+        return bool(self.pictures[0].hires_scale)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plans, stacked."""
+        return schedulers.stack([recipe.plan for recipe in self.recipes])
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the stacked plans."""
+        return max(recipe.plan.padded().sigmas.shape[-1] for recipe in self.recipes)
+
+    @cached_property
+    def nfe(self) -> int:
+        """Rows until the longest plan ends: evaluations of the UNet, the two halves of guidance counted as one."""
+        return max(int(recipe.plan.nfe) for recipe in self.recipes)
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        """Guidance at every row of every picture's plan; 1 at rows of no step."""
+        scales = np.ones((len(self.recipes), self.rows), np.float32)
+        for scale, recipe in zip(scales, self.recipes):
+            scale[: int(recipe.plan.nfe)] = recipe.scales_by_row
+        rescale = np.array([picture.guidance_rescale for picture in self.pictures], np.float32)
+        return Guidance(scales, rescale, np.array([picture.cfg_plus_plus for picture in self.pictures]))
+
+    @cached_property
+    def guided(self) -> np.ndarray:
+        """[nfe], whether any picture needs the unconditional half at a row."""
+        needed = np.zeros(self.nfe, bool)
+        for recipe in self.recipes:
+            needed[: int(recipe.plan.nfe)] |= recipe.guided
+        return needed
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """[pictures, nfe], whether a row uses fresh noise."""
+        draws = np.zeros((len(self.recipes), self.nfe), bool)
+        for own, recipe in zip(draws, self.recipes):
+            own[: int(recipe.plan.nfe)] = (recipe.plan.weights[..., -1] != 0).any(-1)
+        return draws
+
+    @cached_property
+    def texts(self) -> tuple[list[list[Tokens]], list[list[Tokens]]]:
+        """The prompts, and the negative prompts, of each picture at each row; equal ones are one object."""
+        prompts, negatives = (
+            [self._tokens(recipe, getattr(recipe.picture, name)) for recipe in self.recipes]
+            for name in ("prompt", "negative_prompt")
+        )
+        return prompts, negatives
+
+    def _tokens(self, recipe: Recipe, text: str) -> list[Tokens]:
+        per_step = 2 if recipe.scheduler.solver in TWO_A_STEP else 1
+        is_plain = recipe.picture.prompt_syntax == "plain"
+        return tokens_by_row(self.facts.tokenizer, self.facts.words, text, is_plain, recipe.steps, self.nfe, per_step)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of tokens that every context is tiled to."""
+        prompts, negatives = self.texts
+        return math.lcm(*(len(tokens[0].ids) for tokens in (*prompts, *negatives)))
+
+    @cached_property
+    def key(self) -> GroupKey:
+        """Pictures with equal keys may share a batch: no bit of them depends on what is beside them."""
+        picture = self.pictures[0]
+        is_edited = any(len(set(map(id, tokens))) > 1 for column in self.texts for tokens in column)
+        guided = tuple(map(bool, self.guided))
+        when = "at every row" if self.draws.any() else "at first"
+        return GroupKey(
+            width=self.size.pixels[0],
+            height=self.size.pixels[1],
+            rows=self.rows,
+            chunks=self.chunks,
+            edited=self.nfe if is_edited else 0,
+            guided=guided if len(set(guided)) > 1 else guided[:1],
+            noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
+            second_pass=_second_pass(picture) if picture.hires_scale else None,
+        )
+
+
+def order_of(pictures: Sequence[Picture], facts: Facts) -> Order:
+    """The order for a batch of pictures of one size. Raises InputError, before any work, for what cannot be drawn."""
+    for picture in pictures:
+        facts.task.check(picture)
+        hires.check(picture)
+        if (picture.clip_skip or 0) >= facts.layers:
+            raise InputError(
+                f"clip_skip must be less than the text encoder's {facts.layers} layers, not {picture.clip_skip}"
+            )
+    if len({bool(picture.hires_scale) for picture in pictures}) > 1:
+        raise InputError("hires_scale is for all pictures of a batch or for none")
+    for setting in SETTINGS.values():
+        values = sorted({str(getattr(picture, setting.name)) for picture in pictures}) if setting.alike else []
+        if len(values) > 1:
+            raise InputError(f"the pictures of a batch have one {setting.name}, not {', '.join(values)}")
+    return Order(facts, [recipe_of(picture, facts) for picture in pictures], _size_of(pictures, facts))
+
+
+def _second_pass(picture: Picture) -> tuple[Any, ...]:
+    """All that makes a second pass; both passes are alike where all that makes a plan is."""
+    return tuple(
+        getattr(picture, setting.name)
+        for setting in SETTINGS.values()
+        if setting.panel in (SAMPLING, GUIDANCE, HIRES) or setting.name == "strength"
+    )
+
+
+def _size_of(pictures: Sequence[Picture], facts: Facts) -> Size:
+    """The size of a batch: that in the settings, else that of the image, else the model's own.
+
+    Raises InputError where the pictures differ, or a side is no multiple of the factor.
+    """
+    factor, sizes = facts.factor, set()
+    for picture in pictures:
+        width, height = facts.native, facts.native
+        if isinstance(picture.image, np.ndarray):
+            height, width = (side * factor for side in picture.image.shape[:2])
+        elif isinstance(picture.image, Image.Image) and picture.padding_mask_crop is None:
+            # Down to whole latents, and to whole latents of the small picture, as diffusers has it.
+            width, height = (side // factor * factor for side in picture.image.size)
+            if facts.task.name == UPSCALE:
+                width, height = factor * width, factor * height
+        sizes.add((picture.width or width, picture.height or height))
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+        raise InputError(f"the pictures of a batch have one size, not {listed}: give a width and a height")
+    width, height = sizes.pop()
+    for name, side in (("width", width), ("height", height)):
+        if side == 0:
+            raise InputError(f"there is no {name} to be known from the model or from the image: give one")
+        if side % factor:
+            raise InputError(f"{name} must be a multiple of {factor} with this model, not {side}")
+    return Size(height // factor, width // factor, facts.channels, factor)

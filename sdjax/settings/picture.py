@@ -1,0 +1,136 @@
+"""The schema: every setting of a picture, as a field with its type, its default and its words."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, get_args, get_type_hints
+
+from sdjax.a1111 import EXTRA_NETWORK
+from sdjax.errors import InputError
+from sdjax.settings.setting import Setting, kind_of
+
+RNGS = ("jax", "torch", "philox")
+UPSCALERS = ("latent", "lanczos")
+SYNTAXES = ("a1111", "plain")
+LAST_SEED = 2**64 - 1
+UPSCALE = "upscale"  # in the place of a setting in `needs`: a model that makes pictures larger
+
+# The groups of options in `--help`.
+PROMPT, SAMPLING, GUIDANCE, NOISE, SIZE = "Prompt", "Sampling", "Guidance", "Noise", "Size"
+IMAGES, HIRES = "From pictures", "Second pass"
+
+OWN_SIZE = "the image's or the model's own"
+
+
+# fmt: off
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """The settings of one picture. None leaves a choice to the model.
+
+    Images are as `sdjax.pipeline.images` reads them: an RGB picture, or latents [h, w, channels]; a mask in 8-bit grey;
+    a depth map [height, width]. Raises InputError for what suits no model.
+    """
+
+    prompt: Annotated[str, Setting("What to paint.", PROMPT, flag="")]
+    negative_prompt: Annotated[str, Setting("What not to paint.", PROMPT, unset="nothing")] = ""
+    seed: Annotated[int, Setting("Another seed, another picture.", NOISE, 0, LAST_SEED, flag="", infotext="Seed")] = 0
+    image: Annotated[Any, Setting("The picture, or the latents, to start from.", IMAGES, flag="")] = None
+    mask_image: Annotated[Any, Setting(
+        "White where to paint anew; the rest keeps every pixel.", IMAGES, flag="", needs="image")] = None
+    depth_map: Annotated[Any, Setting(
+        "For models that follow depth: a picture, brighter where nearer.", IMAGES)] = None
+    strength: Annotated[float, Setting(
+        "How much of the image is lost to noise: from just above 0 to 1, all of it.", IMAGES, above=0, high=1,
+        needs="image")] = 0.8
+    mask_blur: Annotated[float, Setting(
+        "Pixels over which the edge of the mask is softened.", IMAGES, 0, 1000, needs="mask_image")] = 4.0
+    padding_mask_crop: Annotated[int | None, Setting(
+        "Work only on the mask's surroundings, so many pixels around it, enlarged to the full size.", IMAGES, 0,
+        unset="on the whole picture", flag="--only-masked", needs="mask_image")] = None
+    noise_level: Annotated[int, Setting(
+        "Noise that is put on the picture, in timesteps: more of it, more is invented.", IMAGES, 0,
+        needs=UPSCALE)] = 20
+    num_inference_steps: Annotated[int | None, Setting(
+        "Sampler steps.", SAMPLING, 1, unset="the model's own, else 50", short="steps", infotext="Steps")] = None
+    guidance_scale: Annotated[float | tuple[float, ...] | None, Setting(
+        "How much the prompt matters; 1 is no guidance. One number, or one for each step.", GUIDANCE,
+        unset="the model's own, else 7.5", infotext="CFG scale")] = None
+    guidance_interval: Annotated[tuple[float, float], Setting(
+        "The part of the steps that is guided, from 0 to 1; outside of it the scale is 1.", GUIDANCE)] = (0.0, 1.0)
+    guidance_rescale: Annotated[float, Setting(
+        "How far the deviation of guided predictions is brought back (arXiv:2305.08891).", GUIDANCE, 0, 1)] = 0.0
+    cfg_plus_plus: Annotated[bool, Setting(
+        "Take the noise direction from the unguided prediction (arXiv:2406.08070), for samplers of first order; "
+        "scales of 0 to 2 suit it.", GUIDANCE)] = False
+    sampler: Annotated[str | None, Setting(
+        "One of those that `sdjax samplers` lists, or A1111's name.", SAMPLING, unset="the model's own")] = None
+    spacing: Annotated[str | None, Setting(
+        "Which noise levels are visited.", SAMPLING, unset="the model's own")] = None
+    eta: Annotated[float | None, Setting(
+        "Share of fresh noise, of samplers that draw some.", SAMPLING, unset="the sampler's own",
+        infotext="Eta")] = None
+    height: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
+    width: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
+    hires_scale: Annotated[float | None, Setting(
+        "Paint over the picture, enlarged so many times: large pictures come out better so than at once.", HIRES, 1, 16,
+        unset="no second pass")] = None
+    hires_upscaler: Annotated[str, Setting(
+        "Enlarge the latents, or the pixels.", HIRES, choices=UPSCALERS, needs="hires_scale", alike=True)] = "latent"
+    hires_strength: Annotated[float, Setting(
+        "How much of the enlarged picture is lost to noise.", HIRES, above=0, high=1, needs="hires_scale")] = 0.7
+    hires_steps: Annotated[int | None, Setting(
+        "Sampler steps of the second pass.", HIRES, 1, unset="as the first", needs="hires_scale")] = None
+    clip_skip: Annotated[int | None, Setting(
+        "Leave out so many last layers of the text encoder, besides those that the model itself leaves out.", PROMPT, 0,
+        unset="none", infotext="Clip skip")] = None
+    prompt_syntax: Annotated[str, Setting(
+        "a1111: weights, edits, any length; plain: letters as they are.", PROMPT, choices=SYNTAXES)] = "a1111"
+    rng: Annotated[str, Setting(
+        "Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", NOISE, choices=RNGS, infotext="RNG",
+        alike=True)] = "jax"
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for setting in SETTINGS.values():
+            setting.check(getattr(self, setting.name))
+        if self.mask_image is not None and not hasattr(self.image, "getbbox"):  # which latents have not
+            raise InputError("a mask_image says what to repaint of an image: give the image too, as a picture")
+        if self.padding_mask_crop is not None and self.mask_image is None:
+            raise InputError("padding_mask_crop is a border around a mask: give a mask_image")
+        if self.prompt_syntax == "a1111" and (found := EXTRA_NETWORK.search(self.prompt)):
+            warnings.warn(f"{found[0]} is read as words: LoRAs are files that a model is loaded with", stacklevel=2)
+        from sdjax import schedulers  # imports JAX, which `--help` does without
+
+        schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)
+
+    def uses(self, setting: Setting, *there: str) -> bool:
+        """Whether a setting has an effect on this picture; `there` is what else there is, such as UPSCALE."""
+        needed = SETTINGS.get(setting.needs)
+        return not setting.needs or setting.needs in there or (
+            needed is not None and needed.is_set(getattr(self, needed.name))
+        )
+
+
+def _settings() -> dict[str, Setting]:
+    hints, found = get_type_hints(Picture, include_extras=True), {}
+    for field in fields(Picture):
+        annotation, setting = get_args(hints[field.name])
+        default = "" if field.name == "prompt" else field.default
+        kind = kind_of(annotation, setting.choices)
+        found[field.name] = replace(setting, name=field.name, kind=kind, default=default)
+    return found
+
+
+SETTINGS: Mapping[str, Setting] = _settings()
+SHORT = {setting.short: name for name, setting in SETTINGS.items() if setting.short}
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema of the settings of a picture."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {name: setting.schema() for name, setting in SETTINGS.items()},
+        "required": ["prompt"],
+        "additionalProperties": False,
+    }
