@@ -18,9 +18,9 @@ from pyarrow import parquet
 import sdjax
 from sdjax.batch.drawing import draw
 from sdjax.batch.formats import kind_of, read_rows
+from sdjax.batch.groups import Placed, batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.identity import fingerprint
-from sdjax.batch.groups import Placed, batches_of
 from sdjax.batch.output import Output
 from sdjax.batch.rows import Item, Naming, Problem, complain, items_of
 from sdjax.errors import InputError

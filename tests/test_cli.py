@@ -115,7 +115,7 @@ def test_a_model_for_another_task_is_refused(tmp_path, capsys):
     save_png(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
     where = ["-o", str(tmp_path / "large.png"), "--model", "shapes"]
     assert main(["upscale", "a red ring", str(tmp_path / "small.png"), *where]) == 1
-    assert "shapes is made for another task, text: this wants a model for upscale" in complaint(capsys)
+    assert "shapes is made for another task, text: this command wants a model for upscale" in complaint(capsys)
     assert not (tmp_path / "large.png").exists()
 
 

@@ -98,7 +98,7 @@ def kernel(tree: dict, path: str) -> np.ndarray:
     ],
 )
 def test_every_name_of_a_module_leads_to_its_kernel(loaded, write, names, place):
-    lora = lora_for(read_lora(write(pair(*names))), loaded.modules, 1.0)
+    lora = lora_for(read_lora(write(pair(*names))), loaded.networks.modules, 1.0)
     assert list(lora.factors) == [("unet", place)]
     down, up = dense()
     expected = (up.astype(np.float64) @ down).T
@@ -116,7 +116,7 @@ def test_every_name_of_a_module_leads_to_its_kernel(loaded, write, names, place)
 )
 def test_names_of_the_text_encoder(loaded, write, form):
     file = read_lora(write(pair(form.format("down"), form.format("up"), dense(128))))
-    assert list(lora_for(file, loaded.modules, 1.0).factors) == [("text_encoder", TEXT)]
+    assert list(lora_for(file, loaded.networks.modules, 1.0).factors) == [("text_encoder", TEXT)]
 
 
 @pytest.mark.parametrize("dotted", [False, True])
@@ -125,14 +125,14 @@ def test_every_kernel_of_both_networks_can_be_meant(loaded, write, dotted):
     tensors, places = {}, []
     prefixes = {"unet": ("lora_unet_", "unet."), "text_encoder": ("lora_te_text_model_", "text_encoder.text_model.")}
     for component, both in prefixes.items():
-        for path, spec in flat_specs(loaded.modules[component]).items():
+        for path, spec in flat_specs(loaded.networks.modules[component]).items():
             if path.endswith("/kernel"):
                 module = source_name(path).removesuffix(".weight")
                 *pixels, inputs, outputs = spec.shape
                 factors = (np.zeros((1, inputs, *pixels), np.float32), np.zeros((outputs, 1), np.float32))
                 tensors |= kohya(both[dotted] + (module if dotted else module.replace(".", "_")), factors)
                 places.append((component, path))
-    assert sorted(lora_for(read_lora(write(tensors)), loaded.modules, 1.0).factors) == sorted(places)
+    assert sorted(lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).factors) == sorted(places)
     assert len(places) > 100
 
 
@@ -143,7 +143,7 @@ def test_convolutions_of_three_forms(loaded, write):
     tensors = kohya("lora_unet_down_blocks_0_resnets_0_conv1", (window, up), alpha=2)
     tensors |= kohya("lora_unet_down_blocks_0_resnets_0_conv2", (one, wide), lora_mid__weight=inner)
     tensors |= kohya("lora_unet_down_blocks_0_attentions_0_proj_in", (one, up), alpha=np.array([1.0]))
-    factors = lora_for(read_lora(write(tensors)), loaded.modules, 1.0).factors
+    factors = lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).factors
     plain, dense_one = (factors["unet", path] for path in (CONV, "down_blocks_0/attentions_0/proj_in/kernel"))
     tucker = factors["unet", "down_blocks_0/resnets_0/conv2/kernel"]
     exact = {"dtype": np.float64, "optimize": True}
@@ -163,7 +163,7 @@ def test_alphas_in_the_configuration_of_peft(loaded, write):
     patterns = {f"^{DIFFUSERS[5:]}.to_k": 3, "attn1.to_v": 5, "1.to_v": 9}
     configuration = {"unet.lora_alpha": 2, "unet.alpha_pattern": patterns, "unet.use_rslora": False}
     path = write(tensors, lora_adapter_metadata=json.dumps(configuration))
-    scales = [factors.scale for factors in lora_for(read_lora(path), loaded.modules, 1.0).factors.values()]
+    scales = [factors.scale for factors in lora_for(read_lora(path), loaded.networks.modules, 1.0).factors.values()]
     assert scales == [alpha / 4 for alpha in (3, 2, 5)]  # in the order of their names
     path = write(tensors, lora_adapter_metadata=json.dumps({**configuration, "unet.use_rslora": True}))
     assert next(iter(read_lora(path).factors.values())).scale == 3 / 4**0.5
@@ -291,7 +291,7 @@ def test_an_error_half_way_leaves_all_as_it_was(pipe, both):
 def test_what_does_not_fit_is_refused_by_name(loaded, write, tensors, message):
     path = write(tensors)
     with pytest.raises(CheckpointError, match=message) as error:
-        lora_for(read_lora(path), loaded.modules, 1.0)
+        lora_for(read_lora(path), loaded.networks.modules, 1.0)
     assert str(error.value).startswith(str(path))
 
 
@@ -331,7 +331,7 @@ def test_damaged_files_are_refused_or_read(loaded, tmp_path, data):
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(content[:end])
     with contextlib.suppress(CheckpointError):
-        lora_for(read_lora(path), loaded.modules, 1.0)
+        lora_for(read_lora(path), loaded.networks.modules, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_pictures_of_the_command_line_tell_their_loras(both, write, tmp_path, ca
 
 def test_half_precision_files_give_what_they_hold(loaded, both, write):
     halves = {name: array.astype(np.float16) for name, array in load_file(both).items()}
-    lora = lora_for(read_lora(write(halves, "half")), loaded.modules, 1.0)
+    lora = lora_for(read_lora(write(halves, "half")), loaded.networks.modules, 1.0)
     down, up = (halves[f"{KOHYA}.lora_{part}.weight"].astype(np.float64) for part in ("down", "up"))
     np.testing.assert_allclose(lora.factors["unet", QUERY].product(1.0), 2 * (up @ down).T, rtol=1e-4, atol=1e-6)
 

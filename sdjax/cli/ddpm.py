@@ -21,7 +21,7 @@ def ddpm(
     count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the first one; those of the others follow it.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
-    sampler: Annotated[str, typer.Option(help="One of those that `sdjax samplers` lists.")] = "ddim",
+    sampler: Annotated[str, typer.Option(help=SETTINGS["sampler"].help)] = "ddim",
     spacing: Annotated[
         str | None, typer.Option(help=SETTINGS["spacing"].help, show_default=SETTINGS["spacing"].unset)
     ] = None,

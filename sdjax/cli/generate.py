@@ -9,7 +9,7 @@ import typer
 from sdjax.cli import options
 from sdjax.cli.like import like_picture
 from sdjax.cli.painting import Painting, paint, painting
-from sdjax.settings import UPSCALE
+from sdjax.settings import SETTINGS, UPSCALE
 
 
 @painting(model=None)
@@ -77,7 +77,7 @@ def inpaint(
     *,
     prompt: options.Prompt,
     image: Annotated[Path, typer.Argument(help="The picture to change.")],
-    mask: Annotated[Path, typer.Argument(help="White where to paint anew; the rest keeps every pixel.")],
+    mask: Annotated[Path, typer.Argument(help=SETTINGS["mask_image"].help)],
     painting: Painting,
 ) -> None:
     """Paint a part of a picture anew, with any model; one made for inpainting sees what is around.

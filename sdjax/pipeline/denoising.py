@@ -112,12 +112,13 @@ def steps(batch: Batch, advance: Advance, stops: Collection[int] = (), state: St
         yield Step(end, state)
 
 
-def compile_for(batch: Batch, advance: Advance) -> None:
-    """Compiles the programs that a batch runs, and takes no step."""
+def compile_for(batch: Batch, advance: Advance) -> Step:
+    """Compiles the programs that a batch runs, and gives it as it is before the first row."""
     (plan, _), inputs = batch.arrays, batch.inputs(0)
     for guided in sorted(set(map(bool, batch.order.guided))):
         state = shard(schedulers.init_state(batch.order.plan, batch.first))
-        jax.block_until_ready(advance(guided, plan, state, *inputs, np.int32(0)))
+        step = Step(0, jax.block_until_ready(advance(guided, plan, state, *inputs, np.int32(0))))
+    return step
 
 
 def _row_of(state: State, batch: Batch) -> int:

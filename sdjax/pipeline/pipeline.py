@@ -181,10 +181,10 @@ class Pipeline:
             batch = self.begin(order)
             report("encode", 1, 1)
             report("compile", 0, 1)
-            compile_for(batch, self._advance(batch))
+            latents = batch.latents(compile_for(batch, self._advance(batch)))
             report("compile", 1, 1)
             report("decode", 0, 1)
-            self.networks.autoencoder.decode(np.zeros_like(batch.first))
+            self.networks.autoencoder.decode(latents)
             report("decode", 1, 1)
 
     def load_lora_weights(self, path: str | PathLike[str], adapter_name: str | None = None, scale: float = 1.0) -> str:
@@ -274,15 +274,14 @@ class Pipeline:
         return self._output(order, to_pil(whole) if output_type == "pil" else np.stack(whole))
 
     def _output(self, order: Order, images: list[Image.Image] | np.ndarray) -> Output:
-        width, height = order.size.pixels
-        shared: dict[str, Any] = {"width": width, "height": height, "dtype": self.dtype.name}
+        shared: dict[str, Any] = {"dtype": self.dtype.name}
         if loras := [str(lora) for lora in self.loras.values() if lora.scale]:
             shared["loras"] = loras
         return Output(
             images=images,
             seeds=[picture.seed for picture in order.pictures],
             nfe=order.nfe,
-            settings=[recipe.settings(self.facts.task) | shared for recipe in order.recipes],
+            settings=[recipe.settings(order.size, self.facts.task) | shared for recipe in order.recipes],
         )
 
     def _preview(self, latents: np.ndarray) -> list[Image.Image]:

@@ -10,7 +10,7 @@ import numpy as np
 from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
-from sdjax.pipeline.tasks import Task, task_of
+from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Tokenizer, Words, load_tokenizer
 from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
 from sdjax.settings import SETTINGS, Picture
@@ -82,13 +82,15 @@ class Recipe:
         """[nfe], whether a row needs the unconditional half."""
         return (self.scales_by_row != 1) | self.picture.cfg_plus_plus
 
-    def settings(self, task: Task) -> dict[str, Any]:
+    def settings(self, size: Size, task: Task) -> dict[str, Any]:
         """The settings that reproduce the picture, by their labels; images are left out."""
         resolved = {
             "sampler": self.scheduler.solver,
             "spacing": self.scheduler.sigma_spacing or self.scheduler.spacing,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
+            "width": size.pixels[0],
+            "height": size.pixels[1],
         }
         found: dict[str, Any] = {}
         for name, setting in SETTINGS.items():

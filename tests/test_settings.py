@@ -1,0 +1,176 @@
+"""A setting is written down once: every door to a picture reads the schema."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdjax.batch.rows import Naming, items_of
+from sdjax.cli import main
+from sdjax.errors import InputError
+from sdjax.files.infotext import read_infotext, write_infotext
+from sdjax.files.pictures import read_settings
+from sdjax.pipeline import Pipeline
+from sdjax.pipeline.request import pictures_of
+from sdjax.settings import SETTINGS, Picture, Setting, json_schema
+
+# Of every setting a value that is not its default.
+OTHER = {
+    "negative_prompt": "a cat",
+    "strength": 0.5,
+    "mask_blur": 2.0,
+    "padding_mask_crop": 3,
+    "noise_level": 30,
+    "num_inference_steps": 2,
+    "guidance_scale": 3.0,
+    "guidance_interval": (0.25, 0.75),
+    "guidance_rescale": 0.5,
+    "cfg_plus_plus": True,
+    "sampler": "ddim",
+    "spacing": "trailing",
+    "eta": 0.5,
+    "height": 32,
+    "width": 32,
+    "hires_scale": 1.5,
+    "hires_upscaler": "lanczos",
+    "hires_strength": 0.5,
+    "hires_steps": 2,
+    "clip_skip": 1,
+    "prompt_syntax": "plain",
+    "subseed": 5,
+    "subseed_strength": 0.25,
+    "rng": "torch",
+}
+IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
+FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level"}
+
+
+def test_every_setting_has_a_value_here():
+    assert OTHER.keys() == SETTINGS.keys() - IMAGES - {"prompt", "seed"}
+    assert all(SETTINGS[name].is_set(value) for name, value in OTHER.items())
+
+
+def test_the_call_has_every_setting_and_says_what_it_is():
+    parameters = inspect.signature(Pipeline.__call__).parameters
+    for name, setting in SETTINGS.items():
+        assert name in parameters
+        if name not in ("prompt", "seed"):
+            assert parameters[name].default == setting.default
+            assert f"{name}: {setting.help[:40]}" in Pipeline.__call__.__doc__
+    assert "settings" not in parameters
+
+
+@pytest.mark.parametrize(
+    ("command", "lacks"),
+    [
+        ("generate", FROM_IMAGES),
+        ("img2img", FROM_IMAGES - {"strength"}),
+        ("inpaint", {"noise_level"}),
+        ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")}),
+        ("compare", FROM_IMAGES | {name for name in OTHER if name.startswith("hires")}),  # steps, sampler: its own
+        ("batch", set()),
+    ],
+)
+def test_every_painting_command_has_the_options_that_have_an_effect_there(command, lacks, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    wanted = {SETTINGS[name].option for name in OTHER.keys() - lacks}
+    assert wanted <= options | ({"--sampler"} if command == "compare" else set())
+    assert not {SETTINGS[name].option for name in lacks} & options
+
+
+def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    images = {"image": "a.png", "mask_image": "a.png"}
+    as_text = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in OTHER.items()}
+    for values in (OTHER, as_text):
+        (item,), problems = items_of([{"prompt": "x", **values, **images}], {}, Naming(), tmp_path)
+        assert not problems
+        picture = item.picture()
+        assert {name: getattr(picture, name) for name in OTHER} == OTHER
+
+
+def test_a_png_tells_every_setting_and_like_paints_it_again(tmp_path, capsys):
+    """By way of the options, the PNG's text, and `--like`."""
+    values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"}
+    said = []
+    for name in OTHER.keys() - FROM_IMAGES:
+        value, option = values[name], SETTINGS[name].option
+        parts = value if isinstance(value, tuple) else (value,)
+        said += [option] if value is True else [option, *map(str, parts)]
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    assert main(["generate", "a red heart", "-o", str(first), "--seed", "9", *said]) == 0
+    assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
+    capsys.readouterr()
+    told = read_settings(first)
+    for name in OTHER.keys() - FROM_IMAGES - {"clip_skip", "hires_upscaler"}:
+        value = told[SETTINGS[name].label]
+        assert (tuple(value) if isinstance(value, list) else value) == values[name], name
+    assert read_settings(again) == told
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_a1111s_text_has_the_settings_that_it_has_a_name_for():
+    named = {name: value for name, value in OTHER.items() if SETTINGS[name].infotext}
+    settings = {SETTINGS[name].label: value for name, value in named.items()} | {"prompt": "x", "seed": 3}
+    text = write_infotext(settings)
+    assert "Variation seed: 5, Variation seed strength: 0.25" in text
+    read, not_followed = read_infotext(text)
+    assert settings.items() <= read.items() and not not_followed
+
+
+def test_the_json_schema_takes_what_a_picture_takes():
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    whole = json.loads(json.dumps({"prompt": "x", **OTHER}))
+    jsonschema.validate(whole, schema)
+    for wrong in ({"steps": 3}, {"width": 0}, {"rng": "dice"}, {"strength": 0}, {"clip_skip": 1.5}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(whole | wrong, schema)
+
+
+values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.floats()))
+
+
+@given(st.sampled_from(sorted(OTHER)), values)
+def test_a_wrong_value_is_refused_in_a_line_that_names_the_setting_the_value_and_what_is_allowed(name, value):
+    setting = SETTINGS[name]
+    complaint = complaint_of(setting, value)
+    if complaint:
+        assert complaint.startswith(f"{name} ") and repr(value) in complaint and "\n" not in complaint
+        assert setting.allowed in complaint or "is not valid Unicode" in complaint
+    elif value is not None and setting.kind != "interval":
+        jsonschema.validate(json.loads(json.dumps(value)), setting.schema())
+
+
+def complaint_of(setting: Setting, value) -> str:
+    try:
+        setting.check(value)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_unknown_settings_and_wrong_numbers_of_values_are_named():
+    with pytest.raises(InputError, match=r"there is no setting 'guidance_scael', did you mean 'guidance_scale'\?"):
+        pictures_of("x", {"guidance_scael": 3})
+    with pytest.raises(InputError, match="2 values of eta were given for 3 pictures"):
+        pictures_of("x", {"eta": [0.1, 0.2]}, num_images_per_prompt=3)
+    with pytest.raises(TypeError):
+        Picture("x", no_setting=1)
+
+
+def test_a_settings_words_stand_in_one_file_only():
+    """Nobody writes a setting's help again: the copies would drift."""
+    root = Path(__file__).parents[1] / "sdjax"
+    sources = {path: path.read_text() for path in root.rglob("*.py")}
+    for setting in SETTINGS.values():
+        if len(setting.help) > 20:
+            assert sum(setting.help[:40] in text for text in sources.values()) == 1, setting.name
