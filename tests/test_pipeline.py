@@ -148,13 +148,13 @@ def test_a_model_that_does_not_say_its_size_wants_it_told(tmp_path):
     ("arguments", "message"),
     [
         ({"prompt": []}, "no prompt"),
-        ({"prompt": [3]}, "a prompt is a text, not 3"),
+        ({"prompt": [3]}, "prompt must be a text, not 3"),
         ({"negative_prompt": "\udcff"}, "not valid Unicode"),
         ({"negative_prompt": ["a", "b"]}, "2 of negative_prompt were given for 1 prompts"),
-        ({"num_inference_steps": 1001}, "(from 1 to 1000|whole number above 0)"),
-        ({"num_inference_steps": -3}, "num_inference_steps must be a whole number above 0"),
+        ({"num_inference_steps": 1001}, "(from 1 to 1000|whole number from 1)"),
+        ({"num_inference_steps": -3}, "num_inference_steps must be a whole number from 1"),
         ({"height": 65}, "height must be a multiple of 4"),
-        ({"width": 0}, "width must be a whole number above 0"),
+        ({"width": 0}, "width must be a whole number from 1"),
         ({"seed": [1, 2]}, "2 seeds were given for 1 pictures"),
         ({"seed": -1}, "a seed is a whole number"),
         ({"seed": "x"}, "a seed is a whole number"),
@@ -168,14 +168,14 @@ def test_a_model_that_does_not_say_its_size_wants_it_told(tmp_path):
         ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
         ({"sampler": ["euler", "ddim"]}, "2 values of sampler were given for 1 pictures"),
         ({"guidance_interval": (0.5, 0.2)}, "guidance_interval must be a start and an end"),
-        ({"guidance_rescale": 2}, "guidance_rescale must be from 0 to 1"),
+        ({"guidance_rescale": 2}, "guidance_rescale must be a finite number from 0 to 1"),
         ({"guidance_scale": [[1.0, 2.0]], "num_inference_steps": 5}, "2 guidance scales were given for a picture of 5"),
         ({"sampler": "heun", "cfg_plus_plus": True}, "cfg_plus_plus does not suit sampler"),
         ({"output_type": "tensor"}, "unknown output_type"),
         ({"clip_skip": -1}, "clip_skip must be a whole number"),
         ({"clip_skip": 3}, "clip_skip must be less than the text encoder's 3 layers"),
-        ({"prompt_syntax": "a111"}, "unknown prompt_syntax 'a111'; known: a1111, plain"),
-        ({"rng": "cuda"}, "unknown rng 'cuda'; known: jax, torch, philox"),
+        ({"prompt_syntax": "a111"}, "prompt_syntax must be one of a1111, plain, not 'a111'"),
+        ({"rng": "cuda"}, "rng must be one of jax, torch, philox, not 'cuda'"),
     ],
 )
 def test_wrong_arguments_are_named_before_any_work(pipe, arguments, message, compilations):
@@ -232,3 +232,18 @@ def test_linear_previews_tell_pictures_apart():
 def test_previews_that_cannot_be(pipe, wrong):
     with pytest.raises(InputError, match="previews need preview_every"):
         pipe(HEART, **wrong)
+
+
+def test_a_variation_lies_between_two_seeds(pipe):
+    """Of each picture of a batch, whatever is beside it; at the ends it is the one or the other."""
+    how = {"num_inference_steps": 2, "output_type": "latent"}
+    seeds = pipe(["a cat"] * 2, seed=[3, 8], **how).images
+    ends = pipe(["a cat"] * 2, seed=3, subseed=8, subseed_strength=[0.0, 1.0], **how).images
+    assert np.array_equal(ends[0], seeds[0])
+    np.testing.assert_allclose(ends[1], seeds[1], atol=1e-3)
+    between, alone = (
+        pipe(["a cat"] * 2, seed=[3, 3], subseed=[8, 9], subseed_strength=[0.5, 0.5], **how).images[0],
+        pipe(["a cat"] * 2, seed=[3, 3], subseed=[8, 8], subseed_strength=[0.5, 0.0], **how).images[0],
+    )
+    assert np.array_equal(between, alone)
+    assert all(np.abs(between - end).max() > 0.1 for end in seeds)

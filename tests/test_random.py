@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdjax.random import HostNoise, PhiloxGenerator, TorchGenerator
+from sdjax.random import HostNoise, PhiloxGenerator, TorchGenerator, slerp
 from sdjax.random.float32 import fma
 from sdjax.random.philox import philox_4x32
 
@@ -70,3 +70,27 @@ def test_fma_rounds_once():
     # In float64 this sum is a tie of float32, 2^-60 above it is not: rounded twice, it would go to the even neighbour.
     assert fma(np.float32(1 + 2**-23), np.float32(1), np.float32(2**-24)) == np.float32(1 + 2**-22)
     assert fma(np.float32(2**-30), np.float32(2**-30), np.float32(1 + 2**-23)) == np.float32(1 + 2**-23)
+
+
+def in_torch_layout(noise):
+    return noise.transpose(2, 0, 1)  # [channels, h, w]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_variations_turn_every_column_of_a_channel_by_its_own_angle(strength):
+    """As the web UI does: its axis 1 is the height of [channels, h, w]. Here in float64, column by column."""
+    low, high = np.random.default_rng(0).standard_normal((2, 8, 12, 4)).astype(np.float32)
+    expected = np.empty((4, 8, 12))
+    for channel, column in np.ndindex(4, 12):
+        a, b = (in_torch_layout(noise.astype(float))[channel, :, column] for noise in (low, high))
+        angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        mixed = np.sin((1 - strength) * angle) * a + np.sin(strength * angle) * b
+        expected[channel, :, column] = mixed / np.sin(angle)
+    got = slerp(strength, low, high)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(in_torch_layout(got), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_of_nearly_parallel_noise_the_web_ui_mixes_the_other_way_round():
+    low = np.random.default_rng(0).standard_normal((8, 8, 4)).astype(np.float32)
+    np.testing.assert_allclose(slerp(0.25, low, 2 * low), (0.25 + 0.75 * 2) * low, rtol=1e-6)

@@ -17,7 +17,7 @@ from sdjax.errors import InputError
 from sdjax.pipeline.images import Repaint, resized, to_array
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.tasks import Size, Task
-from sdjax.random import Noise
+from sdjax.random import Noise, noise_of, slerp
 from sdjax.schedulers import Known
 from sdjax.settings import Picture
 
@@ -110,12 +110,24 @@ def batch_start(
     keep = np.stack([each.keep for each in images])
     needed = starts | keep.any((1, 2, 3))
     known = _latents([each.image for each in images], shape, partial(noise.draw, "image"), needed, encode)
-    start = noise.draw("start", shape, everywhere) if latents is None else latents
+    start = _varied(noise.draw("start", shape, everywhere), order.pictures) if latents is None else latents
     x = np.where(starts[:, None, None, None], order.plan.start(start, known), order.plan.start(start))
     if any(each.masked is not None for each in images):
         masked = _latents([each.masked for each in images], shape, partial(noise.draw, "condition"), everywhere, encode)
         channels = np.concatenate([channels, masked], axis=-1)
     return BatchStart(x, Known(known, start, keep), channels, class_labels)
+
+
+def _varied(start: np.ndarray, pictures: Sequence[Picture]) -> np.ndarray:
+    """Start noise on its way to that of the subseeds, where pictures have them."""
+    if not any(picture.subseed_strength for picture in pictures):
+        return start
+    subnoise = noise_of(pictures[0].rng, [picture.subseed for picture in pictures])
+    others = subnoise.draw("start", start.shape[1:], np.ones(len(start), bool))
+    mixed = zip(pictures, start, others)
+    return np.stack(
+        [slerp(each.subseed_strength, *both) if each.subseed_strength else both[0] for each, *both in mixed]
+    )
 
 
 def checked_noise(latents: np.ndarray | None, order: Order) -> np.ndarray | None:

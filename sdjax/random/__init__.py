@@ -8,6 +8,7 @@ from sdjax.random.keys import image_keys, image_seeds, normal
 from sdjax.random.philox import PhiloxGenerator
 from sdjax.random.sources import DeviceNoise, HostNoise, Noise, noise_of
 from sdjax.random.torch_cpu import TorchGenerator
+from sdjax.random.variation import slerp
 
 __all__ = [
     "DeviceNoise",
@@ -19,4 +20,5 @@ __all__ = [
     "image_seeds",
     "noise_of",
     "normal",
+    "slerp",
 ]

@@ -85,6 +85,12 @@ class Picture:
         unset="none", infotext="Clip skip")] = None
     prompt_syntax: Annotated[str, Setting(
         "a1111: weights, edits, any length; plain: letters as they are.", PROMPT, choices=SYNTAXES)] = "a1111"
+    subseed: Annotated[int, Setting(
+        "The seed of a variation, whose noise is mixed in.", NOISE, 0, LAST_SEED, infotext="Variation seed",
+        needs="subseed_strength")] = 0
+    subseed_strength: Annotated[float, Setting(
+        "How far the noise is on its way from the seed's to the subseed's.", NOISE, 0, 1,
+        infotext="Variation seed strength")] = 0.0
     rng: Annotated[str, Setting(
         "Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", NOISE, choices=RNGS, infotext="RNG",
         alike=True)] = "jax"
