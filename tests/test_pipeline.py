@@ -222,7 +222,7 @@ def test_previews_show_the_picture_coming(pipe, compilations):
 def test_linear_previews_tell_pictures_apart():
     quick = sdjax.load(preview_vae="linear")
     latents = quick([HEART, "a blue ring on a white background"], num_inference_steps=6, output_type="latent").images
-    pictures, guesses = quick.autoencoder.decode(latents), quick.autoencoder.preview(latents)
+    pictures, guesses = quick.networks.autoencoder.decode(latents), quick.networks.autoencoder.preview(latents)
     own, other = (np.abs(guesses - each).mean((1, 2, 3)) for each in (pictures, pictures[::-1]))
     assert (own < other).all()
     assert (own < np.abs(pictures.mean() - pictures).mean((1, 2, 3))).all()  # and better than grey

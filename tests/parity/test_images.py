@@ -187,7 +187,7 @@ def test_inpainting_with_an_ordinary_model(text_model, sampler, strength, monkey
     got, expected = both(
         theirs, ours, sampler, ours_only={"mask_blur": 0, "output_type": "latent"}, strength=strength, **images, **size
     )
-    decoded = ours.autoencoder.decode(got)
+    decoded = ours.networks.autoencoder.decode(got)
     compare(f"inpainting, 4 channels, {sampler}, strength {strength}", decoded, expected)
 
 
@@ -201,7 +201,7 @@ def test_inpainting_with_an_inpainting_model(inpainting_model, sampler, strength
     got, expected = both(
         theirs, ours, sampler, ours_only={"mask_blur": 0, "output_type": "latent"}, strength=strength, **images, **size
     )
-    decoded = ours.autoencoder.decode(got)
+    decoded = ours.networks.autoencoder.decode(got)
     compare(f"inpainting, 9 channels, {sampler}, strength {strength}", decoded, expected)
 
 
