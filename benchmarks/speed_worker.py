@@ -95,7 +95,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
             return lambda: pipe([PROMPT] * case.batch, latents=arrays["latents"], **told).images
         if case.part == "text_encoder":
             ids, skip = arrays["ids"][:, None], np.zeros(case.batch, np.int32)
-            return lambda: jax.block_until_ready(pipe.encode_text(ids, np.ones(ids.shape, np.float32), skip))[0]
+            return lambda: jax.block_until_ready(pipe.encode_text(ids, np.ones(ids.shape, np.float32), skip))
         if case.part == "vae":
             return lambda: pipe.autoencoder.decode(arrays["latents"])
         if case.part == "unet":

@@ -54,7 +54,7 @@ class Networks:
         self._encode_text = pmap(partial(programs.encode_text, self.modules["text_encoder"]), in_axes=(None, 0, 0, 0))
 
     def encode_text(self, ids: np.ndarray, weights: np.ndarray, skips: np.ndarray) -> jax.Array:
-        """The UNet's context, [devices, pictures per device, tokens, features]; see `programs.encode_text`."""
+        """The UNet's context, [batch, tokens, features], padded as by `shard`; see `programs.encode_text`."""
         return self._encode_text(self.params["text_encoder"], *map(shard, (ids, weights, skips)))
 
     def denoise(self, pictures: int, *arguments) -> State:
