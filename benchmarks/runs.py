@@ -11,7 +11,7 @@ from rich.progress import track
 
 from benchmarks.budgets import affordable
 from sdjax.errors import InputError
-from sdjax.files.cache import kept
+from sdjax.files.cache import cached
 from sdjax.pipeline import Pipeline
 from sdjax.schedulers import SOLVERS
 from sdjax.settings import Picture
@@ -102,8 +102,8 @@ def converged(pipe: Pipeline, scales: Sequence[float], steps: int, texts: Sequen
             np.save(file, latents_of(pipe, {run: len(texts)}, texts, len(texts))[run])
             return file.getvalue()
 
-        depends_on = (identity(pipe), jax.default_backend(), run, tuple(texts))
-        found[scale] = np.load(io.BytesIO(kept("references", depends_on, draw)))
+        key = (identity(pipe), jax.default_backend(), run, texts)
+        found[scale] = np.load(io.BytesIO(cached("references", key, draw)))
     return found
 
 

@@ -96,7 +96,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
         if case.part == "text_encoder":
             ids, skip = arrays["ids"][:, None], np.zeros(case.batch, np.int32)
             encode = partial(pipe.networks.encode_text, pipe.params["text_encoder"])
-            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip))[0]
+            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip))
         if case.part == "vae":
             return lambda: pipe.networks.autoencoder.decode(arrays["latents"])
         if case.part == "unet":

@@ -20,6 +20,7 @@ from sdjax.errors import InputError
 from sdjax.files.atomic import check_vacant, sweep
 from sdjax.files.cache import cache_directory
 from sdjax.files.checkpoint import FLOATS, FORMAT, embedded_models, is_model, nearest
+from sdjax.files.eviction import hold, keep_to_limit
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -83,13 +84,15 @@ def resolve(
         return Path(model)
     source, commit = _locate(model, variant, revision, single_file)
     destination = _cached(source, commit, dtype)
-    if not is_model(destination):
+    while not (hold(destination) and is_model(destination)):
         sweep(destination.parent)
         try:
             write_model(source, destination, dtype, {}, progress)
         except InputError:
             if not is_model(destination):  # else another process was faster, and its conversion is as good
                 raise
+        hold(destination)  # first, since it may not be dropped for room of its own
+        keep_to_limit()
     return destination
 
 
@@ -176,4 +179,4 @@ def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
         place, time = (path.relative_to(source.path), None) if commit else (path.resolve(), stat.st_mtime_ns)
         contents.append([str(place), stat.st_size, time])
     key = hashlib.sha256(json.dumps([FORMAT, source.name, dtype, contents]).encode()).hexdigest()[:16]
-    return cache_directory() / f"{source.name.replace('/', '--').split('@')[0]}-{key}"
+    return cache_directory() / "models" / f"{source.name.replace('/', '--').split('@')[0]}-{key}"

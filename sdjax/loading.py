@@ -15,6 +15,7 @@ from sdjax.convert import Choices, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import FLOATS, Component, Model, read_model, read_vae
+from sdjax.files.eviction import limit
 from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
@@ -95,7 +96,11 @@ def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep what it compiles on disk, so that the next process starts at once. A user's own setting stands."""
+    """Turns on JAX's cache of compiled programs, so that the next process starts at once. A user's own setting stands.
+
+    Raises InputError for a limit of the cache that is not a size.
+    """
+    limit()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_directory() / "compiled"
         if not is_writable(folder):

@@ -1,4 +1,4 @@
-"""A batch over the local devices: parameters on each of them, pictures shared out between them."""
+"""Programs on the local devices: parameters on each of them, the batch sharded between them."""
 
 import ctypes
 import logging
@@ -15,7 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import InputError
-from sdjax.files.cache import kept
+from sdjax.files.cache import ForeignCode, cached, exact_key
+from sdjax.files.eviction import keep_to_limit
+from sdjax.models.platform import platform
 
 log = logging.getLogger("sdjax")
 
@@ -23,42 +25,48 @@ AXIS = "batch"
 
 
 def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tuple[int, ...] = ()) -> Callable:
-    """`program` over the local devices: arguments with axis 0 come from `shard`, those with None from `replicate`.
+    """`program` on all local devices, each with its share of the batch: jit of shard_map, as `jax.pmap` is today.
 
-    program: a function of a module, with everything bound that is no array. Its trace is kept on disk, for tracing the
-    networks takes seconds in every process, and is the same in each.
+    program: a function of a module, to which everything is bound that is not an array. Tracing it takes seconds, so
+        the trace is cached on disk, unless the function or the module is not sdjax's own.
+    in_axes: for each argument 0, a tree of [batch, ...] that `shard` has placed, or None, one that `replicate` has.
+    Returns a function of the arguments that gives trees of [batch, ...], sharded alike. Raises TypeError for a bound
+    value that no cache key identifies, such as an array, and ValueError for another axis.
     """
+    if wrong := [axis for axis in in_axes if axis not in (0, None)]:
+        raise ValueError(f"in_axes can be 0 (sharded along the first axis) or None (replicated), not {wrong[0]!r}")
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
-
-    def on_one_device(*arguments):
-        own = (
-            whole if axis is None else jax.tree.map(lambda leaf: leaf[0], whole)
-            for whole, axis in zip(arguments, in_axes)
-        )
-        return jax.tree.map(lambda leaf: leaf[None], program(*own))
-
-    mapped = jax.shard_map(on_one_device, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
-    named = (f"{program.func.__module__}.{program.func.__qualname__}", program.args, program.keywords)
-    return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, named))
+    # check_vma would prove that replicated outputs are equal on all devices. Here every output is sharded, so there is
+    # nothing to prove, and Pallas kernels, such as the TPU's flash attention, do not take part in it.
+    mapped = jax.shard_map(program, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    try:
+        exact_key(program)
+    except ForeignCode:
+        return compiled(mapped, donate_argnums)
+    return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, program))
 
 
 def compiled(
     function: Callable, donate_argnums: tuple[int, ...] = (), traced: Callable[..., Callable] | None = None
 ) -> Callable:
-    """`function` of arrays, compiled as networks should be, for each shape of theirs at the first call that has it.
+    """`function` of trees of arrays, compiled ahead of time for each shape and target platform at its first call.
 
-    traced: what is compiled in place of the function, told by its arguments.
+    `jax.jit` alone would not do. A call here never compiles by surprise: an argument that lies on other devices than
+    at the first call is an error, not a second executable of a large network (weak types, which jit tells apart, are
+    one program). The traced form may come from the disk, and memory is given back after each compilation.
+    traced: maps the arguments to the function that is compiled in place of `function`.
     """
-    calls: dict[tuple, Callable] = {}
+    executables: dict[tuple, Callable] = {}
 
     def call(*arguments):
-        key = _shapes(arguments)
-        if key not in calls:
+        key = (platform(), _shapes(arguments))
+        if key not in executables:
             traceable = traced(*arguments) if traced else function
             jitted = jax.jit(traceable, donate_argnums=donate_argnums, compiler_options=compiler_options())
-            calls[key] = jitted.lower(*arguments).compile()
+            executables[key] = jitted.lower(*arguments).compile()
             _give_back_memory()
-        return calls[key](*arguments)
+            keep_to_limit()
+        return executables[key](*arguments)
 
     return call
 
@@ -69,13 +77,13 @@ def _shapes(arguments: tuple) -> tuple:
 
 
 def _give_back_memory() -> None:
-    """Freed memory goes back to the system: behind XLA's compiler that is half a gigabyte, which glibc would keep."""
+    """Returns freed memory to the system: half a gigabyte after XLA's compiler, which glibc would hold on to."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def compiler_options() -> dict[str, str]:
-    """What XLA must be told when it compiles one of the networks, for `jax.jit`.
+    """XLA's options for compiling one of the networks, for `jax.jit`.
 
     Left alone on a CPU it begins whatever it can: the transformed kernels of all convolutions, before any is used. The
     UNet of Stable Diffusion 1.5 at 512 pixels would hold 2 GB beside its weights instead of 160 MB, and be no faster.
@@ -85,15 +93,17 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def _traced(function: Callable, arguments: tuple, named: object) -> Callable:
-    """A function of arguments of these shapes, as JAX traced it, here or in an earlier process.
+def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
+    """`function`, which maps `program`, as JAX traces it for arguments of these shapes; read from the cache if there.
 
-    named: what tells the function from others, by its `repr`.
+    The key holds the target platform, the devices, JAX's settings, the program with what is bound to it, and the
+    arguments' structure, shapes and dtypes.
     """
     devices = jax.local_devices()
-    settings = sorted((name, str(value)) for name, value in jax.config.values.items())
-    platform = (devices[0].platform, devices[0].device_kind, len(devices), settings)
+    machine = [devices[0].platform, devices[0].device_kind, len(devices)]
+    settings = {name: str(value) for name, value in jax.config.values.items()}
     tree, shapes = _shapes(arguments)
+    key = [platform(), machine, settings, program, str(tree), [[shape, str(dtype)] for shape, dtype in shapes]]
 
     def trace() -> bytes:
         # JAX does not promise that other versions will know cuDNN's attention; what other versions trace is not used.
@@ -101,9 +111,9 @@ def _traced(function: Callable, arguments: tuple, named: object) -> Callable:
         return bytes(jax.export.export(jax.jit(function), disabled_checks=unpromised)(*arguments).serialize())
 
     try:
-        return jax.export.deserialize(bytearray(kept("programs", (platform, named, str(tree), shapes), trace))).call
+        return jax.export.deserialize(bytearray(cached("programs", key, trace))).call
     except (NotImplementedError, ValueError) as error:
-        log.warning("a program cannot be kept, and is traced at every start: %s", error)
+        log.warning("a program cannot be cached, and is traced at every start: %s", error)
         return function
 
 
@@ -117,25 +127,24 @@ def replicate(params: Any, dtype: np.dtype) -> Any:
 
 
 def shard(batch: Any) -> Any:
-    """[batch, ...] as [devices, batch per device, ...] on the devices.
+    """A tree of [batch, ...] on the devices, each with an equal share, in order.
 
-    The last picture is repeated where they do not divide. Placing an argument as the program returns it matters: for
-    one that lies elsewhere, the same program would be compiled again.
+    The last picture is repeated until the batch is a multiple of the number of devices. Arguments of a program must
+    lie where it was compiled to find them.
     """
     devices = jax.local_device_count()
 
-    def split(leaf):
-        per_device = -(-leaf.shape[0] // devices)
-        rows = np.minimum(np.arange(devices * per_device), leaf.shape[0] - 1)
-        whole = leaf if len(rows) == leaf.shape[0] else leaf[rows]
-        return jax.device_put(whole.reshape(devices, per_device, *leaf.shape[1:]), sharding(PartitionSpec(AXIS)))
+    def place(leaf):
+        rows = np.minimum(np.arange(-(-leaf.shape[0] // devices) * devices), leaf.shape[0] - 1)
+        padded = leaf if len(rows) == leaf.shape[0] else leaf[rows]
+        return jax.device_put(padded, sharding(PartitionSpec(AXIS)))
 
-    return jax.tree.map(split, batch)
+    return jax.tree.map(place, batch)
 
 
 def unshard(batch: Any, count: int) -> Any:
-    """The first `count` of [devices, batch per device, ...] as [count, ...], on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:count], batch)
+    """The first `count` entries of each [batch, ...] on the host, without the padding of `shard`."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch)
 
 
 @contextmanager

@@ -94,8 +94,8 @@ def edit_json(path: Path, **changes) -> None:
 
 
 def models_in(cache: Path) -> list[Path]:
-    """The converted models of a cache, beside which are the shapes of their parameters."""
-    return [path for path in cache.iterdir() if path.name != "kept"] if cache.exists() else []
+    """The converted models of a cache, and what is left of unfinished ones."""
+    return list((cache / "models").iterdir()) if (cache / "models").exists() else []
 
 
 def tensors_of(model: Path) -> dict[str, bytes]:

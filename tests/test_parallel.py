@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+
+from sdjax.parallel import pmap
 
 DRAW = """
 import sys, numpy as np, sdjax, jax
@@ -54,3 +57,28 @@ def test_two_devices_share_the_halves_of_one_pictures_guidance(tmp_path):
     alone, shared = (draw(devices, tmp_path, DRAW_ONE) for devices in (1, 2))
     assert np.abs(alone - shared).max() <= 1e-4 * np.abs(alone).max()
     assert np.abs(alone[0] - alone[1]).max() > 0.1  # the settings are not the same picture
+
+
+SHARES = """
+import sys, jax, numpy as np
+from functools import partial
+from sdjax.parallel import pmap, shard, unshard
+devices = jax.local_device_count()
+batch = {"x": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
+placed = shard(batch)
+assert placed["x"].shape == (-(-3 // devices) * devices, 2), placed["x"].shape
+seen = pmap(partial(lambda batch: jax.tree.map(lambda leaf: leaf, batch)), in_axes=(0,))(placed)
+assert len(seen["x"].addressable_shards) == devices == int(sys.argv[1])
+np.save(sys.argv[2], unshard(seen["x"], 3))
+"""
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_a_batch_is_shared_out_and_comes_back_without_its_padding(devices, tmp_path):
+    assert np.array_equal(draw(devices, tmp_path, SHARES), np.arange(6.0).reshape(3, 2))
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_other_axes_are_refused(axis):
+    with pytest.raises(ValueError, match=r"in_axes can be 0 .* or None .*, not"):
+        pmap(partial(np.negative), in_axes=(axis,))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from sdjax.cli.batch import batch
+from sdjax.cli.cache import cache
 from sdjax.cli.compare import compare
 from sdjax.cli.compile import compile_ahead
 from sdjax.cli.convert import convert
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers):
+    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers, cache):
         app.command()(command)
     app.command("compile")(compile_ahead)
     app.add_typer(train, name="train")

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import within
-from sdjax.files.cache import kept
+from sdjax.files.cache import cached
 from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.models import MODELS, abstract_params, build
 from sdjax.version import __version__
@@ -134,14 +134,14 @@ def build_module(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Mo
 def flat_specs(module: nn.Module) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The shape of every parameter of a module, under its name in the file (`conv_in/kernel`).
 
-    Tracing a full-size UNet takes a second: shapes are kept on disk.
+    Tracing a full-size UNet takes a second: shapes are cached on disk.
     """
 
     def trace() -> bytes:
         flat = flatten_dict(abstract_params(module), sep="/")
         return json.dumps({name: spec.shape for name, spec in flat.items()}).encode()
 
-    shapes = json.loads(kept("shapes", module, trace))
+    shapes = json.loads(cached("shapes", module, trace))
     return {name: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for name, shape in shapes.items()}
 
 

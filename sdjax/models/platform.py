@@ -1,27 +1,21 @@
-"""For which platform a model is being traced: the fastest form of an operation differs between them."""
+"""The platform that a model is being traced for: the fastest form of an operation differs between them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 
 import jax
 
-_target: ContextVar[str | None] = ContextVar("target", default=None)
+# Part of the keys of JAX's own caches, so that nothing traced for one platform is used for another.
+_target = jax.make_user_context(default_value=None)
 
 
-@contextmanager
-def target_platform(name: str) -> Iterator[None]:
+def target_platform(name: str) -> AbstractContextManager[None]:
     """Whatever is traced inside is meant for platform `name` ("cpu", "gpu" or "tpu") and not for the one in use.
 
-    For exporting to another platform, for tests and for benchmarks. What jit has already traced is not traced again.
+    For exporting to another platform, for tests and for benchmarks.
     """
-    token = _target.set(name)
-    try:
-        yield
-    finally:
-        _target.reset(token)
+    return _target(name)
 
 
 def platform() -> str:
     """The platform to trace for: the one in use, unless `target_platform` says otherwise."""
-    return _target.get() or jax.default_backend()
+    return _target.value or jax.default_backend()

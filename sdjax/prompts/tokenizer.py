@@ -11,7 +11,7 @@ from pathlib import Path
 import tokenizers
 
 from sdjax.errors import CheckpointError
-from sdjax.files.cache import kept
+from sdjax.files.cache import cached
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The CLIP tokenizer in a folder, beside whatever else. Raises CheckpointError where files are missing or damaged.
 
-    Transformers reads the files, which come in many forms, and takes a second to be imported: what it makes of them is
-    kept.
+    Transformers reads the files, which come in many forms, and takes a second to be imported: its result is
+    cached.
     """
     try:
         texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
         contents = [(path.name, sha256(path.read_bytes()).hexdigest()) for path in texts]
-        told = json.loads(kept("tokenizers", contents, lambda: _read(folder)))
+        told = json.loads(cached("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
     return Tokenizer(tokenizers.Tokenizer.from_str(told.pop("backend")), **told)
