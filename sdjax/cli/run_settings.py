@@ -57,7 +57,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # the option's type and its usual defau
 
 
 def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command these options behind its own, of which it takes what they say as `settings` and `intervals`.
+    """Adds these options to a command, after its own, and passes them as `settings` and `intervals`.
 
     defaults: those in which the command differs from the others.
     """
