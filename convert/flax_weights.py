@@ -1,6 +1,6 @@
 """Checkpoints of diffusers' own Flax modules, which it wrote until version 0.39: msgpack, and names close to ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from flax import serialization
 from flax.traverse_util import flatten_dict
 
 from sdjax.convert.keys import source_name
+from sdjax.convert.view import View, unchanged
 from sdjax.errors import CheckpointError
 
 # Settings of how the Flax modules computed, which say nothing about the network.
@@ -53,26 +54,13 @@ def open_msgpack(path: Path) -> Mapping[str, np.ndarray]:
         if name in names:
             raise CheckpointError(f"{path}: {names[name]} and {flax_name} are the same tensor under two names")
         names[name] = flax_name
-    return _FlaxTensors({name: arrays[flax_name] for name, flax_name in names.items()}, names)
+    kernels = {flax_name for flax_name, array in arrays.items() if flax_name.endswith("/kernel") and array.ndim > 1}
+    return View(arrays, {name: (old, _as_torch if old in kernels else unchanged) for name, old in names.items()})
 
 
-class _FlaxTensors(Mapping[str, np.ndarray]):
-    """Flax arrays as PyTorch lays them out: kernels HWIO -> OIHW and IO -> OI, by strides."""
-
-    def __init__(self, arrays: dict[str, np.ndarray], flax_names: dict[str, str]):
-        self._arrays, self._flax_names = arrays, flax_names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        array = self._arrays[name]
-        if not self._flax_names[name].endswith("/kernel") or array.ndim < 2:
-            return array
-        return np.moveaxis(array, (-1, -2), (0, 1))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
+def _as_torch(kernel: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW and IO -> OI, by strides."""
+    return np.moveaxis(kernel, (-1, -2), (0, 1))
 
 
 def _plain(name: Any) -> Any:

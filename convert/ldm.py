@@ -4,10 +4,12 @@ Like the rule of keys.py this is driven by the target: from today's name to the 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
+from sdjax.convert.view import View, unchanged
 from sdjax.models import UNetConfig, VAEConfig
 
 RESNET = {
@@ -109,43 +111,22 @@ def _replace(name: str, table: Mapping[str, str]) -> str:
     return name
 
 
-class Inside(Mapping[str, np.ndarray]):
-    """The tensors whose names begin with a prefix, by the rest of their names."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], prefix: str, left_out: Callable[[str], bool]):
-        self._tensors, self._prefix = tensors, prefix
-        inside = [name for name in tensors if name.startswith(prefix) and not left_out(name)]
-        self._names = [name.removeprefix(prefix) for name in inside]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def inside(tensors: Mapping[str, np.ndarray], prefix: str, left_out: Callable[[str], bool]) -> View:
+    """The tensors whose names begin with a prefix, by the rest of their names, without those that are `left_out`."""
+    names = (name for name in tensors if name.startswith(prefix) and not left_out(name))
+    return View(tensors, {name.removeprefix(prefix): (name, unchanged) for name in names})
 
 
-class Unpacked(Mapping[str, np.ndarray]):
+def unpacked(tensors: Mapping[str, np.ndarray]) -> View:
     """OpenCLIP's tensors with `in_proj_weight[0]` to `[2]`, queries, keys and values, in place of `in_proj_weight`."""
+    sources: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
+    for name in tensors:
+        if PACKED.search(name):
+            sources |= {f"{name}[{i}]": (name, partial(_third, i)) for i in range(3)}
+        else:
+            sources[name] = (name, unchanged)
+    return View(tensors, sources)
 
-    def __init__(self, tensors: Mapping[str, np.ndarray]):
-        self._tensors = tensors
-        self._names: dict[str, tuple[str, int | None]] = {}
-        for name in tensors:
-            if PACKED.search(name):
-                self._names |= {f"{name}[{i}]": (name, i) for i in range(3)}
-            else:
-                self._names[name] = (name, None)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        packed, i = self._names[name]
-        tensor = self._tensors[packed]
-        return tensor if i is None else np.array_split(tensor, 3)[i]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _third(i: int, tensor: np.ndarray) -> np.ndarray:
+    return np.array_split(tensor, 3)[i]

@@ -12,7 +12,7 @@ from typing import Any
 from sdjax.convert import ldm_configs as ldm
 from sdjax.convert.directory import read_config
 from sdjax.convert.keys import source_name
-from sdjax.convert.ldm import Inside, Unpacked, ema_name, open_clip_name, unet_name, vae_name
+from sdjax.convert.ldm import ema_name, inside, open_clip_name, unet_name, unpacked, vae_name
 from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.convert.source import Part, Source
 from sdjax.convert.state import IGNORED, State, check_claimed, open_state
@@ -159,7 +159,7 @@ def _part(state: State, prefix: str, class_name: str, config: dict[str, Any], na
         class_name,
         config,
         where,
-        lambda: Inside(state.tensors, prefix, left_out),
+        lambda: inside(state.tensors, prefix, left_out),
         lambda path: name(source_name(path), parsed),
     )
 
@@ -182,7 +182,7 @@ def _open_clip_part(state: State, config: dict[str, Any]) -> Part:
         "CLIPTextModel",
         config,
         f"{state.path} ({prefix}…)",
-        lambda: Unpacked(Inside(state.tensors, prefix, left_out)),
+        lambda: unpacked(inside(state.tensors, prefix, left_out)),
         lambda path: open_clip_name(source_name(path)),
     )
 

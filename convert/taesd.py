@@ -1,12 +1,10 @@
 """TAESD as its author ships it: the encoder and the decoder of a tiny VAE, each a file of its own."""
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
-
-import numpy as np
 
 from sdjax.convert.source import Part, Source
 from sdjax.convert.state import State, open_state
+from sdjax.convert.view import View, unchanged
 from sdjax.errors import CheckpointError
 
 CLASS = "AutoencoderTiny"
@@ -29,7 +27,7 @@ def read_tiny_vae(state: State) -> Source:
         if beside == path or not beside.is_file():
             raise CheckpointError(f"{path} is the {half} of a tiny VAE (TAESD): its {other} must lie beside it")
         files = [path, beside]
-        tensors = ChainMap({}, _Half(state, half), _Half(open_state(beside), other))  # type: ignore[arg-type]
+        tensors = ChainMap({}, _half(state, half), _half(open_state(beside), other))
     if latents not in tensors or tensors[latents].ndim != 4:
         raise CheckpointError(f"{path} and what lies beside it are no tiny VAE (TAESD)")
     config = {"_class_name": CLASS, "latent_channels": int(tensors[latents].shape[1])}
@@ -37,24 +35,12 @@ def read_tiny_vae(state: State) -> Source:
     return Source(path, path.stem, {"vae": ["diffusers", CLASS]}, {"vae": part}, dict, files)
 
 
-class _Half(Mapping[str, np.ndarray]):
+def _half(state: State, half: str) -> View:
     """One of the two files under diffusers' names: `3.conv.0.weight` -> `decoder.layers.2.conv.0.weight`."""
-
-    def __init__(self, state: State, half: str):
-        self._state = state
-        self._names = {self._present(name, half): name for name in state.shapes}
-
-    def _present(self, name: str, half: str) -> str:
+    names = {}
+    for name in state.shapes:
         number, _, rest = name.partition(".")
         if not number.isdecimal() or not rest:
-            raise CheckpointError(f"{self._state.path}: {name!r} is unexpected")
-        return f"{half}.layers.{int(number) - BEFORE[half]}.{rest}"
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._state.tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+            raise CheckpointError(f"{state.path}: {name!r} is unexpected")
+        names[f"{half}.layers.{int(number) - BEFORE[half]}.{rest}"] = (name, unchanged)
+    return View(state.tensors, names)

@@ -2,7 +2,7 @@
 
 import re
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from sdjax.convert.flax_weights import open_msgpack
+from sdjax.convert.view import View
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import mismatch, read_json
 from sdjax.files.pickles import read_pickle
@@ -105,7 +106,7 @@ def load_pickle(path: Path) -> tuple[Mapping[str, np.ndarray], dict]:
     entries = nested or state
     tensors = {name: value for name, value in entries.items() if _is_tensor(name, value)}
     others = {name: value for name, value in {**state, **nested}.items() if not _is_tensor(name, value)}
-    return _TorchTensors(tensors), others
+    return View(tensors, {name: (name, _as_numpy) for name in tensors}), others
 
 
 def _is_tensor(name: Any, value: Any) -> bool:
@@ -114,25 +115,13 @@ def _is_tensor(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
+def _as_numpy(tensor: Any) -> np.ndarray:
+    """A torch tensor as an array, without a copy; numpy itself has no bfloat16."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
 READERS = {"safetensors": open_tensors, "bin": open_pickle, "msgpack": open_msgpack}
-
-
-class _TorchTensors(Mapping[str, np.ndarray]):
-    """torch tensors, seen as numpy arrays without a copy; numpy itself has no bfloat16."""
-
-    def __init__(self, state: dict):
-        self._state = state
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        import torch
-
-        tensor = self._state[name]
-        if tensor.dtype == torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        return len(self._state)

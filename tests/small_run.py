@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import numpy as np
 from sdjax.loading import keep_compiled_programs
 from sdjax.models.layers import Conv3x3
 from sdjax.schedulers import create
-from sdjax.training.fit import Intervals, Task, fit, open_run
+from sdjax.training.fit import Intervals, Run, Task, fit
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.losses import Denoising
 from sdjax.training.models import fresh
@@ -42,10 +43,19 @@ def loss(params, frozen, batch, keys):
 
 
 def run(folder: Path, settings: Settings, intervals: Intervals):
-    """The state behind the last step."""
-    open_run(folder, settings, {})
-    task = Task(lambda: fresh(NETWORK, 0), {}, loss, PICTURES.__getitem__, len(PICTURES))
-    return fit(task, settings, folder, intervals, lambda *_: None)
+    """The state after the last step."""
+    task = Task(
+        about={},
+        init=partial(fresh, NETWORK),
+        frozen={},
+        loss=loss,
+        count=len(PICTURES),
+        open=lambda run: PICTURES.__getitem__,
+        show=lambda state, folder: None,
+        result="",
+        write=lambda state, path: None,
+    )
+    return fit(task, Run(folder, settings, intervals, lambda *_: None))
 
 
 if __name__ == "__main__":

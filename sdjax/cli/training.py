@@ -10,8 +10,9 @@ from sdjax.cli.progress import progress_bars
 from sdjax.cli.run_settings import with_settings
 from sdjax.errors import InputError
 
-if TYPE_CHECKING:  # what it takes to train is imported by the commands
-    from sdjax.training.fit import Intervals
+if TYPE_CHECKING:  # optax and orbax are slow to import: the commands do it
+    from sdjax.files.checkpoint import Model
+    from sdjax.training.fit import Intervals, Task
     from sdjax.training.step import Settings
 
 Pictures = Annotated[
@@ -75,19 +76,12 @@ def vae(
 
     sdjax train vae ./pictures ./run --model sd15 --decoder-only --size 512 --batch-size 4 --learning-rate 1e-5
     """
-    import sdjax.convert
-    from sdjax.files.checkpoint import read_model
-    from sdjax.loading import keep_compiled_programs
-    from sdjax.training.autoencoder import Choices, train_vae
+    from sdjax.training.autoencoder import Choices, vae_task
     from sdjax.training.data import read_examples
 
     choices = Choices(size, from_scratch, decoder_only, kl_weight)
     examples = read_examples(pictures, captions=False)
-    keep_compiled_programs()
-    opened = read_model(sdjax.convert.resolve(model))
-    with progress_bars() as report:
-        made = train_vae(opened, examples, run, settings, choices, intervals, report)
-    typer.echo(made)
+    _train(vae_task(_open(model), examples, choices), run, settings, intervals)
 
 
 @with_settings(steps=20_000, batch_size=64, learning_rate=2e-4, warmup_steps=500)
@@ -112,16 +106,12 @@ def ddpm(
 
     sdjax train ddpm ./pictures ./run --size 32 --steps 20000
     """
-    from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_examples
-    from sdjax.training.ddpm import config_of, scheduler_of, train_ddpm
+    from sdjax.training.ddpm import config_of, ddpm_task, scheduler_of
 
     config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
     examples = read_examples(pictures, captions=False)
-    keep_compiled_programs()
-    with progress_bars() as report:
-        made = train_ddpm(examples, config, scheduler, run, settings, intervals, report)
-    typer.echo(made)
+    _train(ddpm_task(examples, config, scheduler), run, settings, intervals)
 
 
 @with_settings(weight_decay=0.01)
@@ -169,21 +159,15 @@ def text_to_image(
     sdjax train text-to-image ./pictures ./run --from-scratch --vae ./vae-run/vae-20000 --prediction-type v_prediction
     """
     import sdjax.convert
-    from sdjax.files.checkpoint import read_model
-    from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_examples
-    from sdjax.training.text_to_image import Choices, train_text_to_image
+    from sdjax.training.text_to_image import Choices, text_to_image_task
 
     own_vae = None if vae is None else sdjax.convert.resolve(vae)
     choices = Choices(
         from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank, store
     )
     examples = read_examples(pictures, captions=True)
-    keep_compiled_programs()
-    opened = read_model(sdjax.convert.resolve(model))
-    with progress_bars() as report:
-        made = train_text_to_image(opened, examples, run, settings, choices, intervals, report)
-    typer.echo(made)
+    _train(text_to_image_task(_open(model), examples, choices), run, settings, intervals)
 
 
 @with_settings(steps=1000, batch_size=4, learning_rate=5e-3, warmup_steps=0, ema_decay=0.0)
@@ -214,20 +198,32 @@ def textual_inversion(
 
     sdjax generate "a small <mine> on a white background" --embedding ./run/mine-1000.safetensors
     """
-    import sdjax.convert
-    from sdjax.files.checkpoint import read_model
-    from sdjax.loading import keep_compiled_programs
     from sdjax.training.data import read_examples
-    from sdjax.training.inversion import Word, train_word
+    from sdjax.training.inversion import Word, word_task
 
     examples = read_examples(pictures, captions=caption is None)
     if caption is not None:
         examples = [example._replace(caption=caption) for example in examples]
+    _train(word_task(_open(model), examples, Word(word, vectors, begin_with)), run, settings, intervals)
+
+
+def _open(model: str) -> "Model":
+    """The parameters and configurations of a model that may have to be downloaded or converted first."""
+    import sdjax.convert
+    from sdjax.files.checkpoint import read_model
+
+    return read_model(sdjax.convert.resolve(model))
+
+
+def _train(task: "Task", folder: Path, settings: "Settings", intervals: "Intervals") -> None:
+    """Trains in a run's folder with a progress bar, and prints the result's path."""
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training import fit
+
     keep_compiled_programs()
-    opened = read_model(sdjax.convert.resolve(model))
     with progress_bars() as report:
-        made = train_word(opened, examples, Word(word, vectors, begin_with), run, settings, intervals, report)
-    typer.echo(made)
+        result = fit.train(task, fit.Run(folder, settings, intervals, report))
+    typer.echo(result)
 
 
 train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)

@@ -11,19 +11,19 @@ from sdjax.pipeline.images import read_square, to_pil
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
-from sdjax.training.fit import Intervals, Report, Task, fit, open_run
+from sdjax.training.fit import Task
 from sdjax.training.losses import Autoencoding
 from sdjax.training.models import fresh, with_params, write_model
-from sdjax.training.step import Settings, TrainState, Tree
+from sdjax.training.step import TrainState, Tree
 
-MEASURED = 256  # pictures at most, whose latents say the scaling factor
+MEASURED = 256  # pictures, at most, from whose latents the scaling factor is measured
 SHOWN = 8
-ENCODER = {"encoder", "quant_conv"}  # of a VAE's parameters, those that say which latents a picture has
+ENCODER = {"encoder", "quant_conv"}  # parameter groups of the encoder half
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is trained, and towards what.
+    """What is trained, and for which pictures and loss.
 
     size: of the pictures' squares in pixels; what the UNet was trained at where None. from_scratch: begin with random
     parameters instead of the model's. decoder_only: the encoder stays as it is, and with it the latents. kl_weight: see
@@ -36,20 +36,12 @@ class Choices:
     kl_weight: float = 1e-6
 
 
-def train_vae(
-    model: Model,
-    examples: list[Example],
-    folder: Path,
-    settings: Settings,
-    choices: Choices,
-    intervals: Intervals,
-    report: Report,
-) -> Path:
-    """Trains in a run's folder (see `fit`) and writes the averaged VAE as a model directory, which it returns.
+def vae_task(model: Model, examples: list[Example], choices: Choices) -> Task:
+    """Trains the model's VAE; the result is a model directory that holds only the averaged VAE.
 
     Where the encoder is trained, the scaling factor in the new config.json is measured: with it, latents have unit
-    variance. Sheets of pictures above what became of them are drawn into samples/. Raises InputError for a size that
-    does not suit, and for a decoder of latents that no encoder makes yet.
+    variance. Sample sheets show pictures above their reconstructions. Raises InputError for a size that is no multiple
+    of the VAE's factor, and for decoder_only with from_scratch.
     """
     if choices.from_scratch and choices.decoder_only:
         raise InputError("a decoder is trained for an encoder that is there: leave from_scratch or decoder_only out")
@@ -59,12 +51,11 @@ def train_vae(
     if not pixels or pixels % factor:
         raise InputError(f"the size of the pictures must be a multiple of {factor} pixels, not {pixels}")
     about = {"kind": "vae", "model": str(model.path), "pictures": len(examples)}
-    open_run(folder, settings, about | asdict(choices) | {"size": pixels})
     frozen = {name: tree for name, tree in vae.params.items() if choices.decoder_only and name in ENCODER}
 
-    def init() -> Tree:
+    def init(seed: int) -> Tree:
         if choices.from_scratch:
-            return fresh(vae.module, settings.seed)
+            return fresh(vae.module, seed)
         return {name: tree for name, tree in vae.params.items() if name not in frozen}
 
     def trained(state: TrainState) -> Model:
@@ -76,18 +67,26 @@ def train_vae(
     count = min(MEASURED, len(examples))
     pictures = np.stack([read(i)["image"] for i in range(min(SHOWN, count))])
 
-    def show(state: TrainState) -> None:
-        draw_reconstructions(trained(state), pictures, folder / "samples", int(state.step))
+    def show(state: TrainState, folder: Path) -> None:
+        draw_reconstructions(trained(state), pictures, folder, int(state.step))
 
-    task = Task(init, frozen, Autoencoding(vae.module, choices.kl_weight), read, len(examples), show)
-    state = fit(task, settings, folder, intervals, report)
-    destination = folder / f"vae-{int(state.step)}"
-    if not destination.exists():
+    def write(state: TrainState, path: Path) -> None:
         done, config = trained(state), read_json(model.path / "vae" / "config.json")
         if not choices.decoder_only:
             config["scaling_factor"] = measure_scale(done, [read(i)["image"] for i in range(count)])
-        write_model(destination, done, ["vae"], str(folder), {"vae": config})
-    return destination
+        write_model(path, done, ["vae"], str(path.parent), {"vae": config})
+
+    return Task(
+        about=about | asdict(choices) | {"size": pixels},
+        init=init,
+        frozen=frozen,
+        loss=Autoencoding(vae.module, choices.kl_weight),
+        count=len(examples),
+        open=lambda run: read,
+        show=show,
+        result="vae-{step}",
+        write=write,
+    )
 
 
 def autoencoder(model: Model) -> Autoencoder:
@@ -105,7 +104,7 @@ def measure_scale(model: Model, pictures: list[np.ndarray]) -> float:
 
 
 def draw_reconstructions(model: Model, pictures: np.ndarray, folder: Path, step: int) -> None:
-    """A sheet: pictures [count, size, size, 3] in [-1, 1], and below each what its mean decodes to."""
+    """A sheet: pictures [count, size, size, 3] in [-1, 1], and below each the decoded mean of its latents."""
     vae = autoencoder(model)
     means = np.stack([mean for mean, _ in vae.encode(list(pictures))])
     rows = [to_pil(pictures / 2 + 0.5), to_pil(vae.decode(means))]

@@ -17,13 +17,13 @@ from sdjax.pipeline.images import read_square, to_pil
 from sdjax.pipeline.unconditional import UNET, PixelModel
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
-from sdjax.training.fit import Intervals, Report, Task, fit, open_run
+from sdjax.training.fit import Task
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.losses import Denoising
 from sdjax.training.models import fresh
-from sdjax.training.step import Metrics, Settings, TrainState, Tree
+from sdjax.training.step import Metrics, TrainState, Tree
 
-SHOWN = 16  # of a sheet of samples
+SHOWN = 16  # pictures on a sheet of samples
 
 
 def config_of(size: int, channels: int) -> dict[str, Any]:
@@ -55,21 +55,12 @@ def scheduler_of(beta_schedule: str, prediction_type: str) -> dict[str, Any]:
     }
 
 
-def train_ddpm(
-    examples: list[Example],
-    config: dict[str, Any],
-    scheduler: dict[str, Any],
-    folder: Path,
-    settings: Settings,
-    intervals: Intervals,
-    report: Report,
-) -> Path:
-    """Trains from scratch in a run's folder (see `fit`), and writes UNet and scheduler into a directory; returns it.
+def ddpm_task(examples: list[Example], config: dict[str, Any], scheduler: dict[str, Any]) -> Task:
+    """Trains a UNet from scratch; the result is a model directory for `sdjax ddpm`.
 
-    config, scheduler: see `config_of` and `scheduler_of`. Sheets of samples are drawn into samples/.
+    config, scheduler: see `config_of` and `scheduler_of`.
     """
     unet = build(UNET, config)
-    open_run(folder, settings, {"kind": "ddpm", "pictures": len(examples), **config, **scheduler})
     denoising = Denoising(ForwardProcess(schedulers.from_config(scheduler).noise), None)
 
     def loss(params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
@@ -78,24 +69,25 @@ def train_ddpm(
 
         return denoising.loss(predict, batch, keys, jax.tree.leaves(params)[0].dtype)
 
-    def show(state: TrainState) -> None:
+    def show(state: TrainState, folder: Path) -> None:
         pictures = to_pil(PixelModel(unet, state.ema, scheduler).sample(range(SHOWN)))
         rows = [pictures[i : i + 8] for i in range(0, SHOWN, 8)]
-        save_sheet(folder / "samples", int(state.step), rows, [""] * len(rows), [""] * 8)
+        save_sheet(folder, int(state.step), rows, [""] * len(rows), [""] * 8)
 
-    task = Task(
-        partial(fresh, unet, settings.seed),
-        {},
-        loss,
-        lambda i: read_square(examples[i].picture, config["sample_size"]),
-        len(examples),
-        show,
+    def write(state: TrainState, path: Path) -> None:
+        write_pixel_model(path, unet, state.ema, config, scheduler, str(path.parent))
+
+    return Task(
+        about={"kind": "ddpm", "pictures": len(examples), **config, **scheduler},
+        init=partial(fresh, unet),
+        frozen={},
+        loss=loss,
+        count=len(examples),
+        open=lambda run: lambda i: read_square(examples[i].picture, config["sample_size"]),
+        show=show,
+        result="model-{step}",
+        write=write,
     )
-    state = fit(task, settings, folder, intervals, report)
-    destination = folder / f"model-{int(state.step)}"
-    if not destination.exists():
-        write_pixel_model(destination, unet, state.ema, config, scheduler, str(folder))
-    return destination
 
 
 def write_pixel_model(

@@ -1,10 +1,12 @@
-"""A run in a folder of its own: steps, one after another, a log, and checkpoints from which it goes on.
+"""Training runs, each in a folder of its own: the steps, a log, and checkpoints from which a stopped run goes on.
 
 - `settings.json`: what the run was begun with; a second run in the same folder goes on with the first
+- `samples/`: sheets of samples, one for each checkpoint
 - `log.csv`: the means of the metrics since the line before, pictures per second, and the share of the time in which
   the devices waited for pictures to be read
 - `loss.png`: a plot of that
 - `checkpoints/STEP/`: all that is needed to go on, by orbax; the last two are kept
+- at the end, what was trained: a model directory, or a file to add to a model
 """
 
 import csv
@@ -30,27 +32,38 @@ from sdjax.training.figures import save_loss_curve
 from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
 
 KEPT = 2
-NOTED = 0.05  # share of the time waiting for pictures that is said
+NOTED = 0.05  # share of the time spent waiting for pictures from which on the progress line shows it
 MAY_CHANGE = {"steps", "learning_rate", "store"}  # between a run and its continuation
 
-# Called as report("train", steps done, steps in all, how to say that); None for plain numbers.
+# Called as report("train", steps done, steps in all, text); text None: the two numbers.
 Report = Callable[[str, int, int, str | None], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a run trains.
+    """What is trained, and what it becomes.
 
-    init: makes the parameters to begin with. frozen: those that the loss needs besides. read: an example, a tree of
-    arrays, by its number below count. show: called with the state behind every checkpoint, to draw what is to be seen.
+    about   what the parameters depend on besides the settings, such as the data: JSON, kept in settings.json
+    init    from a seed to the parameters to begin with
+    frozen  other parameters that the loss reads
+    loss    see `Loss`
+    count   number of examples
+    open    called once the run's folder is there; returns the function from a number below count to an example, a tree
+            of arrays
+    show    show(state, folder), called after each checkpoint: draws samples into the folder
+    result  name of the result in the run's folder, such as "model-{step}"
+    write   write(state, path): writes the result
     """
 
-    init: Callable[[], Tree]
+    about: dict[str, Any]
+    init: Callable[[int], Tree]
     frozen: Tree
     loss: Loss
-    read: Callable[[int], Any]
     count: int
-    show: Callable[[TrainState], None] = lambda state: None
+    open: Callable[["Run"], Callable[[int], Any]]
+    show: Callable[[TrainState, Path], None]
+    result: str
+    write: Callable[[TrainState, Path], None]
 
 
 @dataclass(frozen=True)
@@ -61,11 +74,27 @@ class Intervals:
     save: int = 1000
 
 
-def open_run(folder: Path, settings: Settings, about: dict[str, Any]) -> None:
-    """Makes a run's folder, or finds out that it is this run's.
+@dataclass(frozen=True)
+class Run:
+    """Where, how and how long a task is trained."""
 
-    about: what else the run depends on, such as the data. Raises InputError for a folder that holds another run.
-    """
+    folder: Path
+    settings: Settings
+    intervals: Intervals
+    report: Report
+
+
+def train(task: Task, run: Run) -> Path:
+    """Trains as `fit` does, and writes the result, which may be there already; returns its path."""
+    state = fit(task, run)
+    destination = run.folder / task.result.format(step=int(state.step))
+    if not destination.exists():
+        task.write(state, destination)
+    return destination
+
+
+def _open_folder(folder: Path, settings: Settings, about: dict[str, Any]) -> None:
+    """Makes a run's folder, or checks that it is this run's. Raises InputError for a folder that holds another run."""
     wanted = json.loads(json.dumps({**about, **asdict(settings)}))
     path = folder / "settings.json"
     if path.is_file():
@@ -83,18 +112,22 @@ def open_run(folder: Path, settings: Settings, about: dict[str, Any]) -> None:
         write_json(partial, wanted)
 
 
-def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, report: Report) -> TrainState:
+def fit(task: Task, run: Run) -> TrainState:
     """Trains until `settings.steps` are done, from the last checkpoint in the folder if there is one.
 
     Stopped at any moment and begun again, it ends with the same parameters, bit for bit, on the same machine. Raises
-    TrainingError where the gradient is not finite; the state before that step is the last checkpoint then.
+    InputError for a folder that holds another run, TrainingError where the gradient is not finite; the state before
+    that step is the last checkpoint then.
     """
+    folder, settings, intervals = run.folder, run.settings, run.intervals
+    _open_folder(folder, settings, task.about)
+    read = task.open(run)
     with checkpoints(folder) as manager:
         state = _restored(manager, task, settings)
         first, step = int(state.step), make_step(task.loss, settings)
         log = Log(folder / "log.csv", first, settings.batch_size)
         frozen = jax.device_put(task.frozen, sharding(PartitionSpec()))
-        source = batches(task.read, task.count, settings.batch_size, settings.seed, first)
+        source = batches(read, task.count, settings.batch_size, settings.seed, first)
         note = ""
         with closing(source):
             for number in range(first, settings.steps):
@@ -105,14 +138,14 @@ def fit(task: Task, settings: Settings, folder: Path, intervals: Intervals, repo
                 try:
                     if saves or (number + 1) % intervals.log == 0:
                         note = log.write()
-                    report("train", number + 1, settings.steps, f"{number + 1}/{settings.steps}{note}")
+                    run.report("train", number + 1, settings.steps, f"{number + 1}/{settings.steps}{note}")
                 except (TrainingError, KeyboardInterrupt):
                     _save(manager, state)
                     raise
                 if saves:
                     _save(manager, state)
                     save_loss_curve(log.path)
-                    task.show(state)
+                    task.show(state, folder / "samples")
                     log.restart()
     return state
 
@@ -128,11 +161,11 @@ def checkpoints(folder: Path) -> ocp.CheckpointManager:
 def _restored(manager: ocp.CheckpointManager, task: Task, settings: Settings) -> TrainState:
     """The state of the last checkpoint, or the one before the first step."""
     if (last := manager.latest_step()) is None:
-        return begin(task.init(), settings)
+        return begin(task.init(settings.seed), settings)
     everywhere = sharding(PartitionSpec())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: begin(task.init(), settings)),
+        jax.eval_shape(lambda: begin(task.init(settings.seed), settings)),
     )
     return manager.restore(last, args=ocp.args.StandardRestore(shapes))
 
@@ -143,7 +176,7 @@ def _save(manager: ocp.CheckpointManager, state: TrainState) -> None:
 
 
 class Log:
-    """The file log.csv. What a run that was stopped wrote behind its last checkpoint is taken out first."""
+    """The file log.csv. Lines that a stopped run wrote after its last checkpoint are removed first."""
 
     def __init__(self, path: Path, first: int, batch_size: int):
         self.path, self.batch_size = path, batch_size
@@ -157,11 +190,11 @@ class Log:
                 _append(partial, row)
 
     def restart(self) -> None:
-        """Leave out of the next line's speed what was done until now, such as drawing samples."""
+        """Starts the clock of the next line anew, so that its speed does not count the drawing of samples."""
         self.since, self.waited = time.perf_counter(), 0.0
 
     def timed(self, read: Callable[[], Any]) -> Any:
-        """What is read; the time that it took counts as waiting if the devices have done all their work by then."""
+        """Returns read(); the time that it takes counts as waiting if the devices have done all their work by then."""
         start = time.perf_counter()
         result = read()
         if not self.pending or self.pending[-1][1]["loss"].is_ready():  # type: ignore[attr-defined]

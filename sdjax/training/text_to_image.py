@@ -21,12 +21,12 @@ from sdjax.pipeline.vae import Autoencoder
 from sdjax.prompts import Words, load_tokenizer, one_chunk
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
-from sdjax.training.fit import Intervals, Report, Task, fit, open_run
+from sdjax.training.fit import Report, Run, Task
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.lora import begin_factors, merged, with_factors, write_lora
 from sdjax.training.losses import Denoising, TextToImage
 from sdjax.training.models import fresh, with_params, write_model
-from sdjax.training.step import Loss, Settings, TrainState, Tree
+from sdjax.training.step import Loss, TrainState, Tree
 
 ENCODED_AT_ONCE = 64  # pictures that are read together
 MOMENTS = ("mean", "deviation")
@@ -35,7 +35,7 @@ SEEDS = range(4)  # of the sample sheets
 
 @dataclass(frozen=True)
 class Choices:
-    """What is trained, and towards what.
+    """What is trained, and with which loss.
 
     from_scratch: begin with random parameters instead of the model's. train_text_encoder: not the UNet alone. vae: the
     directory of another one, in the place of the model's own. lora_rank: train a LoRA, and leave the model as it is.
@@ -52,53 +52,50 @@ class Choices:
     store: str | None = None
 
 
-def train_text_to_image(
-    model: Model,
-    examples: list[Example],
-    folder: Path,
-    settings: Settings,
-    choices: Choices,
-    intervals: Intervals,
-    report: Report,
-) -> Path:
-    """Trains in a run's folder (see `fit`), and writes the averaged parameters: a model directory, or a LoRA's file.
+def text_to_image_task(model: Model, examples: list[Example], choices: Choices) -> Task:
+    """Trains a model on captioned pictures; the result is a model directory with averaged parameters, or a LoRA's file.
 
-    Returns where that is. model: its configurations, VAE, tokenizer and noise schedule are used. Sheets of samples are
-    drawn into samples/ with the first captions. Raises InputError for a model or choices that do not suit.
+    model: its configurations, VAE, tokenizer and noise schedule are used. Sample sheets are drawn with the first
+    captions. Raises InputError for a model that cannot be trained on captions, or choices that contradict each other.
     """
     model, configs = _chosen(model, choices)
     about = {"kind": "text-to-image", "model": str(model.path), "pictures": len(examples)}
-    open_run(folder, settings, about | asdict(choices) | {"vae": choices.vae and str(choices.vae)})
     trained = ("unet", "text_encoder") if choices.train_text_encoder else ("unet",)
     params = {name: model.components[name].params for name in ("unet", "text_encoder")}
     frozen = {name: tree for name, tree in params.items() if choices.lora_rank or name not in trained}
     rank = choices.lora_rank
 
-    def init() -> Tree:
+    def init(seed: int) -> Tree:
         if choices.from_scratch:
-            return {name: fresh(model.components[name].module, settings.seed) for name in trained}
+            return {name: fresh(model.components[name].module, seed) for name in trained}
         own = {name: params[name] for name in trained}
-        return begin_factors(own, rank, settings.seed) if rank else own
+        return begin_factors(own, rank, seed) if rank else own
 
     def complete(ema: Tree) -> dict[str, Tree]:
         return merged(params, ema) if rank else jax.device_get(ema)
 
     tokenizer = load_tokenizer(model.tokenizer)
     ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
-    loss = _loss(model, choices, one_chunk(tokenizer, "", {}).ids[0])
-    read = partial(read_latents, encode_pictures(model, examples, folder / "latents.safetensors", report), ids)
-    captions = [example.caption or "" for example in examples]
-    samples = Samples(model, complete, captions, folder / "samples")
-    state = fit(Task(init, frozen, loss, read, len(examples), samples), settings, folder, intervals, report)
-    if rank:
-        destination = folder / f"lora-{int(state.step)}.safetensors"
-        write_lora(destination, state.ema, str(folder))
-        return destination
-    destination = folder / f"model-{int(state.step)}"
-    if not destination.exists():
-        trained_model = with_params(model, state.ema)
-        write_model(destination, trained_model, list(model.components), str(folder), configs, choices.store)
-    return destination
+
+    def write(state: TrainState, path: Path) -> None:
+        source = str(path.parent)
+        if rank:
+            write_lora(path, state.ema, source)
+        else:
+            trained_model = with_params(model, state.ema)
+            write_model(path, trained_model, list(model.components), source, configs, choices.store)
+
+    return Task(
+        about=about | asdict(choices) | {"vae": choices.vae and str(choices.vae)},
+        init=init,
+        frozen=frozen,
+        loss=_loss(model, choices, one_chunk(tokenizer, "", {}).ids[0]),
+        count=len(examples),
+        open=partial(open_latents, model, examples, ids),
+        show=Samples(model, complete, [example.caption or "" for example in examples]),
+        result="lora-{step}.safetensors" if rank else "model-{step}",
+        write=write,
+    )
 
 
 def _chosen(model: Model, choices: Choices) -> tuple[Model, dict[str, dict[str, Any]]]:
@@ -136,20 +133,22 @@ def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
     return with_factors(loss) if choices.lora_rank else loss
 
 
-def encode_pictures(model: Model, examples: list[Example], path: Path, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the deviation of the latents of every picture, [count, h, w, channels] float32 each.
-
-    They are encoded once for the whole run: a file keeps them, from which they are mapped.
-    """
+def open_latents(
+    model: Model, examples: list[Example], ids: np.ndarray, run: Run
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """Encodes all pictures, once for the whole run, into a file in its folder, and returns the function that reads
+    example i as `TextToImage` takes it: mean and deviation of its latents, [height, width, channels] float32 each, and
+    its caption's token ids, ids[i]."""
+    path = run.folder / "latents.safetensors"
     if not path.is_file():
-        moments = list(zip(*_encoded(model, examples, report)))
+        moments = list(zip(*_encoded(model, examples, run.report)))
         specs = {
             name: jax.ShapeDtypeStruct((len(moment), *moment[0].shape), np.float32)
             for name, moment in zip(MOMENTS, moments)
         }
         write_tensors(path, specs, lambda name: np.stack(moments[MOMENTS.index(name)]), {})
     arrays = open_tensors(path).arrays()
-    return arrays["mean"], arrays["deviation"]
+    return lambda i: {name: arrays[name][i] for name in MOMENTS} | {"ids": ids[i]}
 
 
 def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -164,16 +163,11 @@ def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[
     report("encode", len(examples), len(examples), None)
 
 
-def read_latents(moments: tuple[np.ndarray, np.ndarray], ids: np.ndarray, i: int) -> dict[str, np.ndarray]:
-    """An example, as `TextToImage` takes it, by its number."""
-    return dict(zip(MOMENTS, (moment[i] for moment in moments))) | {"ids": ids[i]}
-
-
 class Samples:
     """Draws sheets of what the averaged parameters paint: a row for each caption, a column for each seed.
 
-    complete: from the averaged parameters to those of whole components. captions: of which the first few that differ
-    are taken. words: what was learned, that captions may hold.
+    complete: from the averaged parameters to those of whole components. captions: the first few that differ are drawn.
+    words: learned words that captions may hold.
     """
 
     def __init__(
@@ -181,15 +175,14 @@ class Samples:
         model: Model,
         complete: Callable[[Tree], dict[str, Tree]],
         captions: Sequence[str],
-        folder: Path,
         words: Words = MappingProxyType({}),
     ):
-        self.model, self.complete, self.folder, self.words = model, complete, folder, words
+        self.model, self.complete, self.words = model, complete, words
         self.captions = list(dict.fromkeys(captions))[: len(SEEDS)]
         self.pipe: Pipeline | None = None
 
-    def __call__(self, state: TrainState) -> None:
-        """Writes the sheet of a state, its name the number of steps."""
+    def __call__(self, state: TrainState, folder: Path) -> None:
+        """Writes the sheet of a state into a folder, its name the number of steps."""
         params = self.complete(state.ema)
         if self.pipe is None:
             self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"), words=self.words)
@@ -199,4 +192,4 @@ class Samples:
         images = list(pipe(prompts, prompt_syntax="plain", seed=seeds, num_inference_steps=20).images)
         rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
         labels = [caption[:60] for caption in self.captions]
-        save_sheet(self.folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])
+        save_sheet(folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])
