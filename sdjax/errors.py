@@ -1,5 +1,8 @@
 """The errors that sdjax raises on purpose. Each message is one line: what is wrong, and what to do about it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SdjaxError(ValueError):
     """Anything that a user can put right. The command line prints its message and exits with 1."""
@@ -17,5 +20,15 @@ class CheckpointError(SdjaxError):
     """Files of a model that are missing, damaged, or do not fit each other."""
 
 
+class SolverError(SdjaxError):
+    """A sampling method that yields rows which cannot be run: the method is wrong, not its user."""
+
+
 class TrainingError(SdjaxError):
     """A run that cannot go on, such as one whose loss is no number any more."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message, "; did you mean 'euler'?", with the nearest known name; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

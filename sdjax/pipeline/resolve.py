@@ -61,7 +61,7 @@ def guidance_of(recipes: Sequence[Recipe], rows: int) -> Guidance:
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
         inside = (step >= low * steps) & (step < high * steps)
         scale[i, : len(step)] = np.where(inside, np.broadcast_to(scales, steps)[step], 1)
-        if recipe.picture.cfg_plus_plus and not recipe.plan.tells_noise:
+        if recipe.picture.cfg_plus_plus and not recipe.plan.uses_raw_estimate:
             raise InputError(
                 f"cfg_plus_plus does not suit sampler {recipe.scheduler.solver!r}; it suits euler and ddim"
             )
