@@ -20,6 +20,10 @@ class CheckpointError(SdjaxError):
     """Files of a model that are missing, damaged, or do not fit each other."""
 
 
+class SolverError(SdjaxError):
+    """A sampling method that yields rows which cannot be run: the method is wrong, not its user."""
+
+
 class TrainingError(SdjaxError):
     """A run that cannot go on, such as one whose loss is no number any more."""
 

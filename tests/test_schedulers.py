@@ -485,7 +485,7 @@ def test_wrong_arguments_are_named(make, message):
             {"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True},
             "only one of use_karras_sigmas and use_beta_sigmas",
         ),
-        ({"_class_name": "DDIMScheduler", "steps_ofset": 1}, "'steps_ofset' is not known; did you mean 'steps_offset'"),
+        ({"_class_name": "DDIMScheduler", "steps_ofset": 1}, "'steps_ofset' is not known, did you mean 'steps_offset'"),
         ({"_class_name": "DDIMScheduler", "timestep_spacing": "log"}, "timestep_spacing='log'"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "flow"}, "prediction_type 'flow'"),
         ({"_class_name": "DDIMScheduler", "trained_betas": [0.5, 1.5]}, "betas"),

@@ -8,10 +8,12 @@ import pytest
 from scipy import stats
 
 from sdjax import schedulers
-from sdjax.errors import InputError
+from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.names import ALIASES, parse_sampler, parse_spacing
 from sdjax.schedulers.sigma_spacings import STABLE_DIFFUSION_LEVELS
 from sdjax.schedulers.solvers import SOLVERS
+from sdjax.schedulers.solvers.rows import Row, Solver, X
+from sdjax.schedulers.spacings import K_DIFFUSION_FAMILY
 
 NOISE = schedulers.create("euler").noise
 LOW, HIGH = 0.0291671, 14.6146  # Stable Diffusion's ends, as k-diffusion prints them
@@ -94,6 +96,29 @@ def test_levels_of_ones_own():
 def test_levels_that_cannot_be_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
         schedulers.create("euler").plan(**arguments)
+
+
+@pytest.mark.parametrize("sigmas", [[1e300, 1.0, 0.0], [1e60, 1.0, 0.0], [float("nan"), 1.0, 0.0]])
+def test_levels_that_float32_cannot_hold_are_named(sigmas):
+    with pytest.raises(InputError, match="sigmas"):
+        schedulers.create("dpmpp_2m").plan(sigmas=sigmas)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (X * np.nan, r"solver 'broken' gives no plan: weights at row 0 \(sigma 14.* are not finite"),
+        (0.0, "solver 'broken' gives no plan: a register's weights are not of shape"),
+    ],
+)
+def test_a_wrong_solver_is_named(monkeypatch, weights, message):
+    def broken(grid):
+        for s, t in grid:
+            yield Row(s, t, weights)
+
+    monkeypatch.setitem(SOLVERS, "broken", Solver(broken, K_DIFFUSION_FAMILY, 1, "this test"))
+    with pytest.raises(SolverError, match=message):
+        schedulers.create("broken", "karras").plan(4)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,11 @@ the key. Keys that start with "_" are a library's notes.
 """
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-from sdjax.errors import ConfigError
+from sdjax.errors import ConfigError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Config:
                     supported = " or ".join(map(repr, cls.neutral[key]))
                     raise ConfigError(f"{cls.__name__}: {key} = {value!r} is not implemented, only {supported}")
             elif key not in cls.unused and not key.startswith("_"):
-                close = difflib.get_close_matches(key, [*kinds, *cls.neutral, *cls.unused], n=1)
-                hint = f", did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(key, (*kinds, *cls.neutral, *cls.unused))
                 raise ConfigError(f"{cls.__name__}: unknown key {key!r} = {value!r}{hint}")
         return cls(**fields)
 

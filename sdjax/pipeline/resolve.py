@@ -108,7 +108,7 @@ def recipe_of(picture: Picture, facts: Facts) -> Recipe:
     scale = _chosen(picture.guidance_scale, facts.defaults, "guidance_scale", 7.5)
     strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
     scheduler, plan = _written(facts.scheduler, picture.sampler, picture.spacing, picture.eta, int(steps), strength)
-    if picture.cfg_plus_plus and not plan.tells_noise:
+    if picture.cfg_plus_plus and not plan.uses_raw_estimate:
         raise InputError(f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler and ddim")
     recipe = Recipe(picture, scheduler, plan, scale, int(steps))
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales

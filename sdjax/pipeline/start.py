@@ -105,7 +105,7 @@ def batch_start(
         class_labels = np.array([picture.noise_level for picture in order.pictures], np.int32)
         sigma = low_res.sigma(class_labels.astype(np.float64)).astype(np.float32)[:, None, None, None]
         channels = channels + sigma * noise.draw("condition", channels.shape[1:], everywhere)
-        channels /= np.sqrt(1 + sigma**2)
+        channels /= low_res.scale(sigma)
     starts = np.array([each.starts for each in images])
     keep = np.stack([each.keep for each in images])
     needed = starts | keep.any((1, 2, 3))

@@ -5,11 +5,10 @@ What another class of diffusers has is passed over, as diffusers does: configs k
 made for earlier.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from sdjax.errors import ConfigError
+from sdjax.errors import ConfigError, did_you_mean
 from sdjax.schedulers.classes import CLASSES, COMMON, IMPLEMENTED, REFUSED, SchedulerClass
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.scheduler import Scheduler
@@ -113,9 +112,7 @@ def _check_foreign(name: str, key: str) -> None:
     """A key that the class does not have is passed over if another class has it, and otherwise a mistake."""
     known = {*COMMON, *(key for kind in CLASSES.values() for key in kind.defaults)}
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}: option {key!r} is not known{hint}")
+        raise ConfigError(f"{name}: option {key!r} is not known{did_you_mean(key, known)}")
 
 
 def _one_of(key: str, value: Any, known) -> Any:

@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The part of the result that is given, as in inpainting: it is put back, noised anew, behind every row.
+    """The known part of the result, as in inpainting: it is put back, with new noise, after each row.
 
     latents: [batch, height, width, channels], in the result's scale. noise: the same shape, standard normal.
     keep: [batch, height, width, 1], 1 where the latents are known and 0 where they are to be found.
@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 
 class PlanRow(NamedTuple):
-    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False behind a plan's end.
+    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False past the plan's end.
 
     Each starts with a batch axis; `number` is the row's, from 0.
     """
@@ -67,7 +67,7 @@ def init_state(plan: Plan, x: jax.Array | np.ndarray) -> State:
 
 
 def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array, known: Known | None = None) -> State:
-    """Ask the network once and move every register. Images behind their plan's end stay as they are."""
+    """Ask the network once and move every register. Images past their plan's end stay as they are."""
     x = state.registers[:, 0]
     prediction, direction = model(x, row)
     scale = _over_samples(row.estimate, x)
@@ -111,7 +111,7 @@ def result(plan: Plan, state: State) -> jax.Array:
 
 
 def estimate(plan: Plan, state: State) -> jax.Array:
-    """The result as it was last seen coming, in the same scale; zeros before the first row."""
+    """The latest x0 estimate, in the result's scale; zeros before the first row."""
     return _scaled(state.denoised, plan.data_std)
 
 

@@ -131,12 +131,20 @@ class NoiseSchedule:
             return np.log(sigmas * self.data_std) / 4
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self)))
 
+    def scale(self, sigma):
+        """What the sample `x0 + sigma * noise` is divided by before a network sees it; 1 / s(t) of Karras et al. (2022).
+
+        It makes the sample variance preserving. A flow-matching schedule would divide by `1 + sigma`; it would also need
+        a prediction type of its own in the three methods below, whose v belongs to variance-preserving samples.
+        """
+        return np.sqrt(1 + sigma**2)
+
     def denoised(self, x, output, sigma):
         """The estimate of x0 in the network's `output` for the sample `x` at level `sigma`; linear in both."""
         if self.prediction_type == "epsilon":
             return x - sigma * output
         if self.prediction_type in V_SIGNS:
-            return x / (1 + sigma**2) - V_SIGNS[self.prediction_type] * sigma / np.sqrt(1 + sigma**2) * output
+            return x / (1 + sigma**2) - V_SIGNS[self.prediction_type] * sigma / self.scale(sigma) * output
         return output
 
     def predicted_noise(self, x, output, sigma):
@@ -145,7 +153,7 @@ class NoiseSchedule:
             return output
         if self.prediction_type in V_SIGNS:
             v = V_SIGNS[self.prediction_type] * output
-            return (sigma / np.sqrt(1 + sigma**2) * x + v) / np.sqrt(1 + sigma**2)
+            return (sigma / self.scale(sigma) * x + v) / self.scale(sigma)
         return (x - output) / sigma
 
     def output(self, x, denoised, sigma):
@@ -153,6 +161,6 @@ class NoiseSchedule:
         if self.prediction_type == "epsilon":
             return (x - denoised) / sigma
         if self.prediction_type in V_SIGNS:
-            v = (x / (1 + sigma**2) - denoised) * np.sqrt(1 + sigma**2) / sigma
+            v = (x / (1 + sigma**2) - denoised) * self.scale(sigma) / sigma
             return V_SIGNS[self.prediction_type] * v
         return denoised

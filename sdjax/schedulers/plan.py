@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.errors import SolverError
+from sdjax.schedulers.noise import NoiseSchedule
 from sdjax.schedulers.solvers.rows import INPUTS, RAW, REGISTERS, SAVED, Row, X
 from sdjax.schedulers.spacings import Grid
 
@@ -58,18 +60,23 @@ class Plan:
         clip_range: float | None = None,
         threshold: tuple[float, float] | None = None,
     ) -> "Plan":
-        """Write rows, given in `x = x0 + sigma * noise`, out for registers of unit variance."""
+        """Convert rows from `x = x0 + sigma * noise` to registers of unit variance.
+
+        Raises SolverError for no rows, and for numbers that float32 cannot hold, with the row that has them.
+        """
+        if not rows:
+            raise SolverError("it has no rows")
         denoised = grid.noise.denoised
         weights, saved_scale = [], 1.0
         for row in rows:
-            inputs, outputs = _scales(row, saved_scale)
+            inputs, outputs = _scales(row, saved_scale, grid.noise)
             weights.append(_matrix(row) * inputs / outputs[:, None])
             saved_scale = outputs[SAVED.argmax()]
         sigmas = np.array([row.sigma for row in rows])
-        network_sees_x = np.sqrt(1 + sigmas**2)
+        network_sees_x = grid.noise.scale(sigmas)
         # What is known is as noisy as the sample is when the network is asked next, and without noise at the end.
         known = np.stack([1 / network_sees_x / grid.noise.data_std, sigmas / network_sees_x], axis=-1)
-        return cls(
+        plan = cls(
             weights=np.array(weights),
             estimate=np.stack(
                 [denoised(network_sees_x, 0 * sigmas, sigmas), denoised(0 * sigmas, 1 + 0 * sigmas, sigmas)], axis=-1
@@ -85,6 +92,8 @@ class Plan:
             start_scale=np.array(start_scale),
             result_scale=np.array(result_scale),
         )
+        _check(plan, rows)
+        return plan
 
     @property
     def draws_noise(self) -> bool:
@@ -92,7 +101,7 @@ class Plan:
         return bool(np.any(self.weights[..., -1] != 0))
 
     @property
-    def tells_noise(self) -> bool:
+    def uses_raw_estimate(self) -> bool:
         """Whether any row takes the direction of the noise from an estimate of its own (`RAW`)."""
         return bool(np.any(self.weights[..., RAW.argmax()] != 0))
 
@@ -151,20 +160,38 @@ def stack(plans: Sequence[Plan]) -> Plan:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(plan.padded(longest) for plan in plans))
 
 
+def _check(plan: Plan, rows: Sequence[Row]) -> None:
+    """Raise SolverError at the first row with a number that is NaN, infinite or too large for float32."""
+    largest = np.finfo(np.float32).max
+    for name in ("sigmas", "timesteps", "weights", "estimate", "known"):
+        table = getattr(plan, name)
+        wrong = ~(np.abs(table) <= largest).reshape(len(rows), -1).all(-1)
+        if wrong.any():
+            k = int(wrong.argmax())
+            raise SolverError(
+                f"{name} at row {k} (sigma {rows[k].sigma:.6g} to {rows[k].target:.6g}) are not finite in float32"
+            )
+    for name in ("start_scale", "result_scale"):
+        if not np.abs(getattr(plan, name)) <= largest:
+            raise SolverError(f"{name} is not finite in float32")
+
+
 def _matrix(row: Row) -> np.ndarray:
     """The row's combinations as a matrix, identity where a register keeps its value."""
     matrix = np.eye(REGISTERS, INPUTS)
     for k, value in enumerate([row.x, row.saved, row.d1, row.d2, row.d3, row.noise1]):
         if value is not None:
+            if np.shape(value) != (INPUTS,):
+                raise SolverError(f"a register's weights are not of shape [{INPUTS}] at sigma {row.sigma:.6g}")
             matrix[k] = value
     return matrix
 
 
-def _scales(row: Row, saved_scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _scales(row: Row, saved_scale: float, noise: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
     """How much larger than its register each input and output of a row is: samples are stored at unit variance."""
     inputs, outputs = np.ones(INPUTS), np.ones(REGISTERS)
     x, saved = X.argmax(), SAVED.argmax()
-    inputs[x], outputs[x] = np.sqrt(1 + row.sigma**2), np.sqrt(1 + row.target**2)
+    inputs[x], outputs[x] = noise.scale(row.sigma), noise.scale(row.target)
     inputs[saved] = saved_scale
     outputs[saved] = saved_scale if row.saved is None else inputs[x]
     return inputs, outputs

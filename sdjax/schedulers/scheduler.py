@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.errors import InputError
+from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.names import parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
@@ -24,8 +24,8 @@ class Scheduler:
     solver: a name in SOLVERS. options: what the solver is told beyond its defaults.
     spacing: a timestep spacing. sigma_spacing: a sigma spacing laid over its range instead of it, or None.
     steps_offset: added to the timesteps of "leading".
-    set_alpha_to_one, final_sigmas_type: whether the last step goes to no noise at all or to the smallest trained
-        level; the former is what DDIM and PNDM ask, the latter the others.
+    set_alpha_to_one, final_sigmas_type: whether the last step ends at sigma 0 or at the smallest trained level.
+        `set_alpha_to_one` decides it for DDIM and PNDM, `final_sigmas_type` for all other solvers.
     original_inference_steps: the timesteps that a distilled model knows, out of which LCM and TCD choose theirs.
     sigma_min, sigma_max: the ends of a sigma spacing, where they are not those of the noise schedule or the grid.
     clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
@@ -80,7 +80,7 @@ class Scheduler:
         timesteps: falling timesteps to ask the network at, instead of a number of steps and a spacing.
         sigmas: falling noise levels to ask the network at, and behind them the level to end at (mostly 0).
         Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
-        that do not fall, and for what the solver cannot do.
+        that do not fall, and for what the solver cannot do; SolverError, with the row, for a solver whose rows are wrong.
         """
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
@@ -105,8 +105,17 @@ class Scheduler:
             )
         start_scale, result_scale = self._scales(grid, solver)
         grid = grid.tail(len(grid) - taken)
-        rows = list(solver.rows(grid, **{**solver.options, **self.options}))
-        return Plan.from_rows(rows, grid, start_scale, result_scale, self.clip_range, self.threshold)
+        try:
+            with np.errstate(all="ignore"):  # the plan's own check says which row it was
+                rows = list(solver.rows(grid, **{**solver.options, **self.options}))
+                return Plan.from_rows(rows, grid, start_scale, result_scale, self.clip_range, self.threshold)
+        except (SolverError, np.linalg.LinAlgError) as error:
+            if num_inference_steps is None:
+                own = "timesteps" if sigmas is None else "sigmas"
+                raise InputError(f"sampler {self.solver!r} cannot take these {own}: {error}") from error
+            options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+            using = f" with {options}" if options else ""
+            raise SolverError(f"solver {self.solver!r}{using} gives no plan: {error}") from error
 
     def _grid(self, steps: int, solver: Solver) -> Grid:
         noise, convention = self.noise, solver.convention
@@ -145,12 +154,12 @@ class Scheduler:
         first, last = grid.sigmas[0], grid.targets[-1]
         if self.noise.continuous:  # diffusers starts EDM from sqrt(1 + sigma**2), whatever the data's deviation
             std = self.noise.data_std
-            return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, np.sqrt(1 + last**2) * std
+            return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, self.noise.scale(last) * std
         if solver.convention.unit_variance:
             return 1.0, 1.0
         # With "leading", diffusers starts these samplers from unit variance too.
-        start = 1.0 if self.spacing == "leading" else first / np.sqrt(1 + first**2)
-        return start, np.sqrt(1 + last**2)
+        start = 1.0 if self.spacing == "leading" else first / self.noise.scale(first)
+        return start, self.noise.scale(last)
 
 
 def create(solver: str, spacing: str | None = None, **options: Any) -> Scheduler:

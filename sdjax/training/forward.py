@@ -30,7 +30,7 @@ class ForwardProcess:
     @cached_property
     def signal(self) -> np.ndarray:
         """[timesteps]: what is left of x0, the root of alphas_cumprod."""
-        return 1 / np.sqrt(1 + self.schedule.sigmas**2)
+        return 1 / self.schedule.scale(self.schedule.sigmas)
 
     @cached_property
     def spread(self) -> np.ndarray:

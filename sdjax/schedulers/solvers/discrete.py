@@ -34,7 +34,7 @@ def lcm(grid: Grid, timestep_scaling: float = 10.0) -> Iterator[Row]:
     for s, t in zip(grid.sigmas, [*grid.sigmas[1:], 0.0]):
         scaled = timestep_scaling * grid.timestep(s)
         skip, out = 0.5**2 / (scaled**2 + 0.5**2), scaled / np.sqrt(scaled**2 + 0.5**2)
-        yield Row(s, t, out * D + skip * X / np.sqrt(1 + s**2) + t * Z)
+        yield Row(s, t, out * D + skip * X / grid.noise.scale(s) + t * Z)
 
 
 def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:

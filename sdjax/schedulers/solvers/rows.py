@@ -5,8 +5,8 @@ its estimate of x0 at `X`; then every register becomes a linear combination of t
 fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these combinations. Samples are written as
 `x = x0 + sigma * noise`; all numbers are float64 on the host.
 
-`RAW` is the estimate that the noise in `X` is told by, where that is another one than `D`: before clipping, in the
-methods that clip the picture but not the noise, and without the prompt under CFG++. Otherwise the two are equal.
+`RAW` is the x0 estimate from which the noise in `X` is inferred, if other than `D`: before clipping, in the methods that
+clip the picture but not the noise, and unconditional under CFG++. Otherwise the two are equal.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -49,7 +49,7 @@ class Row:
 def towards(x, denoised, level: float, target: float, raw=None):
     """The sample at `target` on the straight line from `denoised` (at level 0) through `x` (at `level`).
 
-    raw: the estimate that the noise in `x` is told by, where that may be another one than `denoised`.
+    raw: the x0 estimate from which the noise in `x` is inferred, if other than `denoised`.
     """
     return denoised + target / level * (x - (denoised if raw is None else raw))
 
