@@ -23,7 +23,7 @@ from sdjax.models.clip import ACTIVATIONS, CLIPEncoder
 from sdjax.models.layers import ZEROS, Dense, Embed, LayerNorm
 from sdjax.models.strict import Config
 from sdjax.pipeline.images import to_pil
-from sdjax.programs import precisely
+from sdjax.programs import full_precision_matmul
 from sdjax.prompts import load_tokenizer
 from sdjax.prompts.chunks import one_chunk
 
@@ -74,7 +74,7 @@ class CLIPVisionModel(nn.Module):
     def __call__(self, pictures: jax.Array) -> jax.Array:
         norm = partial(LayerNorm, epsilon=self.config.layer_norm_eps)
         x = norm(name="pre_layrnorm")(CLIPVisionEmbeddings(self.config, name="embeddings")(pictures))
-        x = CLIPEncoder(self.config, causal=False, name="encoder")(x, 0)
+        x = CLIPEncoder(self.config, causal=False, name="encoder")(x, 0)[0]
         return norm(name="post_layernorm")(x[:, 0])
 
 
@@ -92,7 +92,7 @@ class CLIPModel(nn.Module):
 
     def of_texts(self, ids: jax.Array, ends: jax.Array) -> jax.Array:
         """Token ids [batch, tokens], each text's end token at ends [batch], to [batch, projection_dim]."""
-        return self.text_projection(self.text_model(ids)[jnp.arange(len(ids)), ends])
+        return self.text_projection(self.text_model(ids).context[jnp.arange(len(ids)), ends])
 
     def of_pictures(self, pictures: jax.Array) -> jax.Array:
         """Pictures as `CLIPVisionModel` takes them to [batch, projection_dim]."""
@@ -136,7 +136,8 @@ class Clip:
 
 @partial(jax.jit, static_argnums=(0, 2))
 def _run(module: CLIPModel, params: dict[str, Any], method: str, *inputs: jax.Array) -> jax.Array:
-    return precisely(lambda module, params: module.apply({"params": params}, *inputs, method=method))(module, params)
+    apply = full_precision_matmul(lambda module, params: module.apply({"params": params}, *inputs, method=method))
+    return apply(module, params)
 
 
 def clip_model(config: Mapping[str, Any]) -> CLIPModel:

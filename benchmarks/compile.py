@@ -1,4 +1,4 @@
-"""What compiling the denoising program costs, and what its second UNet adds: the one without guidance."""
+"""What compiling the denoising programs costs: the one with guidance, and the one without."""
 
 import json
 import sys
@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import flax.linen as nn
 import jax
 import numpy as np
 import typer
@@ -28,37 +27,25 @@ def compile_program(
     pixels: Annotated[int, typer.Option(help="Height and width of the picture.")] = 512,
     json_file: JsonOption = None,
 ) -> None:
-    """Seconds to trace, lower and compile the denoising program for one picture, and the memory that takes.
+    """Seconds to trace, lower and compile the denoising programs for one picture, and the memory that takes.
 
-    The program holds the UNet twice, with and without guidance, so that another scale compiles nothing; beside it
-    stands a program that holds it once. Each is compiled in a process of its own. No weights are needed.
+    A run with guidance at all steps needs the first, one without the second, and one with a guidance interval both.
+    Each is compiled in a process of its own. No weights are needed.
 
     At SD 1.5's size this takes two minutes on two cores.
     """
-    rows = [run_python("-m", "benchmarks.compile", bodies, config, pixels) for bodies in BODIES]
+    rows = [run_python("-m", "benchmarks.compile", guided, config, pixels) for guided in FORMS]
     publish("compile", rows, json_file, f"{config}, {pixels} px, one picture, float32; seconds")
 
 
-class GuidedOnly:
-    """A UNet that costs nothing for one picture, only for its two halves with guidance."""
-
-    def __init__(self, unet: nn.Module):
-        self.unet = unet
-
-    def apply(
-        self, variables: dict, sample: jax.Array, timesteps: jax.Array, context: jax.Array, labels: None
-    ) -> jax.Array:
-        return 0.5 * sample if len(sample) == 1 else self.unet.apply(variables, sample, timesteps, context, labels)
+FORMS = {"guided": True, "without guidance": False}
 
 
-BODIES = {"two UNets": lambda unet: unet, "one UNet": GuidedOnly}
-
-
-def measure(bodies: str, config: Path, pixels: int) -> dict[str, str | float]:
-    """Compile one of BODIES in this process."""
+def measure(form: str, config: Path, pixels: int) -> dict[str, str | float]:
+    """Compile one of FORMS in this process."""
     unet = build("UNet2DConditionModel", read_json(config))
     params = abstract_params(unet)
-    program = jax.jit(partial(programs.denoise, BODIES[bodies](unet)), donate_argnums=(2,))
+    program = jax.jit(partial(programs.denoise, unet, guided=FORMS[form]), donate_argnums=(2,))
     side = pixels // FACTOR
     arguments = inputs(1, (side, side, unet.config.in_channels), unet.config.cross_attention_dim)
     laps = [time.perf_counter()]
@@ -70,7 +57,7 @@ def measure(bodies: str, config: Path, pixels: int) -> dict[str, str | float]:
     laps.append(time.perf_counter())
     trace, lower, compiling = np.diff(laps).tolist()
     seconds = {"trace": trace, "lower": lower, "compile": compiling, "sum": laps[-1] - laps[0]}
-    return {"program": bodies, **seconds, "peak GB": peak_memory() / 1e9}
+    return {"program": form, **seconds, "peak GB": peak_memory() / 1e9}
 
 
 if __name__ == "__main__":

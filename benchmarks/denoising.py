@@ -4,12 +4,13 @@ import jax
 import numpy as np
 
 from sdjax import programs, schedulers
+from sdjax.guidance import cfg
 
 STEPS, TOKENS = 20, 77
 
 
 def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int | None = None) -> tuple:
-    """The arguments of `programs.denoise` behind the parameters: guided, DPM-Solver++(2M), STEPS steps.
+    """The arguments of `programs.denoise` after the parameters: guided, DPM-Solver++(2M), STEPS steps.
 
     latents: height, width and channels. features: of the context. rows: how long the plan's table is to be, where it
     is not the usual bucket.
@@ -18,11 +19,12 @@ def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int |
     plan = jax.tree.map(lambda leaf: leaf[:, :rows] if leaf.ndim > 1 else leaf, padded)
     context = np.zeros((batch, TOKENS, features), np.float32)
     scale = np.full(plan.sigmas.shape, 7.5, np.float32)
+    shared = {"channels": np.zeros((batch, *latents[:2], 0), np.float32), "class_labels": None}
     return (
         plan,
         schedulers.init_state(plan, np.ones((batch, *latents), np.float32)),
-        programs.Conditioning(context, context, np.zeros((batch, *latents[:2], 0), np.float32), None),
-        programs.Guidance(scale, np.zeros(batch, np.float32), np.zeros(batch, bool)),
+        programs.Conditioning({"context": context}, {"context": context}, shared),
+        cfg(scale),
         schedulers.Known(
             *(np.zeros((batch, *latents[:2], channels), np.float32) for channels in (latents[2], latents[2], 1))
         ),

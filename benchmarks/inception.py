@@ -23,7 +23,7 @@ from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import mismatch
 from sdjax.files.tensors import open_tensors
 from sdjax.models.layers import ZEROS
-from sdjax.programs import precisely
+from sdjax.programs import full_precision_matmul
 
 SIDE, FEATURES = 299, 2048
 EPSILON = 1e-3  # of batch normalisation, in all of its layers
@@ -187,7 +187,7 @@ def inception_features(params: dict[str, Any], pictures: Iterable[np.ndarray]) -
 
 @jax.jit
 def _run(params: dict[str, Any], pictures: jax.Array) -> jax.Array:
-    return precisely(lambda module, params: module.apply({"params": params}, pictures))(Inception(), params)
+    return full_precision_matmul(lambda module, params: module.apply({"params": params}, pictures))(Inception(), params)
 
 
 def resized(picture: np.ndarray) -> np.ndarray:

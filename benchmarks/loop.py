@@ -31,7 +31,7 @@ def loop(
 ) -> None:
     """The denoising program around a network that costs nothing: 20 steps in tables of 20, 32 and 128 rows.
 
-    Rows behind a plan's end are skipped, so all three should take the same time. Two pictures of 64x64x4 latents, with
+    Rows after a plan's end are skipped, so all three should take the same time. Two pictures of 64x64x4 latents, with
     guidance and noise, DPM-Solver++(2M). The last line is the smallest UNet there is, the embedded model's, once for
     two pictures with guidance: what a step's own arithmetic is to be held against.
     """
@@ -54,7 +54,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def in_table(rows: int) -> Callable[[], Any]:
     """The denoising program for a plan of STEPS rows in a table of `rows`; the first call compiles."""
-    program = jax.jit(partial(programs.denoise, FreeUNet(), {"none": np.zeros(0, np.float32)}))
+    program = jax.jit(partial(programs.denoise, FreeUNet(), {"none": np.zeros(0, np.float32)}, guided=True))
     return partial(program, *jax.device_put(inputs(BATCH, LATENTS, 1, rows)))
 
 

@@ -73,10 +73,10 @@ def run(plans: Plan, x: jax.Array, keys: jax.Array) -> jax.Array:
     """Ends [plans, count, 1, DIMENSIONS] of stacked plans from their first samples `x`."""
     batch = plans.sigmas.shape[0]
 
-    def model(x: jax.Array, row) -> tuple[jax.Array, jax.Array]:
+    def model(x: jax.Array, row, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         sigma = jnp.asarray(plans.sigmas, jnp.float32)[jnp.arange(batch), row.number][:, None, None, None]
         output = denoised(x * jnp.sqrt(1 + sigma**2), sigma)
-        return output, output
+        return output, output, memory
 
     source = schedulers.noise_source(x.shape, keys)
     state = schedulers.advance(plans, schedulers.init_state(plans, x), model, source, plans.sigmas.shape[-1])

@@ -81,7 +81,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     from sdjax.parallel import compiled
 
     pipe = load(folder, dtype)
-    apply = programs.precisely(lambda module, params, *x: module.apply({"params": params}, *x))
+    apply = programs.full_precision_matmul(lambda module, params, *x: module.apply({"params": params}, *x))
     unet = compiled(partial(apply, pipe.networks.modules["unet"]))
 
     def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Run:

@@ -13,13 +13,14 @@ import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 
 from sdjax import schedulers
+from sdjax.guidance import Guidance, Pair, combined
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
+from sdjax.schedulers.plan import Rows
 
 Params = dict[str, Any]
 
@@ -29,43 +30,33 @@ WHOLE_PICTURE = 1024 * 1024
 
 
 class Conditioning(NamedTuple):
-    """What the UNet is told besides the sample and the time.
+    """What a network reads beside the sample and the time: trees, whose leaves start with the batch.
 
-    context, negative_context: [batch, tokens, features], the encoded prompts.
-    channels: [batch, height, width, extra], put behind those of the sample (masks, depth, a small picture); most
-        models take none.
-    class_labels: [batch], for the models that have them, else None.
+    positive, negative: one tree each, of the conditional and of the unconditional half: the context, and whatever else
+        differs between them. shared: alike in both halves: channels, class labels, hints. Only the denoiser of a kind
+        of model (`unet_denoiser`) knows what is in them.
     """
 
-    context: jax.Array
-    negative_context: jax.Array
-    channels: jax.Array | np.ndarray
-    class_labels: jax.Array | np.ndarray | None
+    positive: Any
+    negative: Any
+    shared: Any
 
 
-class Guidance(NamedTuple):
-    """How strongly each picture follows its prompt.
-
-    scale: [batch, rows], at every row of the plan; at 1 the unconditional half plays no part.
-    rescale: [batch], in [0, 1]; how far the spread of the prediction is brought back to that of the conditional one.
-    plus_plus: [batch], whether the noise is told by the unconditional half (CFG++).
-    """
-
-    scale: jax.Array | np.ndarray
-    rescale: jax.Array | np.ndarray
-    plus_plus: jax.Array | np.ndarray
+# Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
+# network's prediction, float32.
+Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (Conditioning, Guidance, Known, State):
+for _structure in (Conditioning, Guidance, Known, State, Rows):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 jax.export.register_pytree_node_serialization(
     Plan, serialized_name="sdjax.Plan", serialize_auxdata=lambda _: b"", deserialize_auxdata=lambda _: ()
 )
 
 
-def precisely(program: Callable) -> Callable:
-    """Products of float32 as float32: a TPU's default is bfloat16, a GPU's may be TF32."""
+def full_precision_matmul(program: Callable) -> Callable:
+    """Gives float32 parameters products in float32: a TPU's default is bfloat16, a GPU's may be TF32."""
 
     @wraps(program)
     def traced(module: nn.Module, params: Params, *inputs, **options):
@@ -76,7 +67,7 @@ def precisely(program: Callable) -> Callable:
     return traced
 
 
-@precisely
+@full_precision_matmul
 def encode_text(
     text_encoder: nn.Module, params: Params, ids: jax.Array, weights: jax.Array, skip: jax.Array
 ) -> jax.Array:
@@ -86,7 +77,7 @@ def encode_text(
     chunk back, as in A1111 ("Original" emphasis). skip: [batch], the last layers that are left out.
     """
     batch, chunks, tokens = ids.shape
-    states = text_encoder.apply({"params": params}, ids.reshape(-1, tokens), jnp.repeat(skip, chunks))
+    states = text_encoder.apply({"params": params}, ids.reshape(-1, tokens), jnp.repeat(skip, chunks)).context
     plain = states.astype(jnp.float32).reshape(batch, chunks, tokens, -1)
     weighted = plain * weights[..., None]
     restored = plain.mean((2, 3), keepdims=True) / weighted.mean((2, 3), keepdims=True)
@@ -95,7 +86,7 @@ def encode_text(
     return context.reshape(batch, chunks * tokens, -1).astype(states.dtype)
 
 
-@precisely
+@full_precision_matmul
 def denoise(
     unet: nn.Module,
     params: Params,
@@ -107,15 +98,18 @@ def denoise(
     noise: jax.Array,
     stop: jax.Array,
     *,
+    guided: bool,
     halves: str | None = None,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
-    halves: the axis of devices that all have the same pictures, and share out the halves of guidance; see `guided`.
     plan: stacked, a leading batch axis on every leaf. stop: a number.
-    noise: [batch] keys, from which every row draws its own; or the noise of all rows, [batch, height, width, channels].
+    noise: [batch] keys, from which every row draws its own; or the noise of all rows, [batch, h, w, channels].
+    guided: whether the unconditional half is computed. Two programs, for one with both forms takes twice as long to
+        compile (`python -m benchmarks compile`), and most runs need one of them.
+    halves: the axis of devices that all have the same pictures, and share out the halves of guidance.
     """
-    model = guided(unet, params, conditioning, guidance, halves)
+    model = denoiser(unet_denoiser(unet, params), conditioning, guidance, guided, halves)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         source = schedulers.noise_source(state.denoised.shape, noise)
     else:
@@ -123,47 +117,55 @@ def denoise(
     return schedulers.advance(plan, state, model, source, stop, known)
 
 
-def guided(
-    unet: nn.Module, params: Params, conditioning: Conditioning, guidance: Guidance, halves: str | None = None
-) -> RowModel:
-    """Classifier-free guidance, Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it.
+def unet_denoiser(unet: nn.Module, params: Params) -> Predict:
+    """The prediction of a UNet of Stable Diffusion 1 and 2.
 
-    With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
-    arXiv:2406.08070, algorithm 1. In a row in which no picture needs the unconditional half it is not computed.
-    halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
+    It reads {"context": [batch, T, features]} of its half; and of the shared part {"channels": [batch, h, w, extra],
+    "class_labels": [batch] or None}, where the channels are put after those of the sample.
     """
 
-    context, negative_context, channels, class_labels = conditioning
+    def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
+        context = own["context"]
+        sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(context.dtype)
+        output = unet.apply({"params": params}, sample, timesteps, context, shared["class_labels"])
+        return output.astype(jnp.float32)
 
-    def predict(x: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
-        halves = x.shape[0] // channels.shape[0]
-        sample = jnp.concatenate([x, jnp.tile(channels, (halves, 1, 1, 1))], axis=-1).astype(context.dtype)
-        labels = None if class_labels is None else jnp.tile(class_labels, halves)
-        return unet.apply({"params": params}, sample, timesteps, context, labels).astype(jnp.float32)
+    return predict
 
-    def alone(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        output = predict(x, timesteps, context)
-        return output, output
 
-    def against_negative(x: jax.Array, timesteps: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+def denoiser(
+    predict: Predict, conditioning: Conditioning, guidance: Guidance, guided: bool, halves: str | None = None
+) -> RowModel:
+    """What the loop asks at each row: the conditional prediction, or with `guided` both, combined.
+
+    halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
+    """
+    positive, negative, shared = conditioning
+
+    def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which would round differently.
+        timesteps, none = jnp.asarray(row.at.timesteps), jnp.zeros_like(x)
+        output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, positive, shared), lambda: none)
+        return output, output, memory
+
+    def both(x: jax.Array, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:
         if halves:
+            # Every device takes part in every row: they all have the same pictures, so their rows are live together.
             is_negative = jax.lax.axis_index(halves) % 2 == 0
-            half = predict(x, timesteps, jnp.where(is_negative, negative_context, context))
-            negative, positive = jax.lax.all_gather(half, halves)[:2]
-        else:
-            both = jnp.concatenate([negative_context, context])
-            negative, positive = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(timesteps, 2), both), 2)
-        output = negative + scale[:, None, None, None] * (positive - negative)
-        spread = positive.std((1, 2, 3), keepdims=True) / output.std((1, 2, 3), keepdims=True)
-        output = output * (1 + guidance.rescale[:, None, None, None] * (spread - 1))
-        return output, jnp.where(guidance.plus_plus[:, None, None, None], negative, output)
+            own = jax.tree.map(lambda a, b: jnp.where(is_negative, a, b), negative, positive)
+            parts = jax.lax.all_gather(predict(x, timesteps, own, shared), halves)
+            return parts[0], parts[1]
+        halved = [(x, timesteps, half, shared) for half in (negative, positive)]
+        twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *halved)
+        first, second = jnp.split(predict(*twice), 2)
+        return first, second
 
-    def model(x: jax.Array, row: PlanRow) -> tuple[jax.Array, jax.Array]:
+    def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        needed = jnp.any(row.live & ((scale != 1) | guidance.plus_plus))
-        return jax.lax.cond(needed, against_negative, alone, x, row.timesteps, scale)
+        unconditional, conditional = both(x, jnp.asarray(row.at.timesteps))
+        return combined(Pair(conditional, unconditional, scale[:, None, None, None], memory), guidance)
 
-    return model
+    return against_negative if guided else alone
 
 
 def works_in_bands(vae: nn.Module, pixels: int, tiling: bool | None) -> bool:
@@ -174,7 +176,7 @@ def works_in_bands(vae: nn.Module, pixels: int, tiling: bool | None) -> bool:
     return isinstance(vae, AutoencoderKL) and (pixels > WHOLE_PICTURE if tiling is None else tiling)
 
 
-@precisely
+@full_precision_matmul
 def encode(vae: nn.Module, params: Params, pictures: jax.Array, tiling: bool | None) -> tuple[jax.Array, jax.Array]:
     """Pictures [batch, height, width, 3] in [-1, 1] to the mean and the deviation of their latents, float32.
 
@@ -189,7 +191,7 @@ def encode(vae: nn.Module, params: Params, pictures: jax.Array, tiling: bool | N
     return jax.tree.map(lambda moment: moment * vae.config.scaling_factor, moments)
 
 
-@precisely
+@full_precision_matmul
 def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | None) -> jax.Array:
     """Latents [batch, h, w, channels] to pictures [batch, height, width, 3], float32 in [0, 1].
 

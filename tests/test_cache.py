@@ -60,7 +60,7 @@ def test_the_next_pipeline_traces_no_network(tmp_path, monkeypatch):
     def traced(*arguments):
         raise AssertionError("was traced again")
 
-    monkeypatch.setattr(programs, "guided", traced)
+    monkeypatch.setattr(programs, "denoiser", traced)
     assert np.array_equal(sdjax.load()(HEART, **settings).images, first)
     monkeypatch.setenv("SDJAX_CACHE", str(tmp_path / "empty"))
     with pytest.raises(AssertionError, match="traced again"):

@@ -8,10 +8,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import ShapeDtypeStruct as Shape
 
 from sdjax import programs, schedulers
+from sdjax.guidance import cfg
 from sdjax.models import abstract_params, build
 from sdjax.models.platform import target_platform
 from sdjax.random import normal
@@ -26,10 +28,12 @@ def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_key
 
     noise = normal(start_keys, (64, 64, 4))
     state = schedulers.init_state(plan, noise)
-    conditioning = programs.Conditioning(encode(ids), encode(negative_ids), jnp.zeros((2, 64, 64, 0)), None)
+    positive, negative = ({"context": encode(each)} for each in (ids, negative_ids))
+    shared = {"channels": jnp.zeros((2, 64, 64, 0)), "class_labels": None}
+    conditioning = programs.Conditioning(positive, negative, shared)
     known = schedulers.Known(jnp.zeros_like(noise), noise, jnp.zeros((2, 64, 64, 1)))
     inputs = (conditioning, guidance, known, step_keys, jnp.int32(1000))
-    state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs)
+    state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs, guided=True)
     return programs.decode(modules["vae"], params["vae"], schedulers.result(plan, state), None)
 
 
@@ -46,7 +50,7 @@ def test_text_to_image_lowers(shared, platform, dtype):
     plan = schedulers.stack([schedulers.create("dpmpp_2m", "karras").plan(20)] * 2)
     plan = jax.tree.map(lambda leaf: Shape(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), plan)
     rows = plan.sigmas.shape[-1]
-    guidance = programs.Guidance(Shape((2, rows), jnp.float32), Shape((2,), jnp.float32), Shape((2,), bool))
+    guidance = jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), cfg(np.zeros((2, rows), np.float32)))
     ids, keys = Shape((2, 2, 77), jnp.int32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     arguments = (params, ids, ids, plan, keys, keys, guidance)
     with target_platform({"cuda": "gpu"}.get(platform, platform)):

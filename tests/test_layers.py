@@ -12,6 +12,7 @@ LAYERS = [
     {"settings"},
     {"files"},
     {"prompts", "random"},
+    {"guidance"},
     {"programs", "parallel"},
     {"adapters"},
     {"pipeline"},

@@ -343,7 +343,7 @@ def test_later_tokens_do_not_change_earlier_states():
     ids = np.random.default_rng(0).integers(0, 50, (2, 20))
     changed = np.where(np.arange(20) < 12, ids, (ids + 1) % 50)
     apply = jax.jit(clip.apply)
-    one, other = (apply({"params": random_params(clip)}, tokens) for tokens in (ids, changed))
+    one, other = (apply({"params": random_params(clip)}, tokens).context for tokens in (ids, changed))
     np.testing.assert_array_equal(one[:, :12], other[:, :12])
     assert not np.allclose(one[:, 12:], other[:, 12:])
 

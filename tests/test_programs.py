@@ -3,10 +3,11 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from sdjax.programs import Conditioning, Guidance, guided
+from sdjax.guidance import GUIDANCES, cfg
+from sdjax.programs import Conditioning, denoiser, unet_denoiser
 from sdjax.schedulers.loop import PlanRow
+from sdjax.schedulers.plan import Rows
 
 BATCH, ROWS = 3, 4
 rng = np.random.default_rng(0)
@@ -28,18 +29,25 @@ def predict(x, timesteps, context):
 
 
 def conditioning(negative):
-    return Conditioning(jnp.array(CONTEXT), jnp.array(negative), jnp.zeros((BATCH, 4, 4, 0)), None)
+    shared = {"channels": jnp.zeros((BATCH, 4, 4, 0)), "class_labels": None}
+    return Conditioning({"context": jnp.array(CONTEXT)}, {"context": jnp.array(negative)}, shared)
 
 
 def rows(number, live=(True,) * BATCH):
     unused = jnp.zeros((BATCH, 1))
-    return PlanRow(unused, unused, jnp.array(TIMESTEPS), unused, unused, unused, jnp.array(number), jnp.array(live))
+    at = Rows(unused, unused, jnp.array(TIMESTEPS), unused, unused, unused)
+    return PlanRow(at, unused, unused, jnp.array(number), jnp.array(live))
 
 
-def run(scale, number, rescale=0.0, plus_plus=False, live=(True,) * BATCH):
-    guidance = Guidance(jnp.array(scale), jnp.full(BATCH, rescale), jnp.full(BATCH, plus_plus))
-    model = guided(FakeUNet(), {}, conditioning(NEGATIVE), guidance)
-    return [np.asarray(part) for part in model(jnp.array(X), rows(number, live))]
+MEMORY = jnp.zeros(X.shape)
+
+
+def run(scale, number, memory=MEMORY, **more):
+    """Prediction, noise direction and memory; `more` are fields of Guidance, alike for all pictures."""
+    filled = {name: jnp.full(BATCH, value) for name, value in more.items()}
+    guidance = cfg(jnp.array(scale))._replace(**filled)
+    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE), guidance, guided=True)
+    return [np.asarray(part) for part in model(jnp.array(X), rows(number), memory)]
 
 
 POSITIVE, UNCONDITIONAL = (np.asarray(predict(X, TIMESTEPS, context)) for context in (CONTEXT, NEGATIVE))
@@ -47,7 +55,7 @@ SCALE = rng.uniform(1.5, 8, (BATCH, ROWS)).astype(np.float32)
 
 
 def test_every_picture_has_the_scale_of_its_own_row():
-    prediction, direction = run(SCALE, [0, 3, 2])
+    prediction, direction, _ = run(SCALE, [0, 3, 2])
     own = SCALE[[0, 1, 2], [0, 3, 2]][:, None, None, None]
     np.testing.assert_allclose(prediction, UNCONDITIONAL + own * (POSITIVE - UNCONDITIONAL), rtol=1e-5, atol=1e-6)
     assert np.array_equal(prediction, direction)
@@ -62,16 +70,50 @@ def test_rescaling_is_that_of_lin_et_al():
 
 
 def test_cfg_plus_plus_tells_the_noise_by_the_unconditional_prediction():
-    prediction, direction = run(SCALE, [0, 0, 0], plus_plus=True)
+    prediction, direction, _ = run(SCALE, [0, 0, 0], plus_plus=True)
     expected = UNCONDITIONAL + SCALE[:, :1, None, None] * (POSITIVE - UNCONDITIONAL)
     np.testing.assert_allclose(prediction, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(direction, UNCONDITIONAL, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "live"), [(1.0, (True,) * BATCH), (5.0, (False,) * BATCH)])
-def test_without_guidance_the_unconditional_half_plays_no_part(scale, live):
+def test_without_guidance_the_unconditional_half_plays_no_part():
     unreadable = np.full_like(NEGATIVE, np.nan)
-    guidance = Guidance(jnp.full((BATCH, ROWS), scale), jnp.zeros(BATCH), jnp.zeros(BATCH, bool))
-    model = guided(FakeUNet(), {}, conditioning(unreadable), guidance)
-    prediction, _ = model(jnp.array(X), rows([0, 1, 2], live))
+    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(unreadable), cfg(SCALE), guided=False)
+    prediction, direction, _ = model(jnp.array(X), rows([0, 1, 2]), MEMORY)
     np.testing.assert_allclose(prediction, POSITIVE, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(prediction, direction)
+
+
+APG = list(GUIDANCES).index("apg")
+
+
+def test_projected_guidance_without_its_parts_is_classifier_free():
+    plain, _, _ = run(SCALE, [0, 3, 2])
+    projected, _, memory = run(SCALE, [0, 3, 2], kind=APG, eta=1.0)
+    np.testing.assert_allclose(projected, plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(memory, POSITIVE - UNCONDITIONAL, rtol=1e-5, atol=1e-6)
+
+
+def test_projected_guidance_is_the_papers():
+    """Its algorithm 1 in float64, vector by vector: momentum, the largest norm, and the parallel part."""
+    earlier = np.random.default_rng(0).standard_normal(X.shape).astype(np.float32)
+    how = {"eta": 0.3, "norm_threshold": 2.0, "momentum": -0.5}
+    got, direction, memory = run(SCALE, [0, 0, 0], jnp.array(earlier), kind=APG, **how)
+    for k in range(BATCH):
+        positive, negative, old = (each[k].astype(float).ravel() for each in (POSITIVE, UNCONDITIONAL, earlier))
+        difference = positive - negative - 0.5 * old
+        np.testing.assert_allclose(memory[k].ravel(), difference, rtol=1e-4, atol=1e-5)
+        difference *= min(1, 2.0 / np.linalg.norm(difference))
+        parallel = (difference @ positive) / (positive @ positive) * positive
+        expected = negative + SCALE[k, 0] * (difference - parallel + 0.3 * parallel)
+        np.testing.assert_allclose(got[k].ravel(), expected, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(got, direction)
+
+
+def test_pictures_of_one_batch_have_guidances_of_their_own():
+    kinds = jnp.array([0, APG, 0])
+    guidance = cfg(jnp.array(SCALE))._replace(kind=kinds, eta=jnp.full(BATCH, 0.0))
+    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE), guidance, guided=True)
+    mixed, _, _ = model(jnp.array(X), rows([0, 3, 2]), MEMORY)
+    plain, projected = (run(SCALE, [0, 3, 2], kind=kind, eta=0.0)[0] for kind in (0, APG))
+    np.testing.assert_array_equal(mixed, np.stack([plain[0], projected[1], plain[2]]))

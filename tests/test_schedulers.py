@@ -35,13 +35,13 @@ def network(x, t):
 
 def run_in_float64(plan, x, model=network, noise=NOISE):
     """The plan by a plain loop over its rows, on the host."""
-    registers = np.zeros((plan.weights.shape[-2], *x.shape))
+    registers = np.zeros((plan.rows.weights.shape[-2], *x.shape))
     registers[0] = x
     for k in range(int(plan.nfe)):
-        a, b = plan.estimate[k]
+        a, b = plan.rows.estimate[k]
         denoised = a * registers[0] + b * model(registers[0], plan.timesteps[k])
         inputs = np.concatenate([registers, denoised[None], denoised[None], noise[k][None]])
-        registers = np.tensordot(plan.weights[k], inputs, 1)
+        registers = np.tensordot(plan.rows.weights[k], inputs, 1)
     return registers[0] * plan.result_scale
 
 
@@ -220,7 +220,7 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
             scheduler.plan(steps, strength)
         return
     plan = scheduler.plan(steps, strength)
-    for table in (plan.weights, plan.estimate, plan.timesteps, plan.sigmas, plan.start_scale, plan.result_scale):
+    for table in (*plan.rows, plan.start_scale, plan.result_scale):
         assert np.isfinite(table).all()
     if solver not in ("restart", "ddim_inverse"):  # which are there to rise
         assert np.all(np.diff(plan.sigmas) <= 1e-12)
@@ -229,7 +229,7 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         taken = taken // 3 + 1
     if solver == "restart" and taken >= 20 and np.all(np.diff(plan.sigmas) <= 1e-12):
         taken -= taken // 4 * 2 if taken >= 36 else 9  # below 0.1 there is nowhere to go back to; A1111 saves its steps
-    assert int(np.sum(plan.is_step)) == taken
+    assert int(np.sum(plan.rows.is_step)) == taken
     assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
 
 
@@ -410,10 +410,10 @@ def test_derivatives_pass_through_the_loop():
     plan = schedulers.create("dpmpp_2m").plan(6)
 
     def loss(estimate):
-        learned = dataclasses.replace(plan, estimate=estimate)
+        learned = dataclasses.replace(plan, rows=plan.rows._replace(estimate=estimate))
         return jnp.sum(schedulers.denoise(learned, network, jnp.float32(START)))
 
-    gradient = jax.grad(loss)(jnp.float32(plan.estimate))
+    gradient = jax.grad(loss)(jnp.float32(plan.rows.estimate))
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).min(axis=0).max() > 0
 

@@ -152,5 +152,5 @@ def test_explain_prints_what_the_loop_computes():
     text = schedulers.explain(schedulers.create("heun", "karras").plan(2))
     plan = schedulers.create("heun", "karras").plan(2)
     assert text.count("denoised = ") == int(plan.nfe) == 3
-    assert f"{plan.weights[0, 0, 0]:.6g} x + {plan.weights[0, 0, 6]:.6g} denoised" in text
+    assert f"{plan.rows.weights[0, 0, 0]:.6g} x + {plan.rows.weights[0, 0, 6]:.6g} denoised" in text
     assert text.splitlines()[-1] == "     x <- denoised"

@@ -8,7 +8,7 @@ import jax
 
 from sdjax.errors import ConfigError
 from sdjax.models.attention import attention
-from sdjax.models.clip import CLIPTextModel
+from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
 from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
@@ -22,6 +22,8 @@ __all__ = [
     "AutoencoderTinyConfig",
     "CLIPTextConfig",
     "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "TextEncoding",
     "UNet2DConditionModel",
     "UNet2DConfig",
     "UNet2DModel",
@@ -34,7 +36,10 @@ __all__ = [
 
 MODELS: dict[str, type[nn.Module]] = {
     model.__name__: model
-    for model in (AutoencoderKL, AutoencoderTiny, CLIPTextModel, UNet2DConditionModel, UNet2DModel)
+    for model in (
+        *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
+        *(UNet2DConditionModel, UNet2DModel),
+    )
 }
 
 

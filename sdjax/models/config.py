@@ -244,12 +244,14 @@ class CLIPTextConfig(Config):
     num_attention_heads: int = 8
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+    eos_token_id: int = 49407
 
     neutral = {"model_type": ("clip_text_model",), "is_decoder": (False,), "add_cross_attention": (False,)}
     unused = frozenset({
         "architectures", "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dropout", "dtype",
-        "eos_token_id", "id2label", "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id",
-        "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "projection_dim", "return_dict",
+        "id2label", "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id",
+        "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict",
         "tie_word_embeddings", "torch_dtype", "torchscript", "transformers_version", "use_cache",
     })  # fmt: skip
 

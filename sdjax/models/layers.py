@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -130,7 +131,7 @@ class Block(nn.Module):
         self,
         x: jax.Array,
         time_embedding: jax.Array | None = None,
-        context: jax.Array | None = None,
+        context: Any = None,
         skips: Sequence[jax.Array] = (),
     ) -> list[jax.Array]:
         """Returns the output of every layer; each takes one of `skips`, if there are any, beside its input."""
@@ -154,9 +155,7 @@ class MidBlock(nn.Module):
     attention: Callable[..., nn.Module] | None = None
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, time_embedding: jax.Array | None = None, context: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None, context: Any = None) -> jax.Array:
         x = self.resnet(name="resnets_0")(x, time_embedding)
         if self.attention is not None:
             x = self.attention(name="attentions_0")(x, context)

@@ -1,5 +1,7 @@
 """The transformer blocks through which the UNet sees the prompt."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,20 +10,41 @@ from sdjax.models.attention import attention
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 
 
+class Extra(NamedTuple):
+    """Further tokens [batch, tokens, any] of cross-attention, weighed by `scale` [batch]: of a picture, for instance.
+
+    They have keys, values and a softmax of their own (IP-Adapter, Ye et al., 2023, arXiv:2308.06721, equation 5).
+    """
+
+    tokens: jax.Array
+    scale: jax.Array
+
+
+class Context(NamedTuple):
+    """What cross-attention sees: the encoded prompt [batch, T, features], and maybe more."""
+
+    text: jax.Array
+    extra: Extra | None = None
+
+
 class Attention(nn.Module):
     """Multi-head attention of x [batch, tokens, channels] to `context` [batch, context tokens, any]."""
 
     heads: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array, extra: Extra | None = None) -> jax.Array:
         channels = x.shape[-1]
 
         def project(y: jax.Array, name: str) -> jax.Array:
             y = Dense(channels, use_bias=False, name=name)(y)
             return y.reshape(*y.shape[:-1], self.heads, channels // self.heads)
 
-        x = attention(project(x, "to_q"), project(context, "to_k"), project(context, "to_v"))
+        queries = project(x, "to_q")
+        x = attention(queries, project(context, "to_k"), project(context, "to_v"))
+        if extra is not None:
+            seen = attention(queries, project(extra.tokens, "to_k_ip"), project(extra.tokens, "to_v_ip"))
+            x += extra.scale.astype(x.dtype)[:, None, None, None] * seen
         return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
 
 
@@ -51,10 +74,10 @@ class BasicTransformerBlock(nn.Module):
     only_cross_attention: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         h = LayerNorm(name="norm1")(x)
-        x += Attention(self.heads, name="attn1")(h, context if self.only_cross_attention else h)
-        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), context)
+        x += Attention(self.heads, name="attn1")(h, context.text if self.only_cross_attention else h)
+        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), *context)
         return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x))
 
 
@@ -67,7 +90,7 @@ class Transformer2DModel(nn.Module):
     only_cross_attention: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         batch, height, width, channels = x.shape
         h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
         h = Dense(channels, name="proj_in")(h)

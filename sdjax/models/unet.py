@@ -1,6 +1,8 @@
 """The denoiser of Stable Diffusion."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,7 +22,17 @@ from sdjax.models.layers import (
     Upsample2D,
     timestep_embedding,
 )
-from sdjax.models.transformer import Transformer2DModel
+from sdjax.models.transformer import Context, Extra, Transformer2DModel
+
+
+class Residuals(NamedTuple):
+    """What a ControlNet adds to a UNet: to each of its skips, in order, and to the output of the middle.
+
+    Each [batch, height, width, channels] of its level; `skips` begin with that of conv_in.
+    """
+
+    skips: Sequence[jax.Array]
+    middle: jax.Array
 
 
 class UNet2DConditionModel(nn.Module):
@@ -39,7 +51,13 @@ class UNet2DConditionModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, sample: jax.Array, timesteps: jax.Array, context: jax.Array, class_labels: jax.Array | None = None
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array,
+        class_labels: jax.Array | None = None,
+        residuals: Residuals | None = None,
+        extra: Extra | None = None,
     ) -> jax.Array:
         """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
 
@@ -48,13 +66,15 @@ class UNet2DConditionModel(nn.Module):
         context: [batch, tokens, cross_attention_dim], the encoded prompt.
         class_labels: [batch], for models that have class embeddings only (InputError otherwise): integers below
         num_class_embeds, or noise levels where class_embed_type is "timestep".
+        residuals: of a ControlNet. extra: further tokens for the cross-attention, as of an IP-Adapter; with them the
+        module has parameters for their keys and values.
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
         embedding = self._embedding(timesteps, class_labels).astype(x.dtype)
-        context = context.astype(x.dtype)
+        tokens = Context(context.astype(x.dtype), extra)
 
         skips = [x]
         for i, level in enumerate(levels):
@@ -64,11 +84,21 @@ class UNet2DConditionModel(nn.Module):
                 self._transformer(level) if level.down_attention else None,
                 partial(Downsample2D, name="downsamplers_0") if level is not levels[-1] else None,
                 name=f"down_blocks_{i}",
-            )(skips[-1], embedding, context)
+            )(skips[-1], embedding, tokens)
+
+        last = skips[-1]  # the middle's input, to which nothing is added
+        if residuals is not None:
+            if len(residuals.skips) != len(skips):
+                raise InputError(
+                    f"this UNet has {len(skips)} skips, not {len(residuals.skips)}: a net for another model"
+                )
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips)]
 
         # The middle never skips self-attention, whatever only_cross_attention says of its level.
         attention = partial(self._transformer(levels[-1]), only_cross_attention=False)
-        x = MidBlock(self._resnet(levels[-1]), attention, name="mid_block")(skips[-1], embedding, context)
+        x = MidBlock(self._resnet(levels[-1]), attention, name="mid_block")(last, embedding, tokens)
+        if residuals is not None:
+            x += residuals.middle
 
         for i, level in enumerate(reversed(levels)):
             layer_skips = [skips.pop() for _ in range(level.layers + 1)]
@@ -78,7 +108,7 @@ class UNet2DConditionModel(nn.Module):
                 self._transformer(level) if level.up_attention else None,
                 partial(Upsample2D, skips[-1].shape[1:3], name="upsamplers_0") if skips else None,
                 name=f"up_blocks_{i}",
-            )(x, embedding, context, layer_skips)[-1]
+            )(x, embedding, tokens, layer_skips)[-1]
 
         x = nn.silu(GroupNorm(config.norm_num_groups, config.norm_eps, name="conv_norm_out")(x))
         return Conv3x3(config.out_channels, name="conv_out")(x)

@@ -49,7 +49,7 @@ class Batch:
     noise: Noise
     first: np.ndarray
     known: Known
-    shared: tuple[Any, Any]
+    shared: dict[str, Any]
     arrays: tuple[Any, Any]
 
     @classmethod
@@ -59,7 +59,7 @@ class Batch:
         """Puts the arrays of a batch on the devices."""
         if not order.draws.any():
             noise = DeviceNoise([picture.seed for picture in order.pictures])  # whose program serves every sampler
-        known, shared = shard(start.known), shard((start.channels, start.class_labels))
+        known, shared = shard(start.known), shard({"channels": start.channels, "class_labels": start.class_labels})
         return cls(order, images, contexts, noise, start.x, known, shared, shard((order.plan, order.guidance)))
 
     def on_host(self, step: Step) -> State:
@@ -76,8 +76,8 @@ class Batch:
 
     def inputs(self, row: int) -> tuple[Any, ...]:
         """What the program takes from `row` on, after plan and state."""
-        channels, class_labels = self.shared
-        conditioning = Conditioning(self.contexts.positive[row], self.contexts.negative[row], channels, class_labels)
+        positive, negative = ({"context": texts[row]} for texts in self.contexts)
+        conditioning = Conditioning(positive, negative, self.shared)
         noise = shard(self.noise.of_row(self.first.shape[1:], self.order.draws[:, row]))
         return conditioning, self.arrays[1], self.known, noise
 

@@ -57,18 +57,20 @@ def _text_program(text_encoder: nn.Module) -> Callable[..., jax.Array]:
 
 
 def _denoising_program(unet: nn.Module) -> Callable[..., State]:
-    own, shared = (
-        pmap(
-            partial(programs.denoise, unet, halves=halves),
+    by_form = {
+        (guided, halves): pmap(
+            partial(programs.denoise, unet, guided=guided, halves=halves),
             in_axes=(None, 0, 0, 0, 0, 0, 0, None),
             donate_argnums=(2,),
         )
+        for guided in (False, True)
         for halves in (None, AXIS)
-    )
+    }
 
     def denoise(params: Params, pictures: int, guided: bool, *arguments: Any) -> State:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
-        return (shared if pictures == 1 < jax.local_device_count() else own)(params, *arguments)
+        halves = AXIS if guided and pictures == 1 < jax.local_device_count() else None
+        return by_form[guided, halves](params, *arguments)
 
     return denoise
 

@@ -15,10 +15,10 @@ from PIL import Image
 from sdjax import schedulers
 from sdjax.a1111 import TWO_A_STEP
 from sdjax.errors import InputError
+from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
-from sdjax.programs import Guidance
 from sdjax.prompts import Tokens, tokens_by_row
 from sdjax.schedulers import Plan
 from sdjax.settings import SETTINGS, UPSCALE, Picture
@@ -82,8 +82,19 @@ class Order:
         scales = np.ones((len(self.recipes), self.rows), np.float32)
         for scale, recipe in zip(scales, self.recipes):
             scale[: int(recipe.plan.nfe)] = recipe.scales_by_row
-        rescale = np.array([picture.guidance_rescale for picture in self.pictures], np.float32)
-        return Guidance(scales, rescale, np.array([picture.cfg_plus_plus for picture in self.pictures]))
+
+        def of_pictures(name: str) -> np.ndarray:
+            return np.array([getattr(picture, name) for picture in self.pictures], np.float32)
+
+        return Guidance(
+            scale=scales,
+            rescale=of_pictures("guidance_rescale"),
+            plus_plus=np.array([picture.cfg_plus_plus for picture in self.pictures]),
+            kind=np.array([list(GUIDANCES).index(picture.guidance) for picture in self.pictures], np.int32),
+            eta=of_pictures("apg_eta"),
+            norm_threshold=of_pictures("apg_norm_threshold"),
+            momentum=of_pictures("apg_momentum"),
+        )
 
     @cached_property
     def guided(self) -> np.ndarray:
@@ -98,7 +109,7 @@ class Order:
         """[pictures, nfe], whether a row uses fresh noise."""
         draws = np.zeros((len(self.recipes), self.nfe), bool)
         for own, recipe in zip(draws, self.recipes):
-            own[: int(recipe.plan.nfe)] = (recipe.plan.weights[..., -1] != 0).any(-1)
+            own[: int(recipe.plan.nfe)] = (recipe.plan.rows.weights[..., -1] != 0).any(-1)
         return draws
 
     @cached_property

@@ -43,7 +43,7 @@ class Gallery:
     """
 
     def __init__(self, plan: Plan, previews: Previews | None):
-        steps = range(1, int(plan.is_step.sum(-1).max()) + 1) if previews else ()
+        steps = range(1, int(plan.rows.is_step.sum(-1).max()) + 1) if previews else ()
         self._ends = {step: plan.rows_of(step) for step in steps if previews and step in previews.steps}
         self._show = previews.show if previews else None
         self._seen: dict[int, dict[int, np.ndarray]] = {step: {} for step in self._ends}

@@ -68,7 +68,7 @@ class Recipe:
     def scales_by_row(self) -> np.ndarray:
         """[nfe], the guidance scale at each row; 1 outside of the guided interval. InputError for a wrong number."""
         low, high = self.picture.guidance_interval
-        ends = self.plan.is_step
+        ends = self.plan.rows.is_step
         step = np.cumsum(ends) - ends  # the step that each row belongs to
         steps = step[-1] + 1
         scales = np.atleast_1d(np.asarray(self.guidance_scale, np.float32))

@@ -16,12 +16,12 @@ def explain(plan: Plan) -> str:
     """
     lines = [f"{int(plan.nfe)} evaluations, from {plan.start_scale:.6g} * noise to {plan.result_scale:.6g} * x"]
     for k in range(int(plan.nfe)):
-        a, b = plan.estimate[k]
-        step = "" if plan.is_step[k] else "  (inside a step)"
+        a, b = plan.rows.estimate[k]
+        step = "" if plan.rows.is_step[k] else "  (inside a step)"
         lines.append(f"{k:3}: sigma {plan.sigmas[k]:.6g}, timestep {plan.timesteps[k]:.6g}{step}")
         lines.append(f"     denoised = {_sum([a, b], ('x', 'output'))}")
         for register in range(REGISTERS):
-            weights = plan.weights[k, register]
+            weights = plan.rows.weights[k, register]
             if not np.array_equal(weights, np.eye(len(NAMES))[register]):
                 lines.append(f"     {NAMES[register]} <- {_sum(weights, NAMES)}")
     return "\n".join(lines)

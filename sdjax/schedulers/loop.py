@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.schedulers.plan import Plan
+from sdjax.schedulers.plan import Plan, Rows
 from sdjax.schedulers.solvers.rows import INPUTS, REGISTERS
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
@@ -19,12 +19,14 @@ class State(NamedTuple):
 
     registers: [batch, registers, height, width, channels] float32; the first is the sample.
     row: [batch] int32, the row of its plan that each image comes to next.
-    denoised: [batch, height, width, channels] float32, the last estimate of the result (see `estimate`).
+    denoised: [batch, h, w, channels] float32, the latest x0 estimate (see `estimate`).
+    memory: [batch, h, w, channels] float32, what the model keeps from row to row (such as momentum of guidance).
     """
 
     registers: jax.Array
     row: jax.Array
     denoised: jax.Array
+    memory: jax.Array
 
 
 class Known(NamedTuple):
@@ -40,50 +42,49 @@ class Known(NamedTuple):
 
 
 class PlanRow(NamedTuple):
-    """One row for every image of a batch: the fields of `Plan`, gathered. `live` is False past the plan's end.
+    """One row for every image of a batch, each field with a leading batch axis.
 
-    Each starts with a batch axis; `number` is the row's, from 0.
+    at: the fields of `Rows` at the row. clip_range, threshold: of the plan. number: the row's, from 0. live: False past
+    the plan's end.
     """
 
-    weights: jax.Array  # [batch, registers, registers + 3]
-    estimate: jax.Array  # [batch, 2]
-    timesteps: jax.Array  # [batch]
-    known: jax.Array  # [batch, 2]
-    clip_range: jax.Array  # [batch]
-    threshold: jax.Array  # [batch, 2]
-    number: jax.Array  # [batch]
-    live: jax.Array  # [batch]
+    at: Rows
+    clip_range: jax.Array
+    threshold: jax.Array
+    number: jax.Array
+    live: jax.Array
 
 
-# Maps a sample [batch, height, width, channels] and its row to the network's prediction, and to the one that the
-# direction of the noise is taken from (`RAW`): mostly the same.
-RowModel = Callable[[jax.Array, PlanRow], tuple[jax.Array, jax.Array]]
+# Maps a sample [batch, h, w, channels], its row and the model's memory to the network's prediction, to the one that the
+# direction of the noise is taken from (`RAW`), mostly the same, and to the new memory.
+RowModel = Callable[[jax.Array, PlanRow, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def init_state(plan: Plan, x: jax.Array | np.ndarray) -> State:
     """The state before the first row, from the first sample `x` (see `Plan.start`)."""
     registers = jnp.zeros((x.shape[0], REGISTERS, *x.shape[1:]), jnp.float32).at[:, 0].set(x)
-    return State(registers, jnp.zeros(x.shape[0], jnp.int32), jnp.zeros(x.shape, jnp.float32))
+    return State(registers, jnp.zeros(x.shape[0], jnp.int32), *(jnp.zeros(x.shape, jnp.float32) for _ in range(2)))
 
 
 def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array, known: Known | None = None) -> State:
     """Ask the network once and move every register. Images past their plan's end stay as they are."""
     x = state.registers[:, 0]
-    prediction, direction = model(x, row)
-    scale = _over_samples(row.estimate, x)
+    prediction, direction, memory = model(x, row, state.memory)
+    scale = _over_samples(row.at.estimate, x)
     denoised, raw = (scale[:, 0] * x + scale[:, 1] * output.astype(jnp.float32) for output in (prediction, direction))
     denoised = clipped(denoised, row.clip_range, row.threshold)
     inputs = jnp.concatenate([state.registers, *(x[:, None] for x in (denoised, raw, noise))], axis=1)
-    weights = jnp.where(row.live[:, None, None], row.weights, jnp.eye(REGISTERS, INPUTS))
+    weights = jnp.where(row.live[:, None, None], row.at.weights, jnp.eye(REGISTERS, INPUTS))
     # Multiply and sum: a dot would run in bfloat16 on a TPU and in TF32 on a GPU.
     registers = jnp.sum(_over_samples(weights, x) * inputs[:, None], axis=2)
     if known is not None:
-        given = _over_samples(row.known, x)
+        given = _over_samples(row.at.known, x)
         given = given[:, 0] * known.latents + given[:, 1] * known.noise
         put_back = known.keep * row.live[:, None, None, None]
         registers = registers.at[:, 0].add(put_back * (given - registers[:, 0]))
-    denoised = jnp.where(row.live[:, None, None, None], denoised, state.denoised)
-    return State(registers, state.row + row.live, denoised)
+    live = row.live[:, None, None, None]
+    denoised, memory = jnp.where(live, denoised, state.denoised), jnp.where(live, memory, state.memory)
+    return State(registers, state.row + row.live, denoised, memory)
 
 
 def clipped(denoised: jax.Array, clip_range: jax.Array, threshold: jax.Array) -> jax.Array:
@@ -134,7 +135,7 @@ def advance(
         leaf = jnp.asarray(leaf, jnp.float32)
         return leaf if jnp.ndim(plan.nfe) else jnp.broadcast_to(leaf, (batch, *leaf.shape))  # one plan for all images
 
-    by_row = [for_batch(leaf) for leaf in (plan.weights, plan.estimate, plan.timesteps, plan.known)]
+    rows = jax.tree.map(for_batch, plan.rows)
     clip_range, threshold = for_batch(plan.clip_range), for_batch(plan.threshold)
     stop = jnp.minimum(stop, jnp.asarray(plan.nfe))
 
@@ -142,13 +143,13 @@ def advance(
         live = jnp.broadcast_to(state.row < stop, (batch,))
 
         def run(state: State) -> State:
-            weights, estimate, timesteps, known_scale = (field[jnp.arange(batch), state.row] for field in by_row)
-            row = PlanRow(weights, estimate, timesteps, known_scale, clip_range, threshold, state.row, live)
+            at = jax.tree.map(lambda field: field[jnp.arange(batch), state.row], rows)
+            row = PlanRow(at, clip_range, threshold, state.row, live)
             return step(row, state, model, noise(state.row), known)
 
         return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
 
-    return jax.lax.scan(body, state, None, length=plan.weights.shape[-3])[0]
+    return jax.lax.scan(body, state, None, length=plan.sigmas.shape[-1])[0]
 
 
 def denoise(plan: Plan, model: Model, x: jax.Array, key: jax.Array | None = None, step_noise=None) -> jax.Array:
@@ -164,22 +165,22 @@ def denoise(plan: Plan, model: Model, x: jax.Array, key: jax.Array | None = None
     Returns the final sample in the scale of images or of VAE latents. Raises InputError for a stochastic plan without
     a key or step_noise.
     """
-    if key is None and step_noise is None and isinstance(plan.weights, np.ndarray) and plan.draws_noise:
+    if key is None and step_noise is None and isinstance(plan.sigmas, np.ndarray) and plan.draws_noise:
         raise InputError("this sampler draws noise at every step: pass a key (or step_noise) to denoise")
     plan = plan.padded()
     noise = noise_source(x.shape, key, step_noise)
-    state = advance(plan, init_state(plan, x), of_timesteps(model), noise, plan.weights.shape[-3])
+    state = advance(plan, init_state(plan, x), of_timesteps(model), noise, plan.sigmas.shape[-1])
     return result(plan, state)
 
 
 def of_timesteps(model: Model) -> RowModel:
     """A network that asks for the timestep alone, as `advance` wants one."""
 
-    def asked(x: jax.Array, row: PlanRow) -> tuple[jax.Array, jax.Array]:
-        output = model(x, row.timesteps)
-        return output, output
+    def at_row(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        output = model(x, jnp.asarray(row.at.timesteps))
+        return output, output, memory
 
-    return asked
+    return at_row
 
 
 def noise_source(shape: tuple[int, ...], key: jax.Array | None, step_noise=None) -> Callable[[jax.Array], jax.Array]:
@@ -198,6 +199,6 @@ def _scaled(x: jax.Array, scale) -> jax.Array:
     return _over_samples(jnp.broadcast_to(jnp.asarray(scale, jnp.float32), x.shape[:1]), x) * x
 
 
-def _over_samples(coefficients: jax.Array, x: jax.Array) -> jax.Array:
+def _over_samples(coefficients: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
     """Coefficients [batch, ...] with the axes behind them that let them multiply samples."""
-    return coefficients.reshape(coefficients.shape + (1,) * (x.ndim - 1))
+    return jnp.asarray(coefficients).reshape(coefficients.shape + (1,) * (x.ndim - 1))

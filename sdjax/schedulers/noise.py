@@ -132,9 +132,9 @@ class NoiseSchedule:
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self)))
 
     def scale(self, sigma):
-        """What the sample `x0 + sigma * noise` is divided by before a network sees it; 1 / s(t) of Karras et al. (2022).
+        """Divides the sample `x0 + sigma * noise` before a network sees it: 1 / s(t) of Karras et al. (2022).
 
-        It makes the sample variance preserving. A flow-matching schedule would divide by `1 + sigma`; it would also need
+        It makes the sample variance preserving. A flow-matching schedule would divide by `1 + sigma`, and would need
         a prediction type of its own in the three methods below, whose v belongs to variance-preserving samples.
         """
         return np.sqrt(1 + sigma**2)

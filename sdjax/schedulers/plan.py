@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +17,15 @@ from sdjax.schedulers.spacings import Grid
 SMALLEST_BUCKET = 128
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a sampler does, as arrays: a pytree, so that it can be stacked over a batch and passed to compiled code.
-
-    The registers hold samples scaled to unit variance, `x / sqrt(1 + sigma**2)`: what a network sees.
+class Rows(NamedTuple):
+    """The rows of a plan, each an evaluation of the network. Fields start with the rows, after the batch if stacked.
 
     weights: [rows, registers, registers + 3]  new registers from [registers, denoised, raw, noise] (see `solvers.rows`)
     estimate: [rows, 2]  denoised = estimate[0] * x + estimate[1] * output
-    timesteps: [rows]  what the network is told
-    sigmas: [rows]  the noise level at which it is asked
+    timesteps: [rows]  the network's input
+    sigmas: [rows]  the noise level of the sample that the network sees
     is_step: [rows]  False where a row ends inside a step
-    known: [rows, 2]  sample behind the row = known[0] * latents + known[1] * noise, where the latents are known
-    clip_range: []  estimates of x0 are clipped to +-this; infinite where they are not
-    threshold: [2]  quantile and largest value of dynamic thresholding; 0 where there is none
-    nfe: []  evaluations of the network: the rows that count; those behind them are padding
-    data_std: []  what divides latents that are started from (see `NoiseSchedule`)
-    start_scale: []  factor of standard-normal noise that makes the first sample
-    result_scale: []  factor of the last sample that makes the result
+    known: [rows, 2]  sample after the row = known[0] * latents + known[1] * noise, where the latents are known
     """
 
     weights: np.ndarray
@@ -43,11 +34,31 @@ class Plan:
     sigmas: np.ndarray
     is_step: np.ndarray
     known: np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a sampler does, as arrays: a pytree, so that it can be stacked over a batch and passed to compiled code.
+
+    The registers hold samples as a network sees them, divided by `NoiseSchedule.scale`.
+
+    rows: see `Rows`. nfe: []  evaluations of the network: the rows that count; those after them are padding
+    clip_range: []  x0 estimates are clipped to +-this; infinite where they are not
+    threshold: [2]  quantile and largest value of dynamic thresholding; 0 where there is none
+    data_std: []  divides latents to start from (see `NoiseSchedule`)
+    start_scale: []  factor of standard-normal noise that makes the first sample
+    latents_scale: []  divides the first sample where it is made from latents
+    result_scale: []  factor of the last sample that makes the result
+    """
+
+    rows: Rows
+    nfe: np.ndarray
     clip_range: np.ndarray
     threshold: np.ndarray
-    nfe: np.ndarray
     data_std: np.ndarray
     start_scale: np.ndarray
+    latents_scale: np.ndarray
     result_scale: np.ndarray
 
     @classmethod
@@ -73,41 +84,56 @@ class Plan:
             weights.append(_matrix(row) * inputs / outputs[:, None])
             saved_scale = outputs[SAVED.argmax()]
         sigmas = np.array([row.sigma for row in rows])
-        network_sees_x = grid.noise.scale(sigmas)
+        scales = grid.noise.scale(sigmas)
         # What is known is as noisy as the sample is when the network is asked next, and without noise at the end.
-        known = np.stack([1 / network_sees_x / grid.noise.data_std, sigmas / network_sees_x], axis=-1)
+        known = np.stack([1 / scales / grid.noise.data_std, sigmas / scales], axis=-1)
         plan = cls(
-            weights=np.array(weights),
-            estimate=np.stack(
-                [denoised(network_sees_x, 0 * sigmas, sigmas), denoised(0 * sigmas, 1 + 0 * sigmas, sigmas)], axis=-1
+            rows=Rows(
+                weights=np.array(weights),
+                estimate=np.stack(
+                    [denoised(scales, 0 * sigmas, sigmas), denoised(0 * sigmas, 1 + 0 * sigmas, sigmas)], axis=-1
+                ),
+                timesteps=np.array(
+                    [grid.timestep(row.sigma) if row.timestep is None else row.timestep for row in rows]
+                ),
+                sigmas=sigmas,
+                is_step=np.array([row.is_step for row in rows]),
+                known=np.array([*known[1:], (1 / result_scale, 0)]),
             ),
-            timesteps=np.array([grid.timestep(row.sigma) if row.timestep is None else row.timestep for row in rows]),
-            sigmas=sigmas,
-            is_step=np.array([row.is_step for row in rows]),
-            known=np.array([*known[1:], (1 / result_scale, 0)]),
+            nfe=np.array(len(rows), np.int32),
             clip_range=np.array(np.inf if clip_range is None else clip_range),
             threshold=np.array(threshold or (0.0, 0.0)),
-            nfe=np.array(len(rows), np.int32),
             data_std=np.array(grid.noise.data_std),
             start_scale=np.array(start_scale),
+            latents_scale=np.array(scales[0]),
             result_scale=np.array(result_scale),
         )
         _check(plan, rows)
         return plan
 
     @property
+    def timesteps(self) -> np.ndarray:
+        """[rows], the network's input."""
+        return self.rows.timesteps
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """[rows], the noise level of the sample that the network sees."""
+        return self.rows.sigmas
+
+    @property
     def draws_noise(self) -> bool:
         """Whether any row uses fresh noise. For a plan on the host, not inside compiled code."""
-        return bool(np.any(self.weights[..., -1] != 0))
+        return bool(np.any(self.rows.weights[..., -1] != 0))
 
     @property
     def uses_raw_estimate(self) -> bool:
         """Whether any row takes the direction of the noise from an estimate of its own (`RAW`)."""
-        return bool(np.any(self.weights[..., RAW.argmax()] != 0))
+        return bool(np.any(self.rows.weights[..., RAW.argmax()] != 0))
 
     def rows_of(self, steps: int) -> np.ndarray:
         """How many rows the first `steps` steps take, all rows where a plan has fewer steps; [batch] where stacked."""
-        done = np.cumsum(self.is_step, axis=-1) >= steps
+        done = np.cumsum(self.rows.is_step, axis=-1) >= steps
         return np.where(done.any(-1), done.argmax(-1) + 1, self.nfe).astype(np.int32)
 
     def padded(self, at_least: int = SMALLEST_BUCKET) -> "Plan":
@@ -116,37 +142,28 @@ class Plan:
         The buckets are 128, 256, 512, ... rows. Rows that do nothing are skipped, and that is cheap: the loop of a
         plan of 20 rows costs the same in a bucket of 128 as in one of 32 (`python -m benchmarks loop`).
         """
-        rows = self.weights.shape[-3]
+        rows = self.sigmas.shape[-1]
         extra = max(at_least, 1 << (rows - 1).bit_length()) - rows
         if extra == 0:
             return self
+        axis = np.ndim(self.nfe)
 
-        def pad(leaf, axis: int):
-            widths = [(0, 0)] * leaf.ndim
-            widths[axis] = (0, extra)
+        def pad(leaf):
+            widths = [(0, extra if k == axis else 0) for k in range(leaf.ndim)]
             return (np if isinstance(leaf, np.ndarray) else jnp).pad(leaf, widths)
 
-        return replace(
-            self,
-            weights=pad(self.weights, -3),
-            estimate=pad(self.estimate, -2),
-            timesteps=pad(self.timesteps, -1),
-            sigmas=pad(self.sigmas, -1),
-            is_step=pad(self.is_step, -1),
-            known=pad(self.known, -2),
-        )
+        return replace(self, rows=jax.tree.map(pad, self.rows))
 
     def start(self, noise, latents=None):
-        """The first sample, as the network sees it.
+        """The first sample, as the network sees it, [batch, h, w, channels].
 
-        noise: standard normal, [batch, height, width, channels].
-        latents: what to start from instead of nothing (image to image), of the same shape.
+        noise: standard normal, of that shape. latents: to start from instead of nothing (image to image), likewise.
         """
         if latents is None:
             return noise * _over_samples(self.start_scale, noise)
         sigma = np.asarray(self.sigmas)[..., 0]
         latents = latents / _over_samples(self.data_std, noise)
-        return (latents + _over_samples(sigma, noise) * noise) / _over_samples(np.sqrt(1 + sigma**2), noise)
+        return (latents + _over_samples(sigma, noise) * noise) / _over_samples(self.latents_scale, noise)
 
 
 def _over_samples(values: np.ndarray, noise) -> np.ndarray:
@@ -164,7 +181,7 @@ def _check(plan: Plan, rows: Sequence[Row]) -> None:
     """Raise SolverError at the first row with a number that is NaN, infinite or too large for float32."""
     largest = np.finfo(np.float32).max
     for name in ("sigmas", "timesteps", "weights", "estimate", "known"):
-        table = getattr(plan, name)
+        table = getattr(plan.rows, name)
         wrong = ~(np.abs(table) <= largest).reshape(len(rows), -1).all(-1)
         if wrong.any():
             k = int(wrong.argmax())

@@ -80,7 +80,7 @@ class Scheduler:
         timesteps: falling timesteps to ask the network at, instead of a number of steps and a spacing.
         sigmas: falling noise levels to ask the network at, and behind them the level to end at (mostly 0).
         Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
-        that do not fall, and for what the solver cannot do; SolverError, with the row, for a solver whose rows are wrong.
+        that do not fall, and for what the solver cannot do; SolverError, with the row, for a solver with wrong rows.
         """
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")

@@ -10,6 +10,7 @@ from sdjax.errors import InputError
 from sdjax.settings.setting import Setting, kind_of
 
 RNGS = ("jax", "torch", "philox")
+GUIDANCES = ("cfg", "apg")
 UPSCALERS = ("latent", "lanczos")
 SYNTAXES = ("a1111", "plain")
 LAST_SEED = 2**64 - 1
@@ -62,6 +63,16 @@ class Picture:
     cfg_plus_plus: Annotated[bool, Setting(
         "Take the noise direction from the unguided prediction (arXiv:2406.08070), for samplers of first order; "
         "scales of 0 to 2 suit it.", GUIDANCE)] = False
+    guidance: Annotated[str, Setting(
+        "How the two predictions are combined: classifier-free (cfg) or projected (apg, arXiv:2410.02416).", GUIDANCE,
+        choices=GUIDANCES)] = "cfg"
+    apg_eta: Annotated[float, Setting(
+        "The weight of the part that is parallel to the conditional prediction.", GUIDANCE, needs="guidance")] = 1.0
+    apg_norm_threshold: Annotated[float, Setting(
+        "The largest norm of the difference of the predictions; 0 for any.", GUIDANCE, 0, needs="guidance")] = 15.0
+    apg_momentum: Annotated[float, Setting(
+        "The weight of the differences of earlier steps, mostly negative; 0 for none.", GUIDANCE, -1, 1,
+        needs="guidance")] = 0.0
     sampler: Annotated[str | None, Setting(
         "One of those that `sdjax samplers` lists, or A1111's name.", SAMPLING, unset="the model's own")] = None
     spacing: Annotated[str | None, Setting(

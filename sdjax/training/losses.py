@@ -53,7 +53,7 @@ class TextToImage:
         x0 = batch["mean"] + batch["deviation"] * _normal(keys, "latents", batch["mean"].shape[1:])
         dropped = jax.vmap(lambda key: jax.random.bernoulli(_use(key, "caption"), self.caption_dropout))(keys)
         ids = jnp.where(dropped[:, None], jnp.array(self.empty), batch["ids"])
-        context = self.text_encoder.apply({"params": params["text_encoder"]}, ids)
+        context = self.text_encoder.apply({"params": params["text_encoder"]}, ids).context
 
         def predict(sample: jax.Array, times: jax.Array) -> jax.Array:
             return self.unet.apply({"params": params["unet"]}, sample, times, context)

@@ -114,7 +114,9 @@ def networks(pipe) -> list:
 def outputs_of_ours(pipe) -> tuple[np.ndarray, np.ndarray]:
     text_encoder, unet = networks(pipe)
     text = text_encoder({"params": pipe.params["text_encoder"]}, IDS)
-    return np.asarray(text), np.asarray(unet({"params": pipe.params["unet"]}, SAMPLE, np.array([321.0] * 2), CONTEXT))
+    return np.asarray(text.context), np.asarray(
+        unet({"params": pipe.params["unet"]}, SAMPLE, np.array([321.0] * 2), CONTEXT)
+    )
 
 
 random = np.random.default_rng(0)

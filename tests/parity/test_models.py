@@ -57,8 +57,8 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 def pair(class_name: str, config: dict, seed: int = 0):
     """The module, its parameters and the PyTorch model of which they are copies."""
-    if class_name == "CLIPTextModel":
-        theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config))
+    if class_name.startswith("CLIPTextModel"):
+        theirs = getattr(transformers, class_name)(transformers.CLIPTextConfig(**config))
     else:
         theirs = getattr(diffusers, class_name).from_config(config)
     theirs = randomise(theirs, seed)
@@ -117,7 +117,7 @@ def clip_error(config: dict, tokens: int, batch: int = 2, seed: int = 0) -> floa
     ids = np.random.default_rng(seed).integers(0, module.config.vocab_size, (batch, tokens))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids)).last_hidden_state
-    return relative_error(jax.jit(module.apply)({"params": params}, ids), expected.numpy())
+    return relative_error(jax.jit(module.apply)({"params": params}, ids).context, expected.numpy())
 
 
 def unet_config(down: str, channels: tuple[int, ...], **rest) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sdjax
-from sdjax.parallel import shard, unshard
+from sdjax.parallel import unshard
 from sdjax.prompts import parse_emphasis, weighted_chunks
 
 PROMPTS = [
@@ -79,8 +79,8 @@ def test_a_seed_gives_the_picture_of_diffusers(theirs, ours, sampler, class_name
 
 def encoded(pipe, prompt, skip=0):
     tokens = weighted_chunks(pipe.facts.tokenizer, prompt, pipe.facts.words)
-    inputs = (shard(leaf[None]) for leaf in (*tokens, np.array(skip, np.int32)))
-    return unshard(pipe._encode_text(pipe.params["text_encoder"], *inputs), 1)
+    inputs = (leaf[None] for leaf in (*tokens, np.array(skip, np.int32)))
+    return unshard(pipe.networks.encode_text(pipe.params["text_encoder"], *inputs), 1)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

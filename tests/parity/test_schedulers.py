@@ -128,15 +128,15 @@ def ours(config, steps, strength, told):
 def run_on_host(plan, latents=None):
     """The plan by a plain loop in float64."""
     fresh = iter(NOISE)
-    registers = np.zeros((plan.weights.shape[-2], *SHAPE))
+    registers = np.zeros((plan.rows.weights.shape[-2], *SHAPE))
     registers[0] = plan.start(START, latents)
     for k in range(int(plan.nfe)):
-        a, b = plan.estimate[k]
+        a, b = plan.rows.estimate[k]
         raw = a * registers[0] + b * network(registers[0], plan.timesteps[k])
         denoised = clipped(raw, plan)
-        noise = next(fresh) if plan.weights[k][:, -1].any() else np.zeros(SHAPE)
+        noise = next(fresh) if plan.rows.weights[k][:, -1].any() else np.zeros(SHAPE)
         inputs = np.concatenate([registers, np.stack([denoised, raw, noise])])
-        registers = np.tensordot(plan.weights[k], inputs, 1)
+        registers = np.tensordot(plan.rows.weights[k], inputs, 1)
     return registers[0] * plan.result_scale
 
 

@@ -85,7 +85,7 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
     with torch.no_grad():
         if component == "text_encoder":
             ids = random.integers(0, config.vocab_size, (2, 77))
-            return relative(ours.module.apply(variables, ids), theirs(torch.from_numpy(ids)).last_hidden_state)
+            return relative(ours.module.apply(variables, ids).context, theirs(torch.from_numpy(ids)).last_hidden_state)
         if component == "vae":
             image = random.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
             mean, _ = ours.module.apply(variables, image, method="encode")

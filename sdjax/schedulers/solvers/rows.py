@@ -5,8 +5,8 @@ its estimate of x0 at `X`; then every register becomes a linear combination of t
 fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these combinations. Samples are written as
 `x = x0 + sigma * noise`; all numbers are float64 on the host.
 
-`RAW` is the x0 estimate from which the noise in `X` is inferred, if other than `D`: before clipping, in the methods that
-clip the picture but not the noise, and unconditional under CFG++. Otherwise the two are equal.
+`RAW` is the x0 estimate from which the noise in `X` is inferred, if other than `D`: before clipping, in the methods
+that clip the picture but not the noise, and unconditional under CFG++. Otherwise the two are equal.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -1,0 +1,109 @@
+"""Guidance: how the conditional and the unconditional prediction become one. A registry, as that of the solvers.
+
+All kinds run in one program, and every picture of a batch may have another one: `combined` picks by picture. A new kind
+is a function and an entry in GUIDANCES; what it needs beside the scale is a field of `Guidance`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXES = (1, 2, 3)  # all but the batch
+
+
+class Guidance(NamedTuple):
+    """How strongly each picture follows its prompt, and in which way.
+
+    scale: [batch, rows], at every row of the plan; at 1 the unconditional prediction plays no part.
+    rescale: [batch], in [0, 1]; how far the deviation of the prediction is brought back to that of the conditional one.
+    plus_plus: [batch], whether the noise direction comes from the unconditional prediction (CFG++).
+    kind: [batch], the number of its entry in GUIDANCES.
+    eta, norm_threshold, momentum: [batch], of adaptive projected guidance; see `projected`.
+    """
+
+    scale: jax.Array | np.ndarray
+    rescale: jax.Array | np.ndarray
+    plus_plus: jax.Array | np.ndarray
+    kind: jax.Array | np.ndarray
+    eta: jax.Array | np.ndarray
+    norm_threshold: jax.Array | np.ndarray
+    momentum: jax.Array | np.ndarray
+
+
+def cfg(scale: np.ndarray) -> Guidance:
+    """Classifier-free guidance and nothing else, at scales [batch, rows]."""
+    zeros = np.zeros(len(scale), np.float32)
+    return Guidance(scale, zeros, zeros.astype(bool), zeros.astype(np.int32), zeros, zeros, zeros)
+
+
+class Pair(NamedTuple):
+    """The two predictions of a network at a row, and what guidance keeps from row to row.
+
+    positive, negative: [batch, h, w, channels]. scale: [batch, 1, 1, 1]. memory: as the predictions, zeros at first.
+    """
+
+    positive: jax.Array
+    negative: jax.Array
+    scale: jax.Array
+    memory: jax.Array
+
+
+# Maps the predictions to the guided one and the new memory.
+Combine = Callable[[Pair, Guidance], tuple[jax.Array, jax.Array]]
+
+
+def classifier_free(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array]:
+    """Ho and Salimans (2022), arXiv:2207.12598, as diffusers weighs it."""
+    return pair.negative + pair.scale * (pair.positive - pair.negative), pair.memory
+
+
+def projected(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array]:
+    """Adaptive projected guidance, Sadat et al. (2024), arXiv:2410.02416, on the network's predictions, as diffusers.
+
+    The difference of the two predictions gets `momentum` times that of earlier rows; is shortened to the norm
+    `norm_threshold`, where that is not 0; and its part parallel to the conditional prediction counts `eta` times. At
+    scale 1 the conditional prediction stands, and the memory stays.
+    """
+    momentum, threshold, eta = (
+        _over_samples(each) for each in (guidance.momentum, guidance.norm_threshold, guidance.eta)
+    )
+    memory = pair.positive - pair.negative + momentum * pair.memory
+    norm = jnp.sqrt(jnp.sum(memory**2, AXES, keepdims=True))
+    shortened = memory * jnp.where(threshold > 0, jnp.minimum(1, threshold / norm), 1)
+    unit = pair.positive / jnp.sqrt(jnp.sum(pair.positive**2, AXES, keepdims=True))
+    parallel = jnp.sum(shortened * unit, AXES, keepdims=True) * unit
+    guided = pair.negative + pair.scale * (shortened - parallel + eta * parallel)
+    is_off = pair.scale == 1
+    return jnp.where(is_off, pair.positive, guided), jnp.where(is_off, pair.memory, memory)
+
+
+GUIDANCES: dict[str, Combine] = {"cfg": classifier_free, "apg": projected}
+
+
+def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The guided prediction, the prediction that the noise direction comes from, and the new memory.
+
+    With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
+    arXiv:2406.08070, algorithm 1. Kinds after the first are computed in batches that have them.
+    """
+    output, memory = classifier_free(pair, guidance)
+    for number, combine in enumerate(list(GUIDANCES.values())[1:], start=1):
+        is_kind = guidance.kind == number
+
+        def picked(output: jax.Array, memory: jax.Array, combine=combine, is_kind=is_kind):
+            return tuple(
+                jnp.where(_over_samples(is_kind), new, old)
+                for new, old in zip(combine(pair, guidance), (output, memory))
+            )
+
+        output, memory = jax.lax.cond(jnp.any(is_kind), picked, lambda *both: both, output, memory)
+    deviation = pair.positive.std(AXES, keepdims=True) / output.std(AXES, keepdims=True)
+    output = output * (1 + _over_samples(guidance.rescale) * (deviation - 1))
+    return output, jnp.where(_over_samples(guidance.plus_plus), pair.negative, output), memory
+
+
+def _over_samples(values: jax.Array | np.ndarray) -> jax.Array:
+    return jnp.asarray(values)[:, None, None, None]
