@@ -143,7 +143,7 @@ def denoiser(
     positive, negative, shared = conditioning
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which would round differently.
+        # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which rounds differently.
         timesteps, none = jnp.asarray(row.at.timesteps), jnp.zeros_like(x)
         output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, positive, shared), lambda: none)
         return output, output, memory
