@@ -1,7 +1,7 @@
 """One picture from a model's files, with pure functions alone: python docs/minimal.py [PICTURE.png]
 
-The page to read first. `sdjax.load()(PROMPT, seed=SEED, num_inference_steps=STEPS, guidance_scale=SCALE)` does the same,
-for many pictures, on all devices, and compiles once for all of them.
+The page to read first. `sdjax.load()(PROMPT, seed=SEED, num_inference_steps=STEPS, guidance_scale=SCALE)` does the
+same, for many pictures, on all devices, and compiles once for all of them.
 """
 
 import sys
