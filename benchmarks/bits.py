@@ -109,14 +109,14 @@ def lora(pipe: Pipeline, folder: Path) -> Path:
                 tensors[f"{name}.lora_down.weight"] = rng.normal(0, 0.2, (rank, inputs)).astype(np.float32)
                 tensors[f"{name}.lora_up.weight"] = rng.normal(0, 0.2, (outputs, rank)).astype(np.float32)
 
-    walk(pipe.model.components["unet"].params, "lora_unet")
+    walk(pipe.model.unet.params, "lora_unet")
     save_file(tensors, folder / "lora.safetensors")
     return folder / "lora.safetensors"
 
 
 def embedding(pipe: Pipeline, folder: Path) -> Path:
     """A word of two random vectors."""
-    width = pipe.model.components["text_encoder"].module.config.hidden_size
+    width = pipe.model.text_encoder.module.config.hidden_size
     vectors = np.random.default_rng(1).normal(0, 0.05, (2, width)).astype(np.float32)
     save_file({"<mine>": vectors}, folder / "mine.safetensors")
     return folder / "mine.safetensors"

@@ -60,7 +60,7 @@ def in_table(rows: int) -> Callable[[], Any]:
 
 def embedded_unet() -> Callable[[], Any]:
     """One evaluation of the embedded model's UNet for BATCH pictures and their unguided halves, at its own size."""
-    unet = read_model(embedded_models()["shapes"]).components["unet"]
+    unet = read_model(embedded_models()["shapes"]).unet
     config, params = unet.module.config, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), unet.params)
     sample = jnp.ones((2 * BATCH, config.sample_size, config.sample_size, config.in_channels))
     context = jnp.ones((2 * BATCH, TOKENS, config.cross_attention_dim))

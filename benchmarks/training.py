@@ -60,7 +60,7 @@ def training(
 
 def sdjax_step(model, latents: np.ndarray, context: np.ndarray) -> Callable[[], float]:
     """A step at every call, which returns its loss."""
-    unet = model.components["unet"].module
+    unet = model.unet.module
     denoising = Denoising(ForwardProcess(schedulers.from_config(model.scheduler_config).noise), None)
 
     def loss(params, frozen, batch, keys):
@@ -71,7 +71,7 @@ def sdjax_step(model, latents: np.ndarray, context: np.ndarray) -> Callable[[], 
 
     settings = Settings(batch_size=len(latents), learning_rate=LEARNING_RATE)
     step, batch = make_step(loss, settings), place({"latents": latents, "context": context})
-    state, number = begin(jax.device_put(model.components["unet"].params), settings), 0
+    state, number = begin(jax.device_put(model.unet.params), settings), 0
 
     def run() -> float:
         nonlocal state, number

@@ -13,12 +13,11 @@ from sdjax.convert.write import LEFT_OUT
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import within
 from sdjax.files.checkpoint import INDEX, component_classes, is_model, read_json, shorten
-from sdjax.models import MODELS
+from sdjax.models import COMPONENTS
 
 log = logging.getLogger("sdjax")
 
 COPIED = ("tokenizer", "scheduler", "low_res_scheduler")
-VAES = ("AutoencoderKL", "AutoencoderTiny")  # what a directory without an index may hold
 CONFIG = "config.json"
 
 
@@ -72,7 +71,7 @@ def _read_vae(path: Path, name: str, variant: str | None) -> Source:
 def vae_class(config: Mapping[str, Any], where: object) -> str:
     """The class of a network that has a directory or repository to itself. Raises CheckpointError if it is no VAE."""
     class_name = present_config(config).get("_class_name")
-    if class_name not in VAES:
+    if class_name not in COMPONENTS["vae"]:
         raise CheckpointError(f"{where} has no {INDEX}, and of networks by themselves only VAEs are converted")
     return class_name
 
@@ -86,7 +85,7 @@ def sort_components(index: Mapping[str, Any], where: Path) -> tuple[dict[str, st
     """The components of model_index.json that are converted, with their classes, and those that are copied."""
     classes = component_classes(without_flax(index), where)
     models = {name: cls for name, cls in classes.items() if name not in COPIED + LEFT_OUT}
-    if unknown := [f"{name} ({cls})" for name, cls in models.items() if cls not in MODELS]:
+    if unknown := [f"{name} ({cls})" for name, cls in models.items() if cls not in COMPONENTS.get(name, ())]:
         raise CheckpointError(f"{where} has components that sdjax does not implement: {shorten(unknown)}")
     return models, tuple(name for name in COPIED if name in classes)
 

@@ -19,7 +19,7 @@ from sdjax.convert.state import IGNORED, State, check_claimed, open_state
 from sdjax.convert.taesd import read_tiny_vae
 from sdjax.convert.tokenizer import END, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
-from sdjax.models import MODELS
+from sdjax.models import COMPONENTS, MODELS
 
 log = logging.getLogger("sdjax")
 
@@ -27,8 +27,6 @@ PREDICTIONS = ("epsilon", "v_prediction")
 MODEL_SPEC = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}  # in safetensors' metadata
 EMA = "model_ema.diffusion_model"
 SD2_BASE_STEPS = 875_000  # what the published 2.0 that predicts epsilon was trained for, as its .ckpt says
-
-NETWORKS = ("text_encoder", "unet", "vae")
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _infer_configs(state: State, kind: ldm.Kind, choices: Choices) -> dict[str, 
 def _read_configs(choices: Choices) -> dict[str, dict[str, Any]]:
     folder = choices.config
     assert folder is not None
-    configs = {component: read_config(folder, f"{component}/config.json") for component in NETWORKS}
+    configs = {component: read_config(folder, f"{component}/config.json") for component in COMPONENTS}
     schedulers = ["scheduler", *(["low_res_scheduler"] if (folder / "low_res_scheduler").is_dir() else [])]
     configs |= {name: read_config(folder, f"{name}/scheduler_config.json") for name in schedulers}
     if choices.prediction_type:

@@ -86,7 +86,7 @@ def default_dtype() -> str:
 def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:
     """Another VAE for a model. Raises InputError where its latents are other ones."""
     vae = read_vae(resolve(name, progress=progress))
-    ours, theirs = model.components["vae"].module.config, vae.module.config
+    ours, theirs = model.vae.module.config, vae.module.config
     if (theirs.latent_channels, theirs.factor) != (ours.latent_channels, ours.factor):
         raise InputError(
             f"the VAE of {name} does not suit {model.path}: its latents have {theirs.latent_channels} channels and "

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from sdjax.convert.keys import source_name, source_shapes
-from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.checkpoint import embedded_models, flat_specs, read_json
 from sdjax.files.tensors import open_tensors
 from sdjax.models import build
 
@@ -24,11 +25,11 @@ TINY = {
             "hidden_act": "quick_gelu",
             "hidden_size": 16,
             "intermediate_size": 32,
-            "max_position_embeddings": 8,
+            "max_position_embeddings": 77,
             "model_type": "clip_text_model",
             "num_attention_heads": 2,
             "num_hidden_layers": 2,
-            "vocab_size": 20,
+            "vocab_size": 621,  # the embedded model's tokenizer
         },
     ),
     "unet": (
@@ -40,6 +41,7 @@ TINY = {
             "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
             "layers_per_block": 1,
             "norm_num_groups": 4,
+            "sample_size": 8,
             "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
         },
     ),
@@ -70,13 +72,10 @@ def write_tiny(folder: Path) -> Path:
         stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
         save_file(weights, folder / name / f"{stem}.safetensors", {"format": "pt"})
         index[name] = ["diffusers", class_name]
-    for name, file, class_name in (
-        ("tokenizer", "vocab.json", "CLIPTokenizer"),
-        ("scheduler", "scheduler_config.json", "DDIMScheduler"),
-    ):
-        (folder / name).mkdir()
-        (folder / name / file).write_text(json.dumps({"_class_name": class_name}))
-        index[name] = ["diffusers", class_name]
+    shutil.copytree(embedded_models()["shapes"] / "tokenizer", folder / "tokenizer")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
+    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDIMScheduler"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

@@ -17,6 +17,11 @@ import hypothesis
 import jax
 import pytest
 from checkpoints import write_tiny
+from tiny_training import PAINTING, write_tiny_model
+
+import sdjax
+from sdjax.loading import keep_compiled_programs
+from sdjax.pipeline import Pipeline
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -40,6 +45,7 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             folder = folder.parent  # one for all workers
         folder = folder / "sdjax-cache"
         patch.setenv("SDJAX_CACHE", str(folder))
+        keep_compiled_programs()
         yield folder
 
 
@@ -76,6 +82,17 @@ def tiny_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_original: Path, tmp_path: Path) -> Path:
     """A copy of the tiny checkpoint, to be damaged at will."""
     return Path(shutil.copytree(tiny_original, tmp_path / "tiny-sd"))
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory that takes and makes what the embedded model does, a tenth as long; it has learned nothing."""
+    return write_tiny_model(tmp_path_factory.mktemp("small") / "small", PAINTING)
+
+
+@pytest.fixture(scope="module")
+def pipe(small: Path) -> Pipeline:
+    return sdjax.load(small)
 
 
 @pytest.fixture

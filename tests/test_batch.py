@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-import sdjax
 from sdjax.batch.drawing import Drawing
 from sdjax.batch.groups import batches_of
 from sdjax.batch.hosts import Hosts
@@ -35,12 +34,6 @@ from sdjax.batch.runner import Run, run
 from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.files.pictures import read_settings
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sdjax.load()
-
 
 ROWS = [
     {"prompt": "a red heart"},
@@ -181,10 +174,20 @@ def on_a_full_disk(command: list, folder: Path, scratch: Path) -> subprocess.Com
     return subprocess.run([*mounted, *command], capture_output=True, text=True, check=False)
 
 
-def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsys):
+def test_a_run_that_is_killed_ends_like_one_that_is_not(small, tmp_path, request, capsys):
     kills, count = (request.config.getoption(name) for name in ("kills", "rows"))
     rows = write_rows(tmp_path, mixed(count))
-    options = ["batch", str(rows), "--batch-size", str(SLOTS if count < LARGE else 8), "--shard-size", "10", "-o"]
+    options = [
+        "batch",
+        str(rows),
+        "--model",
+        str(small),
+        "--batch-size",
+        str(SLOTS if count < LARGE else 8),
+        "--shard-size",
+        "10",
+        "-o",
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*options, str(whole)]) == 0
     chosen = random.Random()
@@ -214,9 +217,21 @@ def test_a_run_that_is_killed_ends_like_one_that_is_not(tmp_path, request, capsy
 
 
 @pytest.mark.long
-def test_devices_and_processes_make_no_difference(tmp_path):
+def test_devices_and_processes_make_no_difference(small, tmp_path):
     rows = write_rows(tmp_path, mixed(LARGE))
-    options = ["batch", str(rows), "--batch-size", "8", "--shard-size", "10", "--container", "tar", "-o"]
+    options = [
+        "batch",
+        str(rows),
+        "--model",
+        str(small),
+        "--batch-size",
+        "8",
+        "--shard-size",
+        "10",
+        "--container",
+        "tar",
+        "-o",
+    ]
     assert main([*options, str(tmp_path / "one")]) == 0
     for devices in (2, 4):
         given_flags = os.environ.get("XLA_FLAGS", "")
@@ -229,9 +244,9 @@ def test_devices_and_processes_make_no_difference(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("then", [1, 3])
-def test_another_number_of_processes_goes_on(then, tmp_path):
+def test_another_number_of_processes_goes_on(then, small, tmp_path):
     rows = write_rows(tmp_path, mixed(24))
-    options = ["batch", str(rows), "--batch-size", str(SLOTS), "--shard-size", "10", "-o"]
+    options = ["batch", str(rows), "--model", str(small), "--batch-size", str(SLOTS), "--shard-size", "10", "-o"]
     assert main([*options, str(tmp_path / "whole")]) == 0
     first = processes(2, [*options, tmp_path / "changed"])
     while len(list((tmp_path / "changed").rglob("*.png"))) < 5:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-import sdjax
 from sdjax.batch.drawing import draw
 from sdjax.batch.formats import kind_of, read_rows
 from sdjax.batch.groups import Placed, batches_of
@@ -26,11 +25,6 @@ from sdjax.batch.rows import Item, Naming, Problem, complain, items_of
 from sdjax.errors import InputError
 from sdjax.files.pictures import encoded, read_settings
 from sdjax.pipeline.order import GroupKey
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sdjax.load()
 
 
 def read(path: Path, **options) -> tuple[list[Item], list[Problem]]:

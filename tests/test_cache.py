@@ -53,18 +53,18 @@ def test_where_nothing_can_be_written_all_works(cache):
     assert [cached("shapes", "a", lambda made=made: made) for made in (b"one", b"two")] == [b"one", b"two"]
 
 
-def test_the_next_pipeline_traces_no_network(tmp_path, monkeypatch):
+def test_the_next_pipeline_traces_no_network(small, tmp_path, monkeypatch):
     settings = {"num_inference_steps": 2, "output_type": "np"}
-    first = sdjax.load()(HEART, **settings).images
+    first = sdjax.load(small)(HEART, **settings).images
 
     def traced(*arguments):
         raise AssertionError("was traced again")
 
     monkeypatch.setattr(programs, "denoiser", traced)
-    assert np.array_equal(sdjax.load()(HEART, **settings).images, first)
+    assert np.array_equal(sdjax.load(small)(HEART, **settings).images, first)
     monkeypatch.setenv("SDJAX_CACHE", str(tmp_path / "empty"))
     with pytest.raises(AssertionError, match="traced again"):
-        sdjax.load()(HEART, **settings)
+        sdjax.load(small)(HEART, **settings)
 
 
 # Keys

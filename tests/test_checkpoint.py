@@ -86,7 +86,7 @@ def test_the_embedded_model_is_shapes_sd_trained_further(shapes_sd, tmp_path):
 
 
 def test_parameters_are_nested_as_the_module_wants_them(model):
-    unet = read_model(model).components["unet"]
+    unet = read_model(model).unet
     expected = jax.tree.map(np.shape, unet.params)
     assert expected["conv_in"]["kernel"] == (3, 3, 4, 8)
     assert jax.tree.structure(unet.params) == jax.tree.structure(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     assert captured.out == ""
     assert re.fullmatch(r"sdjax: .+\n", captured.err), captured.err
     return captured.err
+
+
+def test_a_fault_of_our_own_is_said_in_one_line_that_names_the_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("sdjax.cli.info._components_table", lambda _: 1 / 0)
+    assert main(["info", "shapes"]) == 1
+    told = complaint(capsys)
+    assert "this is a fault of sdjax (ZeroDivisionError: division by zero)" in told
+    [report] = tmp_path.glob("sdjax-*.txt")
+    assert told.endswith(f"{report}\n") and "sdjax/cli/info.py" in report.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +77,9 @@ def test_picture_tells_how_it_was_made_and_can_be_made_again(heart, tmp_path, ca
     assert np.array_equal(np.asarray(Image.open(heart)), np.asarray(Image.open(tmp_path / "again.png")))
 
 
-def test_generate_fills_a_folder_and_goes_on_counting(tmp_path, capsys):
-    arguments = ["generate", "a red ring", "a blue cross", "-o", str(tmp_path / "new"), "--num-images=2", "--steps=2"]
+def test_generate_fills_a_folder_and_goes_on_counting(small, tmp_path, capsys):
+    arguments = ["generate", "a red ring", "a blue cross", "-o", str(tmp_path / "new"), f"--model={small}"]
+    arguments += ["--num-images=2", "--steps=2"]
     for first, seeds, expected in ((1, (), (0, 1, 2, 3)), (5, (9, 4, 9, 2**64 - 1), (9, 4, 9, 2**64 - 1))):
         assert main([*arguments, *(f"--seed={seed}" for seed in seeds)]) == 0
         paths = [tmp_path / "new" / f"sdjax-{first + i:04d}.png" for i in range(4)]
@@ -208,9 +220,10 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_that_is_not_utf_8_is_written_and_printed_as_it_is(tmp_path):
+def test_a_name_that_is_not_utf_8_is_written_and_printed_as_it_is(small, tmp_path):
     path = os.fsencode(tmp_path / "star-") + b"\xff.png"
-    ended = subprocess.run([*SDJAX, "generate", "a star", "--steps", "1", "-o", path], capture_output=True, check=True)
+    painting = [*SDJAX, "generate", "a star", "--model", small, "--steps", "1", "-o", path]
+    ended = subprocess.run(painting, capture_output=True, check=True)
     assert ended.stdout == path + b"\n"
     assert Image.open(path).size == (64, 64)
 
@@ -300,9 +313,9 @@ def test_info_counts_what_is_in_the_files(capsys):
         assert type(component.module).__name__ in row and f"{count:,}" in row and "float16" in row
     assert model.scheduler_config["_class_name"] in shown
     listed = shown[shown.index("unet block") :].splitlines()[1:]
-    assert {line.split()[0] for line in listed} == set(model.components["unet"].params)
+    assert {line.split()[0] for line in listed} == set(model.unet.params)
     unet_total = sum(int(line.split()[-1].replace(",", "")) for line in listed)
-    assert unet_total == sum(leaf.size for leaf in leaves(model.components["unet"].params))
+    assert unet_total == sum(leaf.size for leaf in leaves(model.unet.params))
 
 
 def test_info_says_how_a_picture_was_made(tmp_path, capsys):
@@ -318,11 +331,24 @@ def test_info_says_how_a_picture_was_made(tmp_path, capsys):
     assert "ring.png" in complaint(capsys)
 
 
-def test_like_paints_a_picture_again(tmp_path, capsys):
-    vectors = np.random.default_rng(0).standard_normal((2, 128)).astype(np.float32)
+def test_like_paints_a_picture_again(small, tmp_path, capsys):
+    vectors = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
     save_file({"emb_params": vectors}, tmp_path / "odd.safetensors")
     first, again, other = (tmp_path / f"{name}.png" for name in ("first", "again", "other"))
-    options = ["--sampler", "Euler a", "--steps", "3", "--rng", "torch", "--clip-skip", "1", "--seed", "9"]
+    options = [
+        "--sampler",
+        "Euler a",
+        "--steps",
+        "3",
+        "--rng",
+        "torch",
+        "--clip-skip",
+        "1",
+        "--seed",
+        "9",
+        "--model",
+        str(small),
+    ]
     options += ["--embedding", str(tmp_path / "odd.safetensors"), "--guidance-interval", "0", "0.5"]
     assert main(["generate", "an [odd:red:0.4] (ring:1.2)", "-o", str(first), *options]) == 0
     assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
@@ -335,7 +361,7 @@ def test_like_paints_a_picture_again(tmp_path, capsys):
     assert "euler_ancestral" in capsys.readouterr().out
 
 
-def test_like_says_what_it_cannot_follow(tmp_path, capsys):
+def test_like_says_what_it_cannot_follow(small, tmp_path, capsys):
     path = tmp_path / "theirs.png"
     info = PngInfo()
     text = "a red ring\nSteps: 2, Sampler: Euler a, Seed: 3, Size: 64x64, Hires upscale: 2, Model: v1-5, Clip skip: 2"
@@ -343,7 +369,7 @@ def test_like_says_what_it_cannot_follow(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     assert main(["generate", "--like", str(path), "-o", str(tmp_path / "new.png")]) == 1
     assert "give --model" in complaint(capsys)
-    assert main(["generate", "--like", str(path), "--model", "shapes", "-o", str(tmp_path / "new.png")]) == 0
+    assert main(["generate", "--like", str(path), "--model", str(small), "-o", str(tmp_path / "new.png")]) == 0
     assert "not followed: Hires upscale: 2" in capsys.readouterr().err
     settings = read_settings(tmp_path / "new.png")
     assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("euler_ancestral", "linspace", "philox")

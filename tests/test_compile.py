@@ -5,14 +5,12 @@ import re
 import numpy as np
 import pytest
 
-import sdjax
 from sdjax.cli import main
 from sdjax.pipeline.request import pictures_of
 
 
 @pytest.mark.parametrize("images", [{}, {"image": np.full((64, 64, 3), 99, np.uint8)}], ids=["text", "image"])
-def test_what_was_made_ahead_is_not_made_again(images, compilations):
-    pipe = sdjax.load()
+def test_what_was_made_ahead_is_not_made_again(pipe, images, compilations):
     pipe.compile(pictures_of(["anything"], images))
     assert compilations
     compilations.clear()
@@ -20,8 +18,8 @@ def test_what_was_made_ahead_is_not_made_again(images, compilations):
     assert not compilations
 
 
-def test_the_command_tells_what_it_made(capsys):
-    assert main(["compile", "--size", "64x64", "--batch", "1"]) == 0
+def test_the_command_tells_what_it_made(small, capsys):
+    assert main(["compile", str(small), "--size", "64x64", "--batch", "1"]) == 0
     printed = capsys.readouterr().out
     assert re.fullmatch(r"64x64, 1 at once: text \d+\.\d s, denoising \d+\.\d s, decoding \d+\.\d s\n", printed)
 

@@ -12,7 +12,7 @@ from sdjax.convert.hub import needed_files
 from sdjax.errors import CheckpointError
 from sdjax.files.atomic import new_directory, sweep
 from sdjax.files.checkpoint import embedded_models, read_json, read_model
-from sdjax.models import MODELS
+from sdjax.models import COMPONENTS, MODELS
 
 # The cache
 
@@ -125,10 +125,11 @@ def test_a_hub_model_that_sdjax_lacks_is_refused_before_the_download(shared):
         needed_files([], index, None, "stabilityai/stable-diffusion-xl-base-1.0")
 
 
-@pytest.mark.parametrize("class_name", MODELS)
-def test_every_model_is_reachable_from_an_index(class_name):
-    files = ["x/config.json", "x/model.safetensors"]
-    assert needed_files(files, {"x": ["any", class_name]}, None, "a/b") == ["model_index.json", *files]
+@pytest.mark.parametrize(("name", "class_name"), [(name, cls) for name in COMPONENTS for cls in COMPONENTS[name]])
+def test_every_component_is_reachable_from_an_index(name, class_name):
+    assert class_name in MODELS
+    files = [f"{name}/config.json", f"{name}/model.safetensors"]
+    assert needed_files(files, {name: ["any", class_name]}, None, "a/b") == ["model_index.json", *files]
 
 
 def test_the_hub_is_asked_once_and_then_not_needed(tiny, tmp_path, hub, ask_hub):

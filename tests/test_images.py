@@ -23,11 +23,6 @@ rng = np.random.default_rng(0)
 PHOTO = rng.integers(0, 256, (64, 64, 3), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return sdjax.load(dtype="float32")
-
-
 def mask_of(*box, size=(64, 64)):
     mask = Image.new("L", size, 0)
     ImageDraw.Draw(mask).rectangle(box, fill=255)
@@ -188,7 +183,8 @@ def test_only_the_masked_part_of_a_larger_picture(pipe):
     assert changed.sum() == changed[50:91, 100:141].sum()
 
 
-def test_low_strength_keeps_the_picture_and_high_strength_does_not(pipe):
+def test_low_strength_keeps_the_picture_and_high_strength_does_not():
+    pipe = sdjax.load()
     scene = pipe(HEART, seed=3).images[0]
     distances = []
     for strength in (0.1, 0.5, 1.0):
@@ -269,11 +265,11 @@ def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
     assert got.settings[0]["width"] == 64 and got.settings[0]["hires_scale"] == 1.5
 
 
-def test_on_the_command_line(tmp_path, capsys):
+def test_on_the_command_line(small, tmp_path, capsys):
     """One picture into the next: painted, painted over, and a part of it painted anew."""
     scene, over, anew, mask = (str(tmp_path / f"{name}.png") for name in ("scene", "over", "anew", "mask"))
     mask_of(20, 20, 50, 50).save(mask)
-    few = ["--steps", "4", "--seed", "3"]
+    few = ["--model", str(small), "--steps", "4", "--seed", "3"]
     assert main(["generate", HEART, "-o", scene, *few]) == 0
     assert main(["img2img", "a blue star", scene, "--strength", "0.5", "-o", over, *few]) == 0
     assert main(["inpaint", "a blue star", over, mask, "--mask-blur", "0", "-o", anew, *few]) == 0

@@ -31,10 +31,10 @@ def test_previews_and_an_animation_beside_the_picture(tmp_path, capsys):
     assert np.abs(pixels(animation, 3) - pixels(heart)).mean() < 4  # a .webp loses some
 
 
-def test_compare_draws_what_generate_draws(tmp_path):
+def test_compare_draws_what_generate_draws(small, tmp_path):
     """In its last column; every cell is enlarged twice, which the labels' places follow from."""
     compared, made = tmp_path / "grid.png", tmp_path / "heart.png"
-    options = ["--steps", "10", "--seed", "5"]
+    options = ["--steps", "10", "--seed", "5", "--model", str(small)]
     assert main(["compare", HEART, "--samplers", "euler,ddim", "--at", "2,10", "-o", str(compared), *options]) == 0
     assert main(["generate", HEART, "--sampler", "euler", "-o", str(made), *options]) == 0
     sheet, heart = pixels(compared), pixels(made).repeat(2, 0).repeat(2, 1)

@@ -198,7 +198,7 @@ def test_kernels_are_the_base_and_the_sum_of_products(pipe, both, write):
     second = write(kohya(KOHYA, dense(rank=2, seed=9), alpha=3), "second")
     assert pipe.load_lora_weights(both, scale=0.5) == "it"
     assert pipe.load_lora_weights(second, adapter_name="mine", scale=-2) == "mine"
-    base = kernel(pipe.model.components["unet"].params, QUERY).astype(np.float64)
+    base = kernel(pipe.model.unet.params, QUERY).astype(np.float64)
     (down, up), (down2, up2) = dense(), dense(rank=2, seed=9)
     first, other = (8 / 4 * up.astype(np.float64) @ down).T, (3 / 2 * up2.astype(np.float64) @ down2).T
     np.testing.assert_allclose(kernel(pipe.params["unet"], QUERY), base + 0.5 * first - 2 * other, rtol=1e-4, atol=1e-6)
@@ -219,7 +219,7 @@ def test_load_takes_loras_and_pictures_name_them(pipe, both):
 def test_files_of_one_name_get_names_of_their_own(pipe, both):
     """diffusers calls every file pytorch_lora_weights.safetensors."""
     assert [pipe.load_lora_weights(both, scale=scale) for scale in (0.1, 0.2, 0.3)] == ["it", "it_2", "it_3"]
-    base, all_three = (kernel(tree, QUERY) for tree in (pipe.model.components["unet"].params, pipe.params["unet"]))
+    base, all_three = (kernel(tree, QUERY) for tree in (pipe.model.unet.params, pipe.params["unet"]))
     pipe.unload_lora_weights()
     pipe.load_lora_weights(both, scale=0.6)
     np.testing.assert_allclose(all_three, kernel(pipe.params["unet"], QUERY), rtol=1e-5, atol=1e-6)
@@ -228,7 +228,7 @@ def test_files_of_one_name_get_names_of_their_own(pipe, both):
 
 def test_sums_are_made_in_float32_and_rounded_once(both):
     pipe = sdjax.load(dtype="bfloat16", loras=[(both, 0.3)])
-    base = kernel(pipe.model.components["unet"].params, QUERY)
+    base = kernel(pipe.model.unet.params, QUERY)
     down, up = dense()
     expected = base.astype(np.float32) + np.float32(0.3 * 8 / 4) * np.tensordot(down, up, axes=(0, 1))
     got = kernel(pipe.params["unet"], QUERY)

@@ -32,6 +32,10 @@ OTHER = {
     "guidance_interval": (0.25, 0.75),
     "guidance_rescale": 0.5,
     "cfg_plus_plus": True,
+    "guidance": "apg",
+    "apg_eta": 0.5,
+    "apg_norm_threshold": 2.0,
+    "apg_momentum": -0.25,
     "sampler": "ddim",
     "spacing": "trailing",
     "eta": 0.5,
@@ -97,7 +101,7 @@ def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
         assert {name: getattr(picture, name) for name in OTHER} == OTHER
 
 
-def test_a_png_tells_every_setting_and_like_paints_it_again(tmp_path, capsys):
+def test_a_png_tells_every_setting_and_like_paints_it_again(small, tmp_path, capsys):
     """By way of the options, the PNG's text, and `--like`."""
     values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"}
     said = []
@@ -106,7 +110,7 @@ def test_a_png_tells_every_setting_and_like_paints_it_again(tmp_path, capsys):
         parts = value if isinstance(value, tuple) else (value,)
         said += [option] if value is True else [option, *map(str, parts)]
     first, again = tmp_path / "first.png", tmp_path / "again.png"
-    assert main(["generate", "a red heart", "-o", str(first), "--seed", "9", *said]) == 0
+    assert main(["generate", "a red heart", "-o", str(first), "--seed", "9", "--model", str(small), *said]) == 0
     assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
     capsys.readouterr()
     told = read_settings(first)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sdjax
 from sdjax.errors import CheckpointError, InputError
 from sdjax.pipeline import load_state, save_state
 from sdjax.pipeline.request import pictures_of
@@ -20,8 +19,8 @@ import sys, numpy as np, sdjax
 from sdjax.pipeline import load_state
 sys.path.insert(0, "tests")
 from test_suspend import pictures
-folder, rng, sampler = sys.argv[1:]
-pipe = sdjax.load()
+model, folder, rng, sampler = sys.argv[1:]
+pipe = sdjax.load(model)
 for scale in (1.0, 5.0):
     batch = pipe.begin(pipe.prepare(pictures(rng, sampler, scale)))
     *_, last = pipe.denoise(batch, state=load_state(f"{folder}/state.safetensors"))
@@ -36,19 +35,14 @@ def pictures(rng: str, sampler: str, after: float):
     return pictures_of(PROMPTS, settings, seed=3)
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return sdjax.load()
-
-
 @pytest.mark.parametrize(("rng", "sampler"), [("jax", "dpmpp_2m"), ("torch", "euler_ancestral")])
-def test_a_run_goes_on_in_another_process_under_other_settings(pipe, tmp_path, rng, sampler):
+def test_a_run_goes_on_in_another_process_under_other_settings(pipe, small, tmp_path, rng, sampler):
     order = pipe.prepare(pictures(rng, sampler, BEFORE))
     batch = pipe.begin(order)
     step = next(pipe.denoise(batch, stops=[ROW]))
     save_state(tmp_path / "state.safetensors", batch.on_host(step), order)
     run = subprocess.run(
-        [sys.executable, "-c", RESUME, tmp_path, rng, sampler],
+        [sys.executable, "-c", RESUME, small, tmp_path, rng, sampler],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

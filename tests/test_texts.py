@@ -1,4 +1,4 @@
-"""What pictures read, through the embedded model: weights, edits, long prompts, words; and noise of the host."""
+"""What pictures read, through a small model: weights, edits, long prompts, words; and noise of the host."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,6 @@ from sdjax.errors import InputError
 STAR = "a blue star on a white background"
 RING = "a red ring on a yellow background"
 SETTINGS = {"num_inference_steps": 6, "sampler": "euler", "output_type": "np", "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sdjax.load()
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +61,8 @@ def test_noise_of_the_host_follows_from_the_seed(pipe, rng):
     assert not np.array_equal(pipe(RING, **settings | {"seed": 8, "rng": "jax"}).images, alone)
 
 
-def test_a_learned_word_is_its_vectors(tmp_path, star):
-    pipe = sdjax.load()
+def test_a_learned_word_is_its_vectors(small, tmp_path, star):
+    pipe = sdjax.load(small)
     table = np.asarray(pipe.params["text_encoder"]["embeddings"]["token_embedding"]["embedding"])
     ids = pipe.facts.tokenizer.backend.encode("blue star", add_special_tokens=False).ids
     save_file({"emb_params": table[ids]}, tmp_path / "my-thing.safetensors")
@@ -81,9 +76,9 @@ def test_a_learned_word_is_its_vectors(tmp_path, star):
 @pytest.mark.parametrize(
     ("shape", "token", "says"),
     [
-        ((2, 768), None, "has vectors of width 768, the text encoder's are 128 wide"),
-        ((76, 128), None, "has 76 vectors, a prompt's chunk has room for 75"),
-        ((1, 128), " ", "needs a word"),
+        ((2, 768), None, "has vectors of width 768, the text encoder's are 8 wide"),
+        ((76, 8), None, "has 76 vectors, a prompt's chunk has room for 75"),
+        ((1, 8), " ", "needs a word"),
     ],
 )
 def test_an_embedding_that_does_not_fit_is_refused(pipe, tmp_path, shape, token, says):

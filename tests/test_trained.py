@@ -44,13 +44,13 @@ def scenes_and_pictures(count):
     )
 
 
-def test_the_study_of_a_model_of_ones_own(tmp_path):
+def test_the_study_of_a_model_of_ones_own(small, tmp_path):
     """Its errors fall, and end at none where the sampler is the one that the others are compared with."""
     prompts, file, plot = tmp_path / "prompts.txt", tmp_path / "study.json", tmp_path / "study.png"
     prompts.write_text("\na red heart on a blue background\n")
     sizes = ["--budgets", "3,10,100", "--guidance", "1", "--reference-steps", "100", "--batch", "1"]
     samplers = ["--samplers", "DPM++ 2M Karras,heun trailing,ddpm trailing"]
-    model = ["--model", embedded_models()["shapes"], "--prompts", prompts]
+    model = ["--model", small, "--prompts", prompts]
     done = run("trained", *model, *samplers, *sizes, "--json", file, "--plot", plot)
     assert done.exit_code == 0, done.output
     rows = json.loads(file.read_text())["rows"]
@@ -82,12 +82,12 @@ def write_clip(folder):
     return folder
 
 
-def test_clip_scores_of_a_model_of_ones_own(tmp_path):
+def test_clip_scores_of_a_model_of_ones_own(small, tmp_path):
     """Each picture is held against its own prompt, as often as the prompts come round."""
     prompts, file = tmp_path / "prompts.txt", tmp_path / "study.json"
     prompts.write_text("a red heart on a blue background\na small green circle\n")
     clip = write_clip(tmp_path / "clip")
-    model = ["--model", embedded_models()["shapes"], "--prompts", prompts, "--clip", clip]
+    model = ["--model", small, "--prompts", prompts, "--clip", clip]
     sizes = ["--samplers", "ddim leading,ddpm leading", "--budgets", "2", "--guidance", "1", "--read-at", "1"]
     done = run("trained", *model, *sizes, "--pictures", "16", "--references", "1", "--reference-steps", "100",
                "--batch", "1", "--json", file)  # fmt: skip

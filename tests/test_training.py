@@ -100,9 +100,9 @@ def test_the_sheet_shows_more_noise_from_left_to_right(tmp_path):
 
 
 def process(folder: Path, steps: int, devices: int = 1) -> subprocess.Popen:
-    flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, str(Path(__file__).with_name("small_run.py")), str(folder), str(steps)]
-    return subprocess.Popen(command, env=flags, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE, text=True)
 
 
 def losses_of(folder: Path) -> np.ndarray:

@@ -40,13 +40,13 @@ def write_tiny_vae(folder: Path, levels: int) -> Path:
 
 @pytest.fixture
 def tiny_vae(tmp_path) -> Path:
-    return write_tiny_vae(tmp_path / "taesd", levels=3)  # the embedded model's factor is 4
+    return write_tiny_vae(tmp_path / "taesd", levels=3)  # the small model's factor is 4
 
 
-def test_pictures_are_decoded_by_the_vae_that_is_named(tiny_vae):
+def test_pictures_are_decoded_by_the_vae_that_is_named(small, tiny_vae):
     settings = {"num_inference_steps": 2, "seed": 3}
-    latents = sdjax.load()(HEART, **settings, output_type="latent").images
-    pictures = sdjax.load(vae=tiny_vae)(HEART, **settings, output_type="np").images
+    latents = sdjax.load(small)(HEART, **settings, output_type="latent").images
+    pictures = sdjax.load(small, vae=tiny_vae)(HEART, **settings, output_type="np").images
     vae = read_vae(resolve(tiny_vae))
     expected = vae.module.apply({"params": vae.params}, latents, method="decode") / 2 + 0.5
     np.testing.assert_allclose(pictures, np.clip(expected, 0, 1), rtol=0, atol=1e-5)
@@ -74,10 +74,10 @@ def test_other_networks_are_refused(tiny):
         resolve(tiny / "unet")
 
 
-def test_other_latents_are_refused(tmp_path):
+def test_other_latents_are_refused(small, tmp_path):
     vae = write_tiny_vae(tmp_path / "taesd", levels=4)
     with pytest.raises(InputError, match="its latents have 4 channels and 8 pixels a side, those of the model 4 and 4"):
-        sdjax.load(vae=vae)
+        sdjax.load(small, vae=vae)
 
 
 def test_a_vae_on_the_hub(tiny_vae, tmp_path, hub, ask_hub):

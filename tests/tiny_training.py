@@ -1,4 +1,4 @@
-"""A model and a folder of captioned pictures that are small enough to train on in a test."""
+"""Models that compile in a second, with the embedded model's tokenizer, and pictures to train on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from sdjax.files.checkpoint import Component, embedded_models, read_model
 from sdjax.models import build
 from sdjax.training.models import fresh, write_model
 
+# To train on pictures of 8 pixels.
 CONFIGS = {
     "text_encoder": {
         "hidden_size": 8,
@@ -38,15 +39,29 @@ CONFIGS = {
     },
 }
 
+# In the place of the embedded model: the same sizes of pictures and latents.
+PAINTING = {
+    "text_encoder": CONFIGS["text_encoder"] | {"num_hidden_layers": 2},
+    "unet": CONFIGS["unet"]
+    | {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"], "sample_size": 16},
+    "vae": CONFIGS["vae"]
+    | {
+        "block_out_channels": [4, 4, 4],
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+    },
+}
 
-def write_tiny_model(destination: Path) -> Path:
-    """A model directory for pictures of 8 pixels, with random parameters and the embedded model's tokenizer."""
+
+def write_tiny_model(destination: Path, configs: dict[str, dict] = CONFIGS) -> Path:
+    """A model directory with random parameters."""
     shapes = read_model(embedded_models()["shapes"])
     components = {}
-    for i, (name, config) in enumerate(CONFIGS.items()):
+    for i, (name, config) in enumerate(configs.items()):
         module = build(shapes.index[name][1], config)
         components[name] = Component(module, fresh(module, i))
-    write_model(destination, replace(shapes, components=components), list(components), "a test", CONFIGS)
+    model = replace(shapes, components=components)
+    write_model(destination, model, list(components), "a test", configs)
     return destination
 
 

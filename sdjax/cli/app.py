@@ -5,8 +5,11 @@ import logging
 import os
 import signal
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Sequence
+from textwrap import shorten
 
 import typer
 
@@ -30,8 +33,8 @@ SIGNALLED = 128  # and the signal's number, as shells count
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `sdjax`; `arguments` are those of the process unless given. Returns the exit code.
 
-    0: done. 1: an error, said in one line on standard error. 2: wrong usage. 130, 143: interrupted by
-    Ctrl-C, by SIGTERM.
+    0: done. 1: an error, said in one line on standard error; where it is a fault of sdjax, the line names the
+    file that has the traceback. 2: wrong usage. 130, 143: interrupted by Ctrl-C, by SIGTERM.
     """
     app = typer.Typer(
         help="Stable Diffusion in JAX: text to image, with the pixels that PyTorch gives.",
@@ -92,6 +95,12 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()
         number = signalled.args[0] if signalled.args else signal.SIGINT  # a second Ctrl-C tells none
         os._exit(SIGNALLED + number)  # the thread of the command may still be busy, and would be waited for
+    except Exception as error:
+        end_bars()
+        with tempfile.NamedTemporaryFile("w", prefix="sdjax-", suffix=".txt", delete=False, errors="replace") as file:
+            traceback.print_exception(error, file=file)
+        reason = shorten(f"{type(error).__name__}: {error}", 300)
+        _say(f"this is a fault of sdjax ({reason}); to report it, send the traceback in {file.name}", fg="red")
     return 1
 
 

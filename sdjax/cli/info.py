@@ -59,7 +59,7 @@ def info(
     _line(console, "path", str(opened.path))
     if blocks:
         console.print()
-        console.print(_blocks_table(opened.components["unet"]))
+        console.print(_blocks_table(opened.unet))
 
 
 def _show_picture(path: Path) -> None:

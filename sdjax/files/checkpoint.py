@@ -25,14 +25,13 @@ from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import within
 from sdjax.files.cache import cached
 from sdjax.files.tensors import open_tensors, write_tensors
-from sdjax.models import MODELS, abstract_params, build
+from sdjax.models import COMPONENTS, abstract_params, build
 from sdjax.version import __version__
 
 FORMAT = 1
 INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
 SCHEDULER = "scheduler_config.json"
-REQUIRED = ("text_encoder", "unet", "vae")
 FLOATS = ("float32", "float16", "bfloat16")  # what parameters may be stored in
 
 
@@ -60,6 +59,18 @@ class Model:
     tokenizer: Path
     defaults: dict[str, Any]
 
+    @property
+    def text_encoder(self) -> Component:
+        return self.components["text_encoder"]
+
+    @property
+    def unet(self) -> Component:
+        return self.components["unet"]
+
+    @property
+    def vae(self) -> Component:
+        return self.components["vae"]
+
 
 def read_model(directory: str | os.PathLike) -> Model:
     """Opens an sdjax model directory, checking every name and shape; the weights stay on disk until they are used.
@@ -72,14 +83,14 @@ def read_model(directory: str | os.PathLike) -> Model:
     classes = component_classes(index, path)
     if classes.get("unet") == "UNet2DModel":
         raise CheckpointError(f"{path} draws without prompts: use it with `sdjax ddpm`")
-    if missing := [name for name in (*REQUIRED, "tokenizer", "scheduler") if name not in classes]:
+    if missing := [name for name in (*COMPONENTS, "tokenizer", "scheduler") if name not in classes]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
     if not (path / "tokenizer").is_dir():
         raise CheckpointError(f"{path / 'tokenizer'} is missing: convert the model again")
     return Model(
         path=path,
         index=index,
-        components={name: read_component(path / name, cls) for name, cls in classes.items() if cls in MODELS},
+        components={name: read_component(path / name, cls) for name, cls in classes.items() if name in COMPONENTS},
         scheduler_config=read_json(path / "scheduler" / SCHEDULER),
         low_res_config=read_json(path / "low_res_scheduler" / SCHEDULER) if "low_res_scheduler" in classes else None,
         tokenizer=path / "tokenizer",

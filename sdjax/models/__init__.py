@@ -16,6 +16,7 @@ from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
 from sdjax.models.vae import AutoencoderKL
 
 __all__ = [
+    "COMPONENTS",
     "MODELS",
     "AutoencoderKL",
     "AutoencoderTiny",
@@ -40,6 +41,13 @@ MODELS: dict[str, type[nn.Module]] = {
         *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
         *(UNet2DConditionModel, UNet2DModel),
     )
+}
+
+# The networks of a checkpoint by their names in model_index.json, and the classes that each may be.
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "text_encoder": ("CLIPTextModel",),
+    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
 }
 
 

@@ -42,7 +42,7 @@ class Networks:
             modules=modules,
             encode_text=_text_program(modules["text_encoder"]),
             denoise=_denoising_program(modules["unet"]),
-            autoencoder=Autoencoder(model.components["vae"], dtype, vae_tiling, preview),
+            autoencoder=Autoencoder(model.vae, dtype, vae_tiling, preview),
         )
 
     def with_text_encoder(self, module: nn.Module) -> "Networks":

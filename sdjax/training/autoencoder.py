@@ -45,9 +45,9 @@ def vae_task(model: Model, examples: list[Example], choices: Choices) -> Task:
     """
     if choices.from_scratch and choices.decoder_only:
         raise InputError("a decoder is trained for an encoder that is there: leave from_scratch or decoder_only out")
-    vae = model.components["vae"]
+    vae = model.vae
     factor = vae.module.config.factor
-    pixels = choices.size or (model.components["unet"].module.config.sample_size or 0) * factor
+    pixels = choices.size or (model.unet.module.config.sample_size or 0) * factor
     if not pixels or pixels % factor:
         raise InputError(f"the size of the pictures must be a multiple of {factor} pixels, not {pixels}")
     about = {"kind": "vae", "model": str(model.path), "pictures": len(examples)}
@@ -91,7 +91,7 @@ def vae_task(model: Model, examples: list[Example], choices: Choices) -> Task:
 
 def autoencoder(model: Model) -> Autoencoder:
     """The model's own, in float32."""
-    return Autoencoder(model.components["vae"], np.dtype(np.float32), None, None)
+    return Autoencoder(model.vae, np.dtype(np.float32), None, None)
 
 
 def measure_scale(model: Model, pictures: list[np.ndarray]) -> float:

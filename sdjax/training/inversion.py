@@ -49,7 +49,7 @@ def word_task(model: Model, examples: list[Example], word: Word) -> Task:
     """
     check_trainable(model)
     tokenizer = load_tokenizer(model.tokenizer)
-    encoder = model.components["text_encoder"]
+    encoder = model.text_encoder
     table = np.asarray(encoder.params["embeddings"]["token_embedding"]["embedding"], np.float32)
     begins_as = check_word(word, tokenizer)
     words = {word.name: range(len(table), len(table) + word.vectors)}
@@ -58,7 +58,7 @@ def word_task(model: Model, examples: list[Example], word: Word) -> Task:
     larger = encoder.module.clone(config=replace(encoder.module.config, vocab_size=len(table) + word.vectors))
     learning = replace(model, components={**model.components, "text_encoder": replace(encoder, module=larger)})
     denoising = Denoising(ForwardProcess(schedulers.from_config(model.scheduler_config).noise), None)
-    loss = TextToImage(model.components["unet"].module, larger, denoising, tuple(map(int, ids[0])), 0.0)
+    loss = TextToImage(model.unet.module, larger, denoising, tuple(map(int, ids[0])), 0.0)
     frozen = {name: model.components[name].params for name in ("unet", "text_encoder")}
 
     def with_vectors(params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:

@@ -114,18 +114,18 @@ def _chosen(model: Model, choices: Choices) -> tuple[Model, dict[str, dict[str, 
 
 def check_trainable(model: Model) -> None:
     """Raises InputError for a model that does not draw from captions alone, or does not say its size."""
-    config = model.components["unet"].module.config
+    config = model.unet.module.config
     if config.sample_size is None:
         raise InputError(f"{model.path}: the UNet's config does not say its sample_size")
-    if config.in_channels != model.components["vae"].module.config.latent_channels or config.has_class_embedding:
+    if config.in_channels != model.vae.module.config.latent_channels or config.has_class_embedding:
         raise InputError(f"{model.path} reads more than a prompt, and cannot be trained on captions alone")
 
 
 def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
     process = ForwardProcess(schedulers.from_config(model.scheduler_config).noise)
     loss = TextToImage(
-        model.components["unet"].module,
-        model.components["text_encoder"].module,
+        model.unet.module,
+        model.text_encoder.module,
         Denoising(process, choices.min_snr_gamma),
         tuple(map(int, empty)),
         choices.caption_dropout,
@@ -152,8 +152,8 @@ def open_latents(
 
 
 def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    vae = model.components["vae"]
-    size = model.components["unet"].module.config.sample_size * vae.module.config.factor
+    vae = model.vae
+    size = model.unet.module.config.sample_size * vae.module.config.factor
     autoencoder = Autoencoder(vae, np.dtype(np.float32), None, None)
     with ThreadPoolExecutor() as pool:
         for i in range(0, len(examples), ENCODED_AT_ONCE):

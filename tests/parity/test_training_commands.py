@@ -203,14 +203,14 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     assert main(["train", "vae", pictures, str(tmp_path / "vae"), *common]) == 0
     vae = tmp_path / "vae" / "vae-2"
     scale = read_vae(vae).module.config.scaling_factor
-    assert scale != read_model(model).components["vae"].module.config.scaling_factor and 0.01 < scale < 100
+    assert scale != read_model(model).vae.module.config.scaling_factor and 0.01 < scale < 100
     wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
     assert main([*wanted, "--store", "float16"]) == 0
     made = tmp_path / "run" / "model-2"
     assert capsys.readouterr().out.splitlines() == [str(vae), str(made)]
     assert (tmp_path / "vae" / "samples" / "0000002.png").is_file()
     assert (tmp_path / "run" / "samples" / "0000002.png").is_file()
-    assert sdjax.load(made).model.components["vae"].module.config.scaling_factor == scale
+    assert sdjax.load(made).model.vae.module.config.scaling_factor == scale
     assert open_tensors(made / "unet" / "model.safetensors")["conv_in/kernel"].dtype == np.float16
     assert main([*wanted, "--seed", "1"]) == 1
     assert "holds a run with seed = 0, not 1" in capsys.readouterr().err
