@@ -5,6 +5,7 @@ same, for many pictures, on all devices, and compiles once for all of them.
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +28,24 @@ def draw() -> tuple[jax.Array, jax.Array]:
 
     tokens = [weighted_chunks(load_tokenizer(model.tokenizer), text, {}) for text in ("", PROMPT)]
     ids, weights = (jnp.stack(leaves) for leaves in zip(*tokens))  # [2, 1, T]: without the prompt, and with it
-    context = programs.encode_text(modules["text_encoder"], params["text_encoder"], ids, weights, jnp.zeros(2, int))
+    encode_text = jax.jit(programs.encode_text, static_argnums=0)
+    context = encode_text(modules["text_encoder"], params["text_encoder"], ids, weights, jnp.zeros(2, int))
 
     plan = schedulers.from_config(model.scheduler_config).plan(STEPS)  # a table of numbers; see `explain(plan)`
     keys = image_keys([SEED])
     noise = normal(keys.start, (unet.config.sample_size, unet.config.sample_size, vae.config.latent_channels))
 
     @jax.jit
-    def denoise(x: jax.Array) -> jax.Array:
+    def denoise(params: dict, x: jax.Array) -> jax.Array:
         def guided(x: jax.Array, timesteps: jax.Array) -> jax.Array:  # classifier-free guidance
             twice, times = jnp.concatenate([x, x]), jnp.concatenate([timesteps, timesteps])
-            negative, positive = jnp.split(unet.apply({"params": params["unet"]}, twice, times, context), 2)
+            negative, positive = jnp.split(unet.apply({"params": params}, twice, times, context), 2)
             return negative + SCALE * (positive - negative)
 
         return schedulers.denoise(plan, guided, x, keys.step)
 
-    latents = denoise(plan.start(noise))
-    return latents, programs.decode(vae, params["vae"], latents, tiling=None)
+    latents = denoise(params["unet"], plan.start(noise))
+    return latents, jax.jit(partial(programs.decode, vae, tiling=None))(params["vae"], latents)
 
 
 if __name__ == "__main__":
