@@ -165,7 +165,11 @@ def test_pixels_are_trained_on_and_drawn(tmp_path, capsys):
 
 
 def test_a_pixel_model_draws_the_same_in_diffusers_and_back(tmp_path):
-    """Trained here, exported as a DDPMPipeline, and converted back."""
+    """Exported as a DDPMPipeline, and converted back.
+
+    A network of random weights enlarges what is rounded, by how much depends on the processor: so both are compared
+    with PyTorch in float64.
+    """
     config = config_of(8, 8)
     unet = build("UNet2DModel", config)
     made = write_pixel_model(
@@ -176,15 +180,19 @@ def test_a_pixel_model_draws_the_same_in_diffusers_and_back(tmp_path):
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
     ours = read_pixel_model(convert(exported, tmp_path / "back"))
     (noise,) = normal(image_keys([5]).start, (8, 8, 3))
-    pipe.scheduler.set_timesteps(5)
-    x = nchw(np.asarray(noise)[None])
-    with torch.no_grad():
-        for t in pipe.scheduler.timesteps:
-            x = pipe.scheduler.step(pipe.unet(x, t).sample, t, x).prev_sample
-    expected = (x / 2 + 0.5).clamp(0, 1).numpy().transpose(0, 2, 3, 1)
-    difference = np.abs(ours.sample(range(5, 6), 5, "ddim") - expected).max()
-    print(f"pixels: largest {difference:.1e}")
-    assert difference <= 1e-5
+
+    def theirs(dtype: torch.dtype) -> np.ndarray:
+        pipe.scheduler.set_timesteps(5)
+        unet, x = pipe.unet.to(dtype), nchw(np.asarray(noise)[None]).to(dtype)
+        with torch.no_grad():
+            for t in pipe.scheduler.timesteps:
+                x = pipe.scheduler.step(unet(x, t).sample, t, x).prev_sample
+        return (x / 2 + 0.5).clamp(0, 1).numpy().transpose(0, 2, 3, 1)
+
+    drawn = (ours.sample(range(5, 6), 5, "ddim"), theirs(torch.float32))
+    error, of_pytorch = (np.abs(picture - theirs(torch.float64)).max() for picture in drawn)
+    print(f"pixels: largest {error:.1e} from PyTorch in float64, of PyTorch in float32 {of_pytorch:.1e}")
+    assert error <= 2 * of_pytorch <= 1e-4
 
 
 @pytest.fixture
