@@ -93,8 +93,8 @@ def sort_components(index: Mapping[str, Any], where: Path) -> tuple[dict[str, st
 def choose_weights(names: Mapping[str, list[str]], variant: str | None, where: object) -> dict[str, WeightFile]:
     """The weights to read of every component, given the names of its folder's files.
 
-    As diffusers does: components that lack the variant asked for are read plain, as long as one has it. When no
-    variant is asked for and a component has no plain weights, its fp16 ones are taken.
+    As diffusers does: components that lack the requested variant are read plain, as long as one has it. When no
+    variant is requested and a component has no plain weights, its fp16 ones are taken.
     """
     if variant and not any(choose(files, variant) for files in names.values()):
         raise InputError(f"{where} has no weights of variant {variant!r}")

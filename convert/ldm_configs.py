@@ -1,4 +1,4 @@
-"""The configurations of a single file's networks, told by the shapes of its tensors; the rest follows from its kind."""
+"""The configurations of a single file's networks, inferred from its tensors' shapes; the rest follows from its kind."""
 
 import re
 from collections.abc import Mapping

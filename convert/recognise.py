@@ -1,4 +1,4 @@
-"""What a file of tensors is, told by the names in it."""
+"""What a file of tensors is, inferred from the names in it."""
 
 import re
 from collections.abc import Collection

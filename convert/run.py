@@ -1,4 +1,4 @@
-"""From the name of a model to an sdjax model directory: where one is asked for, or in the user's cache."""
+"""From the name of a model to an sdjax model directory: at a given path, or in the user's cache."""
 
 import hashlib
 import json
@@ -171,7 +171,7 @@ def _locate(
 def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:
     """Where a source's conversion lies; the name changes whenever the conversion might come out differently.
 
-    A commit on the hub never changes; the files of a directory are told by their place, size and time.
+    A commit on the hub never changes; the files of a directory are known by their place, size and time.
     """
     contents: list[Any] = [source.choices]
     for path in source.files:

@@ -35,7 +35,7 @@ class Choices:
 
     ema: whether the averaged weights are taken; where None, they are if the file has them.
     prediction_type: "epsilon" or "v_prediction".
-    config: a diffusers directory whose configurations are taken in place of those told from the tensors.
+    config: a diffusers directory whose configurations are taken in place of those inferred from the tensors.
     tokenizer: a folder with vocab.json and merges.txt; where None, they come from the hub.
     """
 

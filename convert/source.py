@@ -16,7 +16,7 @@ class Part:
 
     class_name, config: as a diffusers directory has them in model_index.json and the network's config.json.
     where: the file or folder that errors name.
-    open: gives the tensors by name, each of them read when it is asked for.
+    open: gives the tensors by name, each of them read when it is used.
     name_of: from a Flax parameter to the name of its tensor there.
     """
 

@@ -1,4 +1,4 @@
-"""Opening a single file, and telling its networks' tensors from what else may be in it."""
+"""Opening a single file, and separating its networks' tensors from what else may be in it."""
 
 import re
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ def choose(names: Collection[str], variant: str | None) -> WeightFile | None:
 
 
 def open_weights(folder: Path, kind: WeightFile) -> Mapping[str, np.ndarray]:
-    """The tensors of a component by name, each read when it is asked for.
+    """The tensors of a component by name, each read when it is used.
 
     Raises CheckpointError for damaged files, for an index that does not agree with its shards or points out of the
     folder, and for a pickle when torch is not installed.

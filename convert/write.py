@@ -118,7 +118,7 @@ def _plan(component: str, part: Part, dtype: str | None) -> _Job:
 
 
 def _stored_dtype(found: np.dtype, wanted: str | None, name: str, part: Part) -> np.dtype:
-    """What a tensor is written as: what is asked for, otherwise what it is (but JAX computes in 32 bits at most)."""
+    """The dtype that a tensor is written in: the requested one, else its own (JAX computes in 32 bits at most)."""
     if found.name not in (*FLOATS, "float64"):
         raise CheckpointError(f"{part.where}: {name} is {found}: quantised checkpoints cannot be converted")
     return jax.numpy.dtype(wanted or ("float32" if found.name == "float64" else found.name))

@@ -1,6 +1,12 @@
 """Stable Diffusion inference in JAX and Flax.
 
 `sdjax.load()` gives a pipeline; `sdjax.schedulers` holds the samplers; `sdjax.convert` reads PyTorch checkpoints.
+
+Shapes in the docstrings of the package, all of them channels last (docs/architecture.md):
+    batch           pictures
+    height, width   pixels; h, w are those of latents
+    T               tokens, 77 a chunk; features: of the context
+    rows            of a plan: evaluations of the network
 """
 
 from importlib import import_module

@@ -174,7 +174,7 @@ def _configured_scale(configuration: dict[str, Any], module: str, rank: int) -> 
     component, _, name = module.partition(".")
     alpha = configuration.get(f"{component}.lora_alpha", rank)
     for pattern, own in (configuration.get(f"{component}.alpha_pattern") or {}).items():
-        # To PEFT these are regular expressions; those that it writes are names, whole behind a "^", or their ends.
+        # To PEFT these are regular expressions; those that it writes are names, whole after a "^", or their ends.
         if name == pattern.removeprefix("^") or name.endswith(f".{pattern}"):
             alpha = own
             break

@@ -137,6 +137,6 @@ def _machine() -> Machine:
 
 def _cause(error: BaseException) -> str:
     """What went wrong in a worker: the last error that is not Ray's, in its text of traces."""
-    told = str(error)
-    named = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): (.+)$", told, re.MULTILINE)
-    return (named or told.splitlines() or ["?"])[-1]
+    message = str(error)
+    named = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): (.+)$", message, re.MULTILINE)
+    return (named or message.splitlines() or ["?"])[-1]

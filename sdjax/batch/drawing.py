@@ -22,7 +22,7 @@ from sdjax.settings import Picture
 WRITERS = min(8, os.cpu_count() or 1)
 UNKEPT = 2  # batches that wait to be written, at most
 
-# A picture and how it was made, or why it could not be; and the same as the bytes of its file and what that tells.
+# Drawn: an image and its settings, or why it failed. Made: an encoded file and its settings, or why it failed.
 Drawn = tuple[Image.Image, dict[str, Any]] | str
 Made = tuple[bytes, dict[str, Any]] | str
 Encode = Callable[[Item, Drawn], Made]
@@ -73,7 +73,7 @@ class Engine(Protocol):
     meter: Meter
 
     def run(self, batches: Iterable[Batch], encode: Encode, keep: Keep, on_batch: Callable[[Meter], None]) -> None:
-        """Draw them all. `keep` is given every picture as `encode` made it, `on_batch` is called behind each batch.
+        """Draw them all. `keep` is given every picture as `encode` made it, `on_batch` is called after each batch.
 
         What they raise ends it, once the pictures that are drawn are kept.
         """
@@ -159,12 +159,12 @@ def read(items: Sequence[Item]) -> list[Picture | str]:
     return pictures
 
 
-def encode(output: Output, told: dict[str, Any], item: Item, drawn: Drawn) -> Made:
-    """The file of a picture of a run, and what it tells: how it was made, and `told` of the model."""
+def encode(output: Output, of_model: dict[str, Any], item: Item, drawn: Drawn) -> Made:
+    """The file of a picture of a run, and the settings in it: how it was made, and `of_model`."""
     if isinstance(drawn, str):
         return drawn
     image, how = drawn
-    settings = {**told, **how, **{name: str(path) for name, path in item.images.items()}}
+    settings = {**of_model, **how, **{name: str(path) for name, path in item.images.items()}}
     try:
         return output.encoded(image, settings), settings
     except ValueError as error:  # EXIF has room for 64 kilobytes

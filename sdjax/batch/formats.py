@@ -24,7 +24,7 @@ Read = dict[str, Any] | str
 def kind_of(source: Path, kind: str | None) -> str:
     """The kind of a file of rows: the one given, else by its name's ending; lines of prompts on standard input.
 
-    Raises InputError where it cannot be told, or is none of KINDS.
+    Raises InputError where it cannot be known, or is none of KINDS.
     """
     if kind is not None:
         if kind not in KINDS:
@@ -40,7 +40,7 @@ def kind_of(source: Path, kind: str | None) -> str:
 def read_rows(source: Path, kind: str) -> Iterator[Read]:
     """The rows of a file in their order. "-" is standard input.
 
-    A row is a line (txt, jsonl), a record behind the header (csv), or a row of the table (parquet).
+    A row is a line (txt, jsonl), a record after the header (csv), or a row of the table (parquet).
     Raises InputError for a file that is not there or not of the kind, or a header that has a column twice.
     """
     if kind == "parquet":

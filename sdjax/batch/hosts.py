@@ -41,8 +41,8 @@ class Hosts:
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> Hosts:
     """Join the other processes of a run; to be called before JAX does anything else.
 
-    coordinator: "host:port" of process 0; or "auto", where the cluster tells (Cloud TPU, Slurm); None for a run of one
-    process. Raises InputError where the others are not found.
+    coordinator: "host:port" of process 0; or "auto", where the cluster announces it (Cloud TPU, Slurm); None for one
+    process alone. Raises InputError where the others are not found.
     """
     if coordinator is None:
         if processes is not None or process is not None:

@@ -89,5 +89,5 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
         ) from None
     differing = [name for name in identity if there.get(name) != identity[name]]
     if differing:
-        told = "; ".join(f"{name} is {there.get(name)} there and {identity[name]} here" for name in differing)
-        raise InputError(f"{folder} belongs to another run: {told}")
+        listed = "; ".join(f"{name} is {there.get(name)} there and {identity[name]} here" for name in differing)
+        raise InputError(f"{folder} belongs to another run: {listed}")

@@ -1,6 +1,6 @@
 """What a run has done, a line of JSON for each picture, so that a run that was killed goes on where it was.
 
-Every start of a process writes a journal of its own, whose name tells the order. A line that was torn, or damaged, is
+Every start of a process writes a journal of its own, whose name gives the order. A line that was torn, or damaged, is
 as if it had never been written: its picture is made again. At the end the journals become `manifest.jsonl`.
 """
 
@@ -27,7 +27,7 @@ Key = tuple[str, int]  # ("index", of a picture) or ("shard", its number)
 
 
 class Place(NamedTuple):
-    """Where the last line about something is, and the hash of the file that it tells of; "" where it failed."""
+    """Where the last line about something is, and the hash of its file; "" where it failed."""
 
     file: Path
     offset: int
@@ -52,7 +52,7 @@ class State:
 
 
 def read_state(folder: Path) -> State:
-    """What the manifest and the journals of an output folder tell."""
+    """The state of a run, read from the manifest and the journals of an output folder."""
     journals = sorted((folder / JOURNALS).glob("*.jsonl"))
     places: dict[Key, Place] = {}
     for file in (folder / MANIFEST, folder / SHARDS, *journals):

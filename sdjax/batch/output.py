@@ -59,7 +59,7 @@ class Output:
         """Where a picture's file lies until it is packed."""
         return self._pictures(self.shard_of(item)) / f"{item.name}.{ENDINGS[self.kind]}"
 
-    def told(self, item: Item) -> str:
+    def name_of(self, item: Item) -> str:
         """How the manifest names a picture's file: by its place in the folder, or in the shard."""
         return f"{self.shard_file(self.shard_of(item))}/{item.name}.{ENDINGS[self.kind]}"
 
@@ -68,12 +68,12 @@ class Output:
         return encoded(image, self.kind, settings, self.quality)
 
     def write(self, item: Item, data: bytes) -> dict[str, Any]:
-        """Write a picture's file; returns what the manifest tells of it. Raises OSError where it cannot be written."""
+        """Write a picture's file; returns its entry in the manifest. Raises OSError where it cannot be written."""
         path = self.path_of(item)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as partial:
             partial.write_bytes(data)
-        return {"file": self.told(item), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        return {"file": self.name_of(item), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
     def pack(self, shard: int, items: Sequence[Item]) -> dict[str, Any]:
         """Pack a shard from the files of these pictures; returns the journal's entry, and leaves the files."""

@@ -184,8 +184,8 @@ def _size(name: str, path: Path) -> tuple[int, int]:
 
 def complain(problems: list[Problem], shown: int = 5) -> str:
     """The problems in one line."""
-    told = "; ".join(
+    listed = "; ".join(
         f"row {problem.row}: {problem.reason}" for problem in sorted(problems, key=lambda p: p.row)[:shown]
     )
     more = f"; and {len(problems) - shown} more rows" if len(problems) > shown else ""
-    return told + more
+    return listed + more

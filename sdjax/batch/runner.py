@@ -44,14 +44,14 @@ class Run:
     """A run.
 
     placed: its pictures. left_out: why, by row, for rows of which none is made. identity: what its bits depend on, as
-    `run.json` keeps it. told: settings of the model, for every picture.
+    `run.json` keeps it. of_model: settings of the model, for every picture.
     """
 
     placed: Sequence[Placed]
     left_out: Mapping[int, str]
     output: Output
     identity: dict[str, Any]
-    told: dict[str, Any]
+    of_model: dict[str, Any]
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
 ) -> Summary:
     """Draw what is not done, this process's share of it.
 
-    report: called while files are checked, and before the first batch. on_batch: behind each batch, with what was done
+    report: called while files are checked, and before the first batch. on_batch: after each batch, with what was done
     and how many pictures there are to do. profile: where a trace of a few batches goes.
     Raises InputError where the output folder is not ours and OSError where it cannot be written; what was drawn until
     then is kept.
@@ -88,7 +88,7 @@ def run(
         mine = hosts.share(open_, output.shard_size if output.packs else 1)
         todo = [each for each in mine if each.item.index not in done]
         keeper = Keeper(this, Journal(output.folder, state.starts + 1, hosts.process), mine, done)
-        files = partial(encode, output, this.told)
+        files = partial(encode, output, this.of_model)
         try:
             keeper.pack_what_is_done()
             report("draw", 0, len(todo))
@@ -204,7 +204,7 @@ def _done(this: Run, packed: set[int], pictures: Mapping[int, str], report: Repo
 
 
 def _traced(batches: Iterator[Batch], profile: Path | None) -> Iterator[Batch]:
-    """The same batches; some behind the first, which compiles, are traced."""
+    """The same batches; some after the first, which compiles, are traced."""
     if profile is None:
         yield from batches
         return

@@ -93,7 +93,7 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         end_bars()
         _say("interrupted", fg="red")
         sys.stdout.flush()
-        number = signalled.args[0] if signalled.args else signal.SIGINT  # a second Ctrl-C tells none
+        number = signalled.args[0] if signalled.args else signal.SIGINT  # a second Ctrl-C has none
         os._exit(SIGNALLED + number)  # the thread of the command may still be busy, and would be waited for
     except Exception as error:
         end_bars()

@@ -13,7 +13,7 @@ from sdjax.cli import options
 from sdjax.cli.batch_run import judge, place_all, run_of
 from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
-from sdjax.cli.throughput import Showing, tell
+from sdjax.cli.throughput import Showing, summarise
 from sdjax.errors import InputError
 from sdjax.settings import UPSCALE
 
@@ -107,7 +107,7 @@ def batch(
 
     Columns are the names of the settings (prompt, negative_prompt, seed, steps, sampler, spacing, guidance_scale,
     width, height, image, mask_image, strength, num_images, name and others); every row may have its own. What is wrong
-    with a row is said before the first picture. `manifest.jsonl` in the folder tells how each picture was made.
+    with a row is said before the first picture. `manifest.jsonl` in the folder records how each picture was made.
 
     The exit code is 0 when all pictures are there, and 3 when some could not be made.
 
@@ -156,7 +156,7 @@ def batch(
             own = cluster.machine.versions if cluster else versions()
             this = run_of(pipe, loading, form, placed, items, problems, folder, batch_size, own, report)
             summary = run(cluster or Drawing(pipe, batch_size), this, report, Showing(report), hosts, profile)
-    tell(summary, output)
+    summarise(summary, output)
 
 
 @contextmanager

@@ -77,5 +77,5 @@ def run_of(
     left_out = {problem.row: problem.reason for problem in problems}
     if problems:
         log.warning("%d rows are left out: %s", len(problems), complain(problems))
-    told = {**loading.settings(), "version": versions["sdjax"]}
-    return Run(placed, left_out, form, identity, told)
+    of_model = {**loading.settings(), "version": versions["sdjax"]}
+    return Run(placed, left_out, form, identity, of_model)

@@ -65,7 +65,7 @@ def compare(
         result = pipe.draw(pictures, previews=Previews(columns, seen.__setitem__), progress=report)
     finished = list(result.images)
     seen[steps] = finished
-    # Some samplers make fewer steps of their own than they were asked for: then they are done.
+    # Some samplers make fewer steps of their own than requested: then they are done.
     sheet = grid(
         list(zip(*(seen.get(step, finished) for step in columns))), names, [f"step {step}" for step in columns]
     )

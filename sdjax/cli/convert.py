@@ -53,7 +53,7 @@ def convert(
         Path | None,
         typer.Option(
             help="A diffusers directory: its configurations are taken, not its weights.",
-            show_default="told from the tensors",
+            show_default="found from the tensors",
             rich_help_panel=OF_FILES,
         ),
     ] = None,

@@ -23,7 +23,7 @@ SECONDS_OF_SILENCE = 30  # where there is no terminal to draw bars on
 
 
 class Showing:
-    """Shows how far a run is, behind each batch: on its bar, or where there is no terminal, in a line now and then.
+    """Shows how far a run is, after each batch: on its bar, or where there is no terminal, in a line now and then.
 
     Speed and time left are those of the last batches: the first one compiles.
     """
@@ -52,16 +52,16 @@ def _rates(pictures: float, nfe: float, waiting: float) -> str:
     return f"{pictures:.3g} pictures/s, {nfe:.3g} NFE/s, devices waited {waiting:.1%}"
 
 
-def tell(summary: "Summary", output: Path) -> None:
+def summarise(summary: "Summary", output: Path) -> None:
     """The summary. Raises Exit where pictures failed."""
     meter = summary.meter
-    told = f"{output}: {meter.drawn} pictures drawn"
+    said = f"{output}: {meter.drawn} pictures drawn"
     if meter.drawn or meter.failed:
         rates = _rates((meter.drawn + meter.failed) / meter.seconds, meter.nfe / meter.seconds, meter.waiting)
-        told += f" in {meter.seconds:.1f} s ({rates}; the first batch, which compiles, took {meter.first:.1f} s)"
+        said += f" in {meter.seconds:.1f} s ({rates}; the first batch, which compiles, took {meter.first:.1f} s)"
     if summary.already:
-        told += f", {summary.already} were there"
-    typer.echo(told)
+        said += f", {summary.already} were there"
+    typer.echo(said)
     if summary.failed:
         from sdjax.batch.rows import Problem, complain
 

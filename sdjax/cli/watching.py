@@ -18,7 +18,7 @@ ANIMATED = (".webp", ".gif")
 class Watching:
     """Saves what pictures look like on the way, beside where they will be.
 
-    every: after how many steps; after each one where only an animation is asked for.
+    every: after how many steps; after each one for an animation alone.
     """
 
     def __init__(self, output: Path, every: int | None, animation: Path | None):

@@ -32,22 +32,22 @@ def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[st
 
 
 def encoded(image: Image.Image, kind: str, settings: dict[str, Any], quality: int = 90) -> bytes:
-    """`image` as a file of a kind, png, jpeg or webp, that tells `settings`, as JSON and in A1111's form.
+    """`image` as a file of a kind, png, jpeg or webp, that holds `settings`, as JSON and in A1111's form.
 
     A PNG has them in the text chunks `sdjax` and `parameters`, the others in EXIF, as description and user comment.
     quality: from 1 to 100, of what loses some. Raises OSError or ValueError for settings that a JPEG has no room for.
     """
     file = io.BytesIO()
     # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
-    told, infotext = json.dumps(settings), write_infotext(settings).encode("utf-8", "replace").decode()
+    written, infotext = json.dumps(settings), write_infotext(settings).encode("utf-8", "replace").decode()
     if kind == "png":
         info = PngInfo()
-        info.add_text(SETTINGS_KEY, told)
+        info.add_text(SETTINGS_KEY, written)
         info.add_text(INFOTEXT_KEY, infotext)
         image.save(file, format="PNG", pnginfo=info)
     else:
         exif = Image.Exif()
-        exif[DESCRIPTION] = told
+        exif[DESCRIPTION] = written
         exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UTF_16 + infotext.encode("utf-16-be")
         image.save(file, format=kind.upper(), exif=exif, quality=quality)
     return file.getvalue()
@@ -91,7 +91,7 @@ def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], colum
 
 
 def _exif_texts(image: Image.Image) -> dict[str, str]:
-    """What EXIF tells, under the names of a PNG's chunks."""
+    """The texts in EXIF, under the names of a PNG's chunks."""
     exif = image.getexif()
     texts = {SETTINGS_KEY: str(exif.get(DESCRIPTION, ""))}
     comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)

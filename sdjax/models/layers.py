@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from sdjax.models.convolution import Conv3x3
 
 # Parameters come from a file, or from the trainer, which draws them by its own rules. What a layer would begin with is
-# only ever asked for its shape, at every trace, and random numbers take ten times as long to trace.
+# only ever traced for its shape, at every trace, and random numbers take ten times as long to trace.
 ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
 Dense = partial(nn.Dense, kernel_init=ZEROS)
 Embed = partial(nn.Embed, embedding_init=ZEROS)

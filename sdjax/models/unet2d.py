@@ -1,4 +1,4 @@
-"""The denoiser of pixels, told nothing but the time."""
+"""The unconditional denoiser of pixels: its only other input is the time."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -14,7 +14,7 @@ from sdjax.errors import InputError
 GivenImage = str | os.PathLike | Image.Image | np.ndarray
 
 RESAMPLE = Image.Resampling.LANCZOS  # diffusers' and A1111's choice for pictures and for masks
-BACKGROUND = "white"  # behind what is transparent, as in A1111
+BACKGROUND = "white"  # under what is transparent, as in A1111
 
 
 def read_image(name: str, given: GivenImage) -> Image.Image | np.ndarray:

@@ -77,7 +77,7 @@ def one_chunk(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
 
 
 def padded(tokenizer: Tokenizer, tokens: Tokens, chunks: int) -> Tokens:
-    """A prompt with empty chunks behind its own."""
+    """A prompt with empty chunks after its own."""
     missing = chunks - len(tokens.ids)
     return Tokens(
         *(np.concatenate([own, *[fill[None]] * missing]) for own, fill in zip(tokens, _framed(tokenizer, [])))

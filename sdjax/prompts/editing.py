@@ -107,7 +107,7 @@ def _parse(prompt: str) -> list[Node] | None:
     for token in TOKENS.findall(prompt):
         into = brackets[-1].parts[-1] if brackets else top
         fits = True
-        if token == "\\":  # with nothing behind it
+        if token == "\\":  # with nothing after it
             return None
         if token in "([":
             brackets.append(_Bracket(token))

@@ -18,7 +18,7 @@ from sdjax.files.cache import cached
 class Tokenizer:
     """A checkpoint's tokenizer: the library's own, and how the text encoder wants a prompt framed.
 
-    length: of what the encoder reads at once. bos, eos, pad: the ids of begin, end, and what fills up behind it.
+    length: of the encoder's input, in tokens. bos, eos, pad: the ids of begin, end, and the padding after it.
     """
 
     backend: tokenizers.Tokenizer
@@ -37,10 +37,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
         contents = [(path.name, sha256(path.read_bytes()).hexdigest()) for path in texts]
-        told = json.loads(cached("tokenizers", contents, lambda: _read(folder)))
+        stored = json.loads(cached("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
-    return Tokenizer(tokenizers.Tokenizer.from_str(told.pop("backend")), **told)
+    return Tokenizer(tokenizers.Tokenizer.from_str(stored.pop("backend")), **stored)
 
 
 def _read(folder: Path) -> bytes:
@@ -52,8 +52,8 @@ def _read(folder: Path) -> bytes:
     backend.no_truncation()  # chunks are cut and filled up here
     backend.no_padding()
     ids = {"bos": read.bos_token_id, "eos": read.eos_token_id, "pad": read.pad_token_id}
-    told = {"backend": backend.to_str(), "length": read.model_max_length, **ids}
-    return json.dumps(told).encode()
+    stored = {"backend": backend.to_str(), "length": read.model_max_length, **ids}
+    return json.dumps(stored).encode()
 
 
 def units(tokenizer: Tokenizer, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:

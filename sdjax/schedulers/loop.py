@@ -200,5 +200,5 @@ def _scaled(x: jax.Array, scale) -> jax.Array:
 
 
 def _over_samples(coefficients: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
-    """Coefficients [batch, ...] with the axes behind them that let them multiply samples."""
+    """Coefficients [batch, ...] with trailing axes, so that they multiply samples."""
     return jnp.asarray(coefficients).reshape(coefficients.shape + (1,) * (x.ndim - 1))

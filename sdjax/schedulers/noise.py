@@ -69,9 +69,9 @@ class NoiseSchedule:
     sigmas: [timesteps] float64, rising.
     prediction_type: "epsilon" (the noise), "v_prediction" (Salimans and Ho, 2022, arXiv:2202.00512), "sample" (x0) or
         "edm" (Karras et al., 2022, arXiv:2206.00364, equation 7: v with the other sign).
-    data_std: the standard deviation of the data, in whose units samples and levels are. With it, EDM's preconditioning
-        is the same as everybody's.
-    continuous: the network is told `log(sigma * data_std) / 4`, as in EDM, instead of a timestep.
+    data_std: EDM's sigma_data. Samples and sigmas are stored divided by it; EDM's c_skip and c_out are then those of
+        v-prediction.
+    continuous: the network's time input is `log(sigma * data_std) / 4`, as in EDM, instead of a timestep.
     """
 
     sigmas: np.ndarray

@@ -85,7 +85,7 @@ class Plan:
             saved_scale = outputs[SAVED.argmax()]
         sigmas = np.array([row.sigma for row in rows])
         scales = grid.noise.scale(sigmas)
-        # What is known is as noisy as the sample is when the network is asked next, and without noise at the end.
+        # What is known is as noisy as the sample is at the network's next evaluation, and without noise at the end.
         known = np.stack([1 / scales / grid.noise.data_std, sigmas / scales], axis=-1)
         plan = cls(
             rows=Rows(

@@ -21,7 +21,7 @@ class Scheduler:
     """Everything that decides how a picture is denoised, but for the number of steps.
 
     noise: the checkpoint's noise schedule and prediction type.
-    solver: a name in SOLVERS. options: what the solver is told beyond its defaults.
+    solver: a name in SOLVERS. options: the solver's, where they are not its defaults.
     spacing: a timestep spacing. sigma_spacing: a sigma spacing laid over its range instead of it, or None.
     steps_offset: added to the timesteps of "leading".
     set_alpha_to_one, final_sigmas_type: whether the last step ends at sigma 0 or at the smallest trained level.
@@ -77,8 +77,8 @@ class Scheduler:
         """Write the scheduler out for a number of steps, or for levels of your own.
 
         strength: in (0, 1]; the share of the steps that are taken, the last ones, as image-to-image wants.
-        timesteps: falling timesteps to ask the network at, instead of a number of steps and a spacing.
-        sigmas: falling noise levels to ask the network at, and behind them the level to end at (mostly 0).
+        timesteps: falling timesteps to evaluate the network at, instead of a number of steps and a spacing.
+        sigmas: falling noise levels to evaluate the network at, and after them the final level (mostly 0).
         Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
         that do not fall, and for what the solver cannot do; SolverError, with the row, for a solver with wrong rows.
         """
@@ -95,7 +95,7 @@ class Scheduler:
         else:
             levels = _checked_falling("sigmas", sigmas, 0, np.inf)
             if len(levels) < 2 or levels[-2] == 0:
-                raise InputError("sigmas need a level above 0 to start at and, behind it, one to end at")
+                raise InputError("sigmas need a level above 0 to start at and, after it, one to end at")
             levels = levels / self.noise.data_std
             grid = self._grid_of(levels[:-1], self.noise.timestep(levels[:-1]), levels[-1])
         taken = int(len(grid) * strength)

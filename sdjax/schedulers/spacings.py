@@ -37,9 +37,9 @@ DPM_SOLVER_FAMILY = Convention(integer=True, extra_point=True, stride=False, ful
 class Grid:
     """The noise levels of one plan, falling; all float64 [steps].
 
-    sigmas: where the network is asked. timesteps: what it is told. targets: where each step goes. `targets` is
-    `sigmas` moved by one with the final level at the end, except where a convention strides past its own grid.
-    steps: how many were asked for; fewer are left where a picture is started from. stride: how many timesteps each
+    sigmas: the level of each evaluation. timesteps: the network's time input there. targets: where each step goes;
+    `sigmas` moved by one, with the final level at the end, except where a convention strides past its own grid.
+    steps: how many were requested; fewer are left where a picture is started from. stride: how many timesteps each
     step goes where a convention strides, None otherwise.
     """
 
@@ -58,7 +58,7 @@ class Grid:
         return len(self.sigmas)
 
     def timestep(self, sigma: float) -> float:
-        """What the network is told at a level: the grid's own timestep, or between the trained ones off the grid."""
+        """The network's time input at a level: the grid's own timestep, or between the trained ones off the grid."""
         on_grid = np.flatnonzero(self.sigmas == sigma)
         return float(self.timesteps[on_grid[0]] if len(on_grid) else self.noise.timestep(sigma))
 

@@ -20,7 +20,7 @@ from sdjax.training.cifar import read_cifar
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NAMES, TEXTS = ("file_name", "image"), ("text", "caption")  # the keys that JSON Lines are known to have
-AHEAD = 4  # batches that are read before they are asked for
+AHEAD = 4  # batches that are read ahead of their use
 
 
 class Example(NamedTuple):

@@ -35,7 +35,7 @@ def save_sheet(
 
 
 def save_loss_curve(log: Path) -> None:
-    """Draws loss and norm of the gradient over the steps that a log.csv tells of, into loss.png beside it.
+    """Draws loss and norm of the gradient over the steps of a log.csv, into loss.png beside it.
 
     Without matplotlib, which sdjax has no other use for, nothing is drawn.
     """

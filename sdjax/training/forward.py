@@ -79,14 +79,14 @@ class ForwardProcess:
         return _at(np.minimum(snr, gamma) / kinds.get(self.schedule.prediction_type, snr + 1), timesteps)
 
     def times(self, timesteps: Array) -> Array:
-        """What the network is told: the timestep, or EDM's `log(sigma) / 4`."""
+        """The network's time input: the timestep, or EDM's `log(sigma) / 4`."""
         if self.schedule.continuous:
             return _at(np.asarray(self.schedule.timestep(self.schedule.sigmas)), timesteps)
         return timesteps
 
 
 def _at(table: np.ndarray, timesteps: Array, like: Array | None = None) -> Array:
-    """The entries of a table, with as many axes behind them as `like` has behind its first."""
+    """The entries of a table, with as many axes after them as `like` has after its first."""
     traced = isinstance(timesteps, jax.Array) or isinstance(like, jax.Array)
     entries = jnp.asarray(table, jnp.float32)[timesteps] if traced else table[np.asarray(timesteps)]
     if like is None or entries.ndim == 0:

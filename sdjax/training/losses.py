@@ -35,7 +35,7 @@ class Denoising:
 
 @dataclass(frozen=True, eq=False)
 class TextToImage:
-    """Rombach et al. (2022), arXiv:2112.10752: denoising latents, told a caption.
+    """Rombach et al. (2022), arXiv:2112.10752: denoising latents, conditioned on a caption.
 
     Parameters are those of "unet" and "text_encoder"; either may be frozen. caption_dropout: the share of the captions
     that are left out, for guidance (Ho and Salimans, 2022, arXiv:2207.12598).

@@ -68,7 +68,7 @@ class TrainState(NamedTuple):
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) behind a clip of the gradient; only kernels decay."""
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) after a clip of the gradient; only kernels decay."""
 
     def kernels(params: Tree) -> Tree:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

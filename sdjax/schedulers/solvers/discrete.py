@@ -53,7 +53,7 @@ def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
 def ddim_inverse(grid: Grid) -> Iterator[Row]:
     """DDIM's steps backwards, from a picture to its noise. Song et al. (2021), arXiv:2010.02502, section 4.3.
 
-    The network is asked about each sample as if it were at the level that the step goes to. A plan starts from the
+    The network is evaluated at each sample as if it were at the level that the step goes to. A plan starts from the
     latents (`plan.start(latents)`) and ends in noise of unit variance.
     """
     for t, s in reversed(list(grid)):

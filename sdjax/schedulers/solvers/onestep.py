@@ -91,7 +91,7 @@ def dpm2(grid: Grid) -> Iterator[Row]:
 def dpm_fast(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
     """DPM-Solver-fast. Lu et al. (2022), arXiv:2206.00927, as in k-diffusion and A1111.
 
-    The steps asked for are evaluations here, spent on steps of third order and a last one or two of lower order, even
+    The requested steps are evaluations here, spent on steps of third order and a last one or two of lower order, even
     in log sigma from the grid's first level to its last: no other level of the grid is visited. The result keeps the
     noise of the smallest trained level. `eta` is the share of fresh noise.
     """

@@ -1,7 +1,7 @@
 """UniPC and SA-Solver: exponential integrators whose every step corrects the one before by the newest estimate.
 
-The network is asked at the predicted sample; that estimate first repeats the step that led there, as one more point of
-its polynomial, and then begins the next one. The corrected sample is not asked about again.
+The network is evaluated at the predicted sample; that estimate first repeats the step that led there, as one more
+point of its polynomial, and then begins the next one. The network is not evaluated at the corrected sample.
 """
 
 from collections.abc import Collection, Iterator

@@ -1,8 +1,8 @@
 """What the numerical methods are written in: each reads as in its paper, because a register is a unit vector.
 
-The state of a sampler is a handful of registers, each as large as the sample. Once per row the network is asked for
-its estimate of x0 at `X`; then every register becomes a linear combination of the registers, that estimate `D` and
-fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these combinations. Samples are written as
+The state of a sampler is a handful of registers, each as large as the sample. Once per row the network is evaluated at
+`X`, which gives an x0 estimate; every register then becomes a linear combination of the registers, that estimate `D`
+and fresh noise `Z`. Arithmetic on unit vectors yields the coefficients of these combinations. Samples are written as
 `x = x0 + sigma * noise`; all numbers are float64 on the host.
 
 `RAW` is the x0 estimate from which the noise in `X` is inferred, if other than `D`: before clipping, in the methods
@@ -27,11 +27,11 @@ X, SAVED, D1, D2, D3, NOISE1, D, RAW, Z = np.eye(INPUTS)
 class Row:
     """One evaluation of the network and what follows from it.
 
-    sigma: the level of `X`, where the network is asked. target: the level of the new `X`.
+    sigma: the level of `X`, at which the network is evaluated. target: the level of the new `X`.
     x, saved, d1, d2, d3, noise1: the registers' new values, as combinations of the old ones, `D` and `Z`; those not
     given stay. `x` and `saved` hold samples, the others estimates of x0, network outputs or noise.
     is_step: False inside a step of several evaluations.
-    timestep: what the network is told, where that is not what the grid says of `sigma`.
+    timestep: the network's time input, where that is not the grid's for `sigma`.
     """
 
     sigma: float
@@ -74,7 +74,7 @@ def check_option(name: str, value: Any, known: Collection[Any]) -> None:
 class Solver:
     """A numerical method as the lists show it.
 
-    rows: the method. convention: how its scheduler lays grids. options: what it can be told, with the defaults.
+    rows: the method. convention: how its scheduler lays grids. options: their defaults, by name.
     order: of convergence. stochastic: whether it draws noise on the way with its defaults. source: where it is from.
     """
 
