@@ -150,11 +150,12 @@ def batch(
             judge(rows, items, problems, skip_bad)
 
             from sdjax.batch.drawing import Drawing
-            from sdjax.batch.identity import versions
+            from sdjax.batch.identity import fingerprint, versions
             from sdjax.batch.runner import run
 
             own = cluster.machine.versions if cluster else versions()
-            this = run_of(pipe, loading, form, placed, items, problems, folder, batch_size, own, report)
+            of_rows = fingerprint(items, folder, report)
+            this = run_of(pipe, loading, form, placed, problems, of_rows, batch_size, own)
             summary = run(cluster or Drawing(pipe, batch_size), this, report, Showing(report), hosts, profile)
     summarise(summary, output)
 

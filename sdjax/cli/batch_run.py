@@ -48,21 +48,19 @@ def run_of(
     loading: Loading,
     form: "Output",
     placed: "list[Placed]",
-    items: "list[Item]",
     problems: "list[Problem]",
-    folder: Path,
+    fingerprint: str,
     batch_size: int,
     versions: dict[str, str],
-    report: Report,
 ) -> "Run":
-    """The run, with all that its bits depend on; says which rows are left out."""
-    from sdjax.batch.identity import fingerprint, model_hash
+    """The run, with all that its bits depend on, such as the fingerprint of its rows; says which are left out."""
+    from sdjax.batch.identity import model_hash
     from sdjax.batch.rows import complain
     from sdjax.batch.runner import Run
 
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
     identity = {
-        "rows": fingerprint(items, folder, report),
+        "rows": fingerprint,
         "pictures": len(placed),
         "model": loading.model,
         "model_hash": model_hash(pipe, files),
