@@ -6,6 +6,7 @@ same, for many pictures, on all devices, and compiles once for all of them.
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,9 @@ from sdjax.random import image_keys, normal
 PROMPT, SEED, STEPS, SCALE = "a big red heart at the top left on a yellow background", 7, 20, 3.0
 
 
-def draw() -> tuple[jax.Array, jax.Array]:
-    """The denoised latents [1, h, w, channels], and the picture [1, height, width, 3] in [0, 1]."""
-    model = read_model(embedded_models()["shapes"])
+def draw(folder: Path) -> tuple[jax.Array, jax.Array]:
+    """From a model directory: denoised latents [1, h, w, channels], and the picture [1, height, width, 3] in [0, 1]."""
+    model = read_model(folder)
     modules = {name: component.module for name, component in model.components.items()}
     params = {name: jax.tree.map(jnp.float32, component.params) for name, component in model.components.items()}
     unet, vae = modules["unet"], modules["vae"]
@@ -49,6 +50,6 @@ def draw() -> tuple[jax.Array, jax.Array]:
 
 
 if __name__ == "__main__":
-    _, pictures = draw()
+    _, pictures = draw(embedded_models()["shapes"])
     pixels = (pictures[0] * 255).round().astype("uint8")
     Image.fromarray(jax.device_get(pixels)).save(sys.argv[1] if len(sys.argv) > 1 else "minimal.png")

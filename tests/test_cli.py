@@ -228,10 +228,19 @@ def test_a_name_that_is_not_utf_8_is_written_and_printed_as_it_is(small, tmp_pat
     assert Image.open(path).size == (64, 64)
 
 
-def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(tmp_path):
+def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(small, tmp_path):
     screen, stderr = pty.openpty()  # bars are drawn on terminals only
     process = subprocess.Popen(
-        [*SDJAX, "generate", HEART, "-o", tmp_path, "--steps", "900", "--num-images", "4", "--sampler", "heun"],
+        [
+            *SDJAX,
+            "generate",
+            HEART,
+            "--model",
+            small,
+            "-o",
+            tmp_path,
+            *["--steps", "900", "--num-images", "4", "--sampler", "heun"],
+        ],
         stdout=subprocess.PIPE,
         stderr=stderr,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from checkpoints import rewrite_as_flax
 
-import sdjax
 from sdjax.schedulers.solvers import SOLVERS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -24,13 +23,12 @@ def run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names) -> di
     return names
 
 
-def test_the_smallest_program_gives_the_pipelines_picture():
+def test_the_smallest_program_gives_the_pipelines_picture(pipe, small):
     spec = importlib.util.spec_from_file_location("minimal", DOCS / "minimal.py")
     minimal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(minimal)
-    latents, pictures = minimal.draw()
+    latents, pictures = minimal.draw(small)
     how = {"seed": minimal.SEED, "num_inference_steps": minimal.STEPS, "guidance_scale": minimal.SCALE}
-    pipe = sdjax.load()
     expected = pipe(minimal.PROMPT, output_type="latent", **how).images
     # Its text encoder is not compiled as a whole, and rounds differently: 2.3e-5 was measured, of values up to 3.2.
     np.testing.assert_allclose(latents, expected, atol=1e-4)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,44 +17,39 @@ pipe = sdjax.load(sys.argv[3])
 prompts = ["a star", "a blue ring", "a red heart"]
 out = pipe(prompts, seed=4, num_inference_steps=4, sampler="euler_ancestral", output_type="np")
 assert jax.local_device_count() == int(sys.argv[1])
-np.save(sys.argv[2], out.images)
-"""
-
-# One picture: guidance, a row without it, and a row of CFG++.
-DRAW_ONE = """
-import sys, numpy as np, sdjax, jax
-pipe = sdjax.load(sys.argv[3])
+# Then one picture: guidance, a row without it, and a row of CFG++.
 settings = dict(seed=4, sampler="euler", height=32, width=32, output_type="latent")
 changing, plus_plus = dict(guidance_scale=[[7.5, 1.0, 3.0, 7.5]]), dict(guidance_scale=2.0, cfg_plus_plus=True)
 runs = [changing, dict(negative_prompt="red", **plus_plus)]
 drawn = [pipe("a blue star", num_inference_steps=4, **settings, **run).images for run in runs]
-assert jax.local_device_count() == int(sys.argv[1])
-np.save(sys.argv[2], drawn)
+np.savez(sys.argv[2], several=out.images, one=drawn)
 """
 
 
-def draw(devices: int, folder: Path, model: Path, code: str = DRAW) -> np.ndarray:
+def run(devices: int, folder: Path, *arguments: Path, code: str):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    path = folder / f"{devices}.npy"
-    command = [sys.executable, "-c", code, str(devices), str(path), str(model)]
+    path = folder / f"{devices}.npz"
+    command = [sys.executable, "-c", code, str(devices), str(path), *map(str, arguments)]
     subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True)
     return np.load(path)
 
 
 @pytest.fixture(scope="module")
-def on_one(small, tmp_path_factory) -> np.ndarray:
-    return draw(1, tmp_path_factory.mktemp("one"), small)
+def drawn(small, tmp_path_factory):
+    """What so many devices draw: the pictures of `several`, and the latents of `one`."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return cache(lambda devices: run(devices, folder, small, code=DRAW))
 
 
 @pytest.mark.parametrize("devices", [2, 4])  # three pictures divide over neither
-def test_pictures_do_not_depend_on_the_devices(devices, on_one, small, tmp_path):
-    several = draw(devices, tmp_path, small)
+def test_pictures_do_not_depend_on_the_devices(devices, drawn):
+    alone, several = drawn(1)["several"], drawn(devices)["several"]
     assert several.shape == (3, 64, 64, 3)
-    assert np.abs(on_one - several).max() <= 1 / 255
+    assert np.abs(alone - several).max() <= 1 / 255
 
 
-def test_two_devices_share_the_halves_of_one_pictures_guidance(small, tmp_path):
-    alone, shared = (draw(devices, tmp_path, small, DRAW_ONE) for devices in (1, 2))
+def test_two_devices_share_the_halves_of_one_pictures_guidance(drawn):
+    alone, shared = (drawn(devices)["one"] for devices in (1, 2))
     assert np.abs(alone - shared).max() <= 1e-4 * np.abs(alone).max()
     assert np.abs(alone[0] - alone[1]).max() > 0.01  # the settings are not the same picture
 
@@ -69,13 +64,13 @@ placed = shard(batch)
 assert placed["x"].shape == (-(-3 // devices) * devices, 2), placed["x"].shape
 seen = pmap(partial(lambda batch: jax.tree.map(lambda leaf: leaf, batch)), in_axes=(0,))(placed)
 assert len(seen["x"].addressable_shards) == devices == int(sys.argv[1])
-np.save(sys.argv[2], unshard(seen["x"], 3))
+np.savez(sys.argv[2], x=unshard(seen["x"], 3))
 """
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_a_batch_is_shared_out_and_comes_back_without_its_padding(devices, small, tmp_path):
-    assert np.array_equal(draw(devices, tmp_path, small, SHARES), np.arange(6.0).reshape(3, 2))
+def test_a_batch_is_shared_out_and_comes_back_without_its_padding(devices, tmp_path):
+    assert np.array_equal(run(devices, tmp_path, code=SHARES)["x"], np.arange(6.0).reshape(3, 2))
 
 
 @pytest.mark.parametrize("axis", [1, -1])
