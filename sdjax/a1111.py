@@ -16,6 +16,7 @@ SAMPLERS = {
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_sde": "DPM++ SDE",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
     "dpmpp_3m_sde": "DPM++ 3M SDE",
     "dpm_fast": "DPM fast",
     "restart": "Restart",
@@ -25,7 +26,7 @@ SAMPLERS = {
     "lcm": "LCM",
 }
 SPACINGS = {
-    "linspace": "Uniform",
+    "uniform": "Uniform",
     "karras": "Karras",
     "exponential": "Exponential",
     "polyexponential": "Polyexponential",
@@ -33,6 +34,9 @@ SPACINGS = {
     "kl_optimal": "KL Optimal",
     "align_your_steps": "Align Your Steps",
     "simple": "Simple",
+    "ddim_uniform": "DDIM",
+    "turbo": "Turbo",
+    "align_your_steps_gits": "Align Your Steps GITS",
     "beta": "Beta",
 }
 

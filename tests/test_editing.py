@@ -95,3 +95,21 @@ def test_an_edit_is_one_text_and_then_the_other(before, after, steps, data):
     when = data.draw(st.integers(1, steps - 1))
     before, after = ("".join(letter for letter in text if letter not in "()[]:|\\") for text in (before, after))
     assert schedule(f"[{before}:{after}:{when}]", steps) == [(when, before), (steps, after)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [
+        ("[a:b:0.5]", [(20, "b")]),
+        ("[a:b:1.0]", [(20, "b")]),
+        ("[a:b:1.5]", [(10, "a"), (20, "b")]),
+        ("[a:b:2.0]", [(20, "a")]),
+        ("[a:b:8]", [(20, "b")]),
+        ("[a:b:14]", [(4, "a"), (20, "b")]),
+        ("[a::14] [b|c]", [(k, f"{'a' if k <= 4 else ''} {'b' if k % 2 else 'c'}") for k in range(1, 21)]),
+    ],
+)
+def test_a_second_pass_goes_on_counting(prompt, texts):
+    """20 steps after 10: shares from 1.0, steps from 10, as in A1111."""
+    assert schedule(prompt, 20, first_pass=10) == texts
+    assert texts_of_rows("[a:b:1.5]", 20, 20, per_step=1, first_pass=10) == ["a"] * 11 + ["b"] * 9

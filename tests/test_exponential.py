@@ -8,7 +8,7 @@ from test_schedulers import START, karras_grid, network, plan_on, relative_error
 
 from sdjax import schedulers
 from sdjax.errors import InputError
-from sdjax.schedulers.sigma_spacings import karras
+from sdjax.schedulers.sigma_spacings import karras_levels
 from sdjax.schedulers.spacings import Grid
 
 ODE = {"eta": 0.0}
@@ -31,7 +31,7 @@ def end_of_run(solver, options, steps):
     """The error of the probability-flow ODE's solution from the highest level to 0.3, for x0 ~ N(0.4, 0.7**2)."""
     mean, std, end = 0.4, 0.7, 0.3
     noise = karras_grid(1).noise
-    levels = karras(noise, end, noise.sigmas[-1], steps + 1)
+    levels = karras_levels(end, noise.sigmas[-1], steps + 1)
     plan = plan_on(Grid(noise, levels[:-1], noise.timestep(levels[:-1]), levels[1:], steps), solver, **options)
     got = run_in_float64(plan, START, gaussian(plan, mean, std), np.zeros((steps, *START.shape)))
     start = START * np.sqrt(1 + levels[0] ** 2)

@@ -33,7 +33,7 @@ def test_a_text_of_the_first_versions():
         "negative_prompt": OLD.splitlines()[1].removeprefix("Negative prompt: "),
         "rng": "philox",
         "sampler": "euler_ancestral",
-        "spacing": "linspace",
+        "spacing": "uniform",
         "steps": 20,
         "guidance_scale": 7.0,
         "seed": 965400086,
@@ -67,6 +67,10 @@ def test_a_text_of_the_last_versions():
         ("Sampler: DPM++ 2M Karras", "DPM++ 2M Karras", None),  # a name that `with_solver` knows
         ("Sampler: DPM++ 2M SDE, Schedule type: Automatic", "dpmpp_2m_sde", "exponential"),
         ("Sampler: Euler, Schedule type: SGM Uniform", "euler", "sgm_uniform"),
+        ("Sampler: Euler, Schedule type: Uniform", "euler", "uniform"),
+        ("Sampler: Euler a, Schedule type: Normal", "euler_ancestral", "uniform"),
+        ("Sampler: Heun, Schedule type: DDIM", "heun", "ddim_uniform"),
+        ("Sampler: DPM++ 2M SDE Heun, Schedule type: Automatic", "dpmpp_2m_sde_heun", "exponential"),
         ("Sampler: DDIM, Schedule type: Automatic", "ddim", "leading"),
         ("Sampler: UniPC", "unipc", None),
         ("Sampler: DPM adaptive, Schedule type: Karras", "DPM adaptive", "karras"),
@@ -135,7 +139,7 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min
 )
 def test_our_text_is_read_back(settings):
     got, not_followed = read_infotext(write_infotext(settings))
-    if settings["sampler"] in ("ddim", "plms", "unipc", "lcm") and settings["spacing"] == "linspace":
+    if settings["sampler"] in ("ddim", "plms", "unipc", "lcm") and settings["spacing"] == "uniform":
         del settings["spacing"]  # "Uniform", which A1111 ignores for these
         got.pop("spacing", None)
     assert got == settings and not_followed == []

@@ -9,7 +9,7 @@ from scipy import stats
 
 from sdjax import schedulers
 from sdjax.errors import InputError, SolverError
-from sdjax.schedulers.names import ALIASES, parse_sampler, parse_spacing
+from sdjax.schedulers.names import ALIASES, SPACING_ALIASES, SPACINGS, parse_sampler, parse_spacing
 from sdjax.schedulers.sigma_spacings import STABLE_DIFFUSION_LEVELS
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.solvers.rows import Row, Solver, X
@@ -49,13 +49,49 @@ def a1111(spacing, steps):
         return [NOISE.sigmas[-(1 + int(k * len(NOISE) / steps))] for k in range(steps)] + [0]
     if spacing == "kl_optimal":
         return [math.tan(k / steps * math.atan(LOW) + (1 - k / steps) * math.atan(HIGH)) for k in range(steps + 1)]
+    if spacing == "uniform":
+        return [sigma_of(999 - 999 * k / max(steps - 1, 1)) for k in range(steps)] + [0]
+    if spacing == "ddim_uniform":
+        return [*[NOISE.sigmas[k] for k in range(1, 1000, max(1000 // steps, 1))][::-1], 0]
+    if spacing == "turbo":
+        return [NOISE.sigmas[round(k * 1000 / steps - 1)] for k in range(steps, 0, -1)] + [0]
     raise KeyError(spacing)
+
+
+def comfyui(spacing, steps):
+    """Levels with the final one, written as loops."""
+    if spacing == "kl_optimal":
+        return [
+            math.tan(math.atan(HIGH) + k / (steps - 1) * (math.atan(LOW) - math.atan(HIGH))) for k in range(steps)
+        ] + [0]
+    if spacing == "beta":
+        timesteps = [round(stats.beta.ppf(1 - k / steps, 0.6, 0.6) * 999) for k in range(steps)]
+        return [NOISE.sigmas[t] for t in sorted(set(timesteps), reverse=True)] + [0]
+    # linear_quadratic: a line up to 0.025 in the first half of the steps, then the parabola that goes on from there,
+    # with the line's slope, and reaches 1 with the last step.
+    half, found = steps // 2, []
+    for k in range(steps):
+        bent = half - 0.025 * steps
+        rest = (steps - half) ** 2
+        square = bent / (half * rest) * k**2 + (0.025 / half - 2 * bent / rest) * k + bent / (half * rest) * half**2
+        found.append(HIGH * (1 - (k * 0.025 / half if k < half else square)))
+    return [*found, 0]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 10, 20, 37, 300])
+@pytest.mark.parametrize("spacing", ["kl_optimal", "beta", "linear_quadratic"])
+def test_comfyuis_own_levels(spacing, steps):
+    name = spacing if spacing == "linear_quadratic" else f"comfyui_{spacing}"
+    np.testing.assert_allclose(levels(name, steps), comfyui(spacing, steps), rtol=2e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 10, 20, 37])
 @pytest.mark.parametrize(
     "spacing",
-    ["karras", "exponential", "polyexponential", "lu", "beta", "sgm_uniform", "simple", "kl_optimal"],
+    [
+        *("karras", "exponential", "polyexponential", "lu", "beta", "sgm_uniform", "simple", "kl_optimal"),
+        *("uniform", "ddim_uniform", "turbo"),
+    ],
 )
 def test_levels_are_those_of_the_source(spacing, steps):
     np.testing.assert_allclose(levels(spacing, steps), a1111(spacing, steps), rtol=2e-5, atol=1e-7)
@@ -68,6 +104,8 @@ def test_align_your_steps_is_its_table_and_interpolates_in_log_sigma():
     between = np.sqrt(np.array(STABLE_DIFFUSION_LEVELS[1:]) * STABLE_DIFFUSION_LEVELS[:-1])
     np.testing.assert_allclose(doubled[1:-1:2], between, rtol=1e-12)
     assert levels("align_your_steps_xl", 11)[3] == pytest.approx(2.181)
+    assert levels("align_your_steps_gits", 11)[3] == pytest.approx(1.236)
+    assert levels("align_your_steps_gits_xl", 11)[3] == pytest.approx(1.529)
 
 
 def test_levels_of_ones_own():
@@ -135,6 +173,9 @@ def test_a_wrong_solver_is_named(monkeypatch, weights, message):
         ("LMS Karras", "lms", "karras"),
         ("PLMS", "plms", None),
         ("DPM fast", "dpm_fast", None),
+        ("DPM++ 2M SDE Heun Exponential", "dpmpp_2m_sde_heun", "exponential"),
+        ("dpm_2_ancestral", "dpm2_ancestral", None),  # ComfyUI's
+        ("dpmpp_3m_sde_gpu", "dpmpp_3m_sde", None),
     ],
 )
 def test_a1111s_names_are_understood(name, solver, spacing):
@@ -146,6 +187,8 @@ def test_every_alias_leads_somewhere():
         assert parse_sampler(name) == (solver, None)
         assert solver in SOLVERS
     assert parse_spacing("SGM Uniform") == "sgm_uniform"
+    for name, spacing in SPACING_ALIASES.items():
+        assert parse_spacing(name) == spacing and spacing in SPACINGS
 
 
 def test_explain_prints_what_the_loop_computes():
@@ -154,3 +197,11 @@ def test_explain_prints_what_the_loop_computes():
     assert text.count("denoised = ") == int(plan.nfe) == 3
     assert f"{plan.rows.weights[0, 0, 0]:.6g} x + {plan.rows.weights[0, 0, 6]:.6g} denoised" in text
     assert text.splitlines()[-1] == "     x <- denoised"
+
+
+@pytest.mark.parametrize("solver", list(SOLVERS))
+@pytest.mark.parametrize("spacing", ["karras", "sgm_uniform", "beta", "simple", "kl_optimal", "align_your_steps"])
+def test_one_step_starts_from_all_noise(solver, spacing):
+    """As distilled models of one step run."""
+    plan = schedulers.create(solver, spacing).plan(1)
+    assert plan.sigmas[0] == pytest.approx(14.6146, rel=1e-4)

@@ -19,8 +19,8 @@ GPU = "GPU"  # the web UI's default; the numbers of a CUDA generator
 # "Automatic" was added when the spacing left the sampler's name.
 AUTOMATIC = {
     **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_ancestral", "dpm2", "dpm2_ancestral", "restart"), "karras"),
-    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_3m_sde"), "exponential"),
-    **dict.fromkeys(("euler", "euler_ancestral", "lms", "heun", "dpm_fast"), "linspace"),
+    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"), "exponential"),
+    **dict.fromkeys(("euler", "euler_ancestral", "lms", "heun", "dpm_fast"), "uniform"),
 }
 OWN_SPACING = {"ddim": "leading", "plms": "leading", "unipc": None, "lcm": None}  # whatever "Schedule type" says
 
@@ -110,9 +110,10 @@ def _sampler(label: str | None, schedule_type: str | None) -> dict[str, str]:
     elif schedule_type == "Automatic":
         spacing = AUTOMATIC.get(solver)
     elif schedule_type is None:
-        spacing = "linspace" if solver in a1111.SAMPLERS else None
+        spacing = "uniform" if solver in a1111.SAMPLERS else None
     else:
-        spacing = next((spacing for spacing, name in a1111.SPACINGS.items() if name == schedule_type), schedule_type)
+        label = "Uniform" if schedule_type == "Normal" else schedule_type  # two names of the same levels
+        spacing = next((spacing for spacing, name in a1111.SPACINGS.items() if name == label), label)
     return {"sampler": solver} | ({"spacing": spacing} if spacing else {})
 
 

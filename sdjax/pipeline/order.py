@@ -45,11 +45,15 @@ class GroupKey(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """A batch, resolved: what drawing, compiling, `sdjax batch` and a server read. Made by `order_of`."""
+    """A batch, resolved: what drawing, compiling, `sdjax batch` and a server read. Made by `order_of`.
+
+    first: of a second pass, the order of the first.
+    """
 
     facts: Facts
     recipes: Sequence[Recipe]
     size: Size
+    first: "Order | None" = None
 
     @property
     def pictures(self) -> list[Picture]:
@@ -116,15 +120,23 @@ class Order:
     def texts(self) -> tuple[list[list[Tokens]], list[list[Tokens]]]:
         """The prompts, and the negative prompts, of each picture at each row; equal ones are one object."""
         prompts, negatives = (
-            [self._tokens(recipe, getattr(recipe.picture, name)) for recipe in self.recipes]
+            [self._tokens(k, getattr(recipe.picture, name)) for k, recipe in enumerate(self.recipes)]
             for name in ("prompt", "negative_prompt")
         )
         return prompts, negatives
 
-    def _tokens(self, recipe: Recipe, text: str) -> list[Tokens]:
-        per_step = 2 if recipe.scheduler.solver in TWO_A_STEP else 1
-        is_plain = recipe.picture.prompt_syntax == "plain"
-        return tokens_by_row(self.facts.tokenizer, self.facts.words, text, is_plain, recipe.steps, self.nfe, per_step)
+    def _tokens(self, k: int, text: str) -> list[Tokens]:
+        recipe = self.recipes[k]
+        return tokens_by_row(
+            self.facts.tokenizer,
+            self.facts.words,
+            text,
+            is_plain=recipe.picture.prompt_syntax == "plain",
+            steps=recipe.steps,
+            rows=self.nfe,
+            per_step=2 if recipe.scheduler.solver in TWO_A_STEP else 1,
+            first_pass=self.first.recipes[k].steps if self.first else 0,
+        )
 
     @property
     def chunks(self) -> int:
@@ -151,8 +163,11 @@ class Order:
         )
 
 
-def order_of(pictures: Sequence[Picture], facts: Facts) -> Order:
-    """The order for a batch of pictures of one size. Raises InputError, before any work, for what cannot be drawn."""
+def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = None) -> Order:
+    """The order for a batch of pictures of one size; first: of a second pass, the order of the first.
+
+    Raises InputError, before any work, for what cannot be drawn.
+    """
     for picture in pictures:
         facts.task.check(picture)
         hires.check(picture)
@@ -166,7 +181,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts) -> Order:
         values = sorted({str(getattr(picture, setting.name)) for picture in pictures}) if setting.alike else []
         if len(values) > 1:
             raise InputError(f"the pictures of a batch have one {setting.name}, not {', '.join(values)}")
-    return Order(facts, [recipe_of(picture, facts) for picture in pictures], _size_of(pictures, facts))
+    return Order(facts, [recipe_of(picture, facts) for picture in pictures], _size_of(pictures, facts), first)
 
 
 def _second_pass(picture: Picture) -> tuple[Any, ...]:

@@ -138,12 +138,15 @@ class Pipeline:
             return self._draw(order, latents, output_type, previews, progress)
         first = self._draw(order, latents, hires.output_type(pictures), None, progress)
         larger = hires.second_pass(pictures, np.asarray(first.images), self.facts.factor)
-        second = self._draw(self.prepare(larger), None, output_type, previews, progress)
+        second = self._draw(self.prepare(larger, order), None, output_type, previews, progress)
         return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
 
-    def prepare(self, pictures: Sequence[Picture]) -> Order:
-        """The order for a batch of pictures, resolved without a device. Raises InputError for what cannot be drawn."""
-        return order_of(pictures, self.facts)
+    def prepare(self, pictures: Sequence[Picture], first: Order | None = None) -> Order:
+        """The order for a batch of pictures, resolved without a device; first: of a second pass, that of the first.
+
+        Raises InputError for what cannot be drawn.
+        """
+        return order_of(pictures, self.facts, first)
 
     def begin(self, order: Order, latents: np.ndarray | None = None) -> Batch:
         """Encodes texts and images and puts all that the loop needs on the devices. latents: as in a call."""

@@ -3,11 +3,18 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Union
+from typing import NamedTuple, Union
 
 # Text, in which a backslash takes what follows literally, or one character that has a meaning.
 TOKENS = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\\\[\]():|]")
 NUMBER = re.compile(r"\s*([+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)\s*")
+
+
+class Steps(NamedTuple):
+    """The steps of a pass; in a second pass, also those of the first."""
+
+    steps: int
+    first_pass: int = 0
 
 
 @dataclass
@@ -18,14 +25,20 @@ class Edit:
     after: "list[Node]"
     when: str
 
-    def last_step(self, steps: int) -> int:
-        """The last step with `before`; `when` is a share of the steps where it has a point, else a step."""
-        last = float(self.when) * (steps if "." in self.when else 1)
-        return int(max(min(last, steps), 0))
+    def last_step(self, counted: "Steps") -> int:
+        """The last step with `before`; `when` is a share of the steps where it has a point, else a step.
 
-    def at(self, step: int, steps: int) -> "list[Node]":
+        In a second pass both go on counting: shares from 1.0, steps from those of the first pass.
+        """
+        if "." in self.when:
+            last = (float(self.when) - (counted.first_pass > 0)) * counted.steps
+        else:
+            last = float(self.when) - counted.first_pass
+        return int(max(min(last, counted.steps), 0))
+
+    def at(self, step: int, counted: "Steps") -> "list[Node]":
         """What it reads at a step, counted from 1."""
-        return self.before if step <= self.last_step(steps) else self.after
+        return self.before if step <= self.last_step(counted) else self.after
 
 
 @dataclass
@@ -34,7 +47,7 @@ class Alternation:
 
     options: "list[list[Node]]"
 
-    def at(self, step: int, steps: int) -> "list[Node]":
+    def at(self, step: int, counted: "Steps") -> "list[Node]":
         """What it reads at a step, counted from 1."""
         return self.options[(step - 1) % len(self.options)]
 
@@ -74,29 +87,33 @@ class _Bracket:
         return [Edit(texts[0] if len(texts) == 2 else [], texts[-1], number[1])] if number else None
 
 
-def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
+def schedule(prompt: str, steps: int, first_pass: int = 0) -> list[tuple[int, str]]:
     """The texts that a prompt stands for, each with the last step, counted from 1, at which it is read.
 
     `[from:to:when]` changes after step `when`, or after that share of the steps where `when` has a point; `[to:when]`
     and `[from::when]` add and take away; `[one|other]` changes at every step. They nest. Brackets that say none of
     this are left for `parse_emphasis`; a prompt with a `|` outside of square brackets is left as a whole.
+
+    first_pass: the steps of the first pass, for the schedule of a second one.
     """
+    counted = Steps(steps, first_pass)
     nodes = _parse(prompt)
     if nodes is None:
         return [(steps, prompt)]
     ends = {steps}
     for node in _inside(nodes):
-        ends |= set(range(1, steps + 1)) if isinstance(node, Alternation) else {node.last_step(steps)}
-    return [(end, _read(nodes, end, steps)) for end in sorted(ends) if end > 0]
+        ends |= set(range(1, steps + 1)) if isinstance(node, Alternation) else {node.last_step(counted)}
+    return [(end, _read(nodes, end, counted)) for end in sorted(ends) if end > 0]
 
 
-def texts_of_rows(prompt: str, steps: int, rows: int, per_step: int = 1) -> list[str]:
+def texts_of_rows(prompt: str, steps: int, rows: int, per_step: int = 1, first_pass: int = 0) -> list[str]:
     """The text that is read at each of `rows` evaluations of the network, as A1111 counts.
 
     It counts evaluations, and those from 0: a text with last step 3 is read at four of them. For samplers that it knows
-    to ask the network twice a step (`per_step`) it takes twice the steps.
+    to ask the network twice a step (`per_step`) it takes twice the steps. first_pass: of a second pass, the steps of
+    the first.
     """
-    texts = schedule(prompt, steps * per_step)
+    texts = schedule(prompt, steps * per_step, first_pass * per_step)
     return [next((text for end, text in texts if row <= end), texts[-1][1]) for row in range(rows)]
 
 
@@ -143,12 +160,12 @@ def _inside(nodes: list[Node]) -> Iterator[Edit | Alternation]:
             pending += [inner for option in node.options for inner in option]
 
 
-def _read(nodes: list[Node], step: int, steps: int) -> str:
+def _read(nodes: list[Node], step: int, counted: Steps) -> str:
     pending, text = nodes[::-1], []
     while pending:
         node = pending.pop()
         if isinstance(node, str):
             text.append(node)
         else:
-            pending += node.at(step, steps)[::-1]
+            pending += node.at(step, counted)[::-1]
     return "".join(text)

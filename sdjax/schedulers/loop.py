@@ -96,9 +96,8 @@ def clipped(denoised: jax.Array, clip_range: jax.Array, threshold: jax.Array) ->
         place = quantile * (sizes.shape[1] - 1)
         low = jnp.floor(place).astype(jnp.int32)[:, None]
         below, above = (jnp.take_along_axis(sizes, jnp.minimum(low + k, sizes.shape[1] - 1), 1)[:, 0] for k in (0, 1))
-        limit = _over_samples(
-            jnp.clip(below + (place - low[:, 0]) * (above - below), 1, jnp.maximum(largest, 1)), denoised
-        )
+        limit = jnp.minimum(jnp.maximum(below + (place - low[:, 0]) * (above - below), 1), largest)
+        limit = _over_samples(jnp.where(quantile > 0, limit, 1), denoised)
         return jnp.where(_over_samples(quantile > 0, denoised), jnp.clip(denoised, -limit, limit) / limit, denoised)
 
     denoised = jax.lax.cond(jnp.any(quantile > 0), thresholded, lambda denoised: denoised, denoised)

@@ -14,7 +14,13 @@ SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 # Names in lower case that are not those of SOLVERS with spaces.
 ALIASES = {
     label.lower(): solver for solver, label in a1111.SAMPLERS.items() if label.lower() != solver.replace("_", " ")
-} | {"dpm++ 3m": "dpmpp_3m"}
+} | {"dpm++ 3m": "dpmpp_3m", "dpm 2": "dpm2", "dpm 2 ancestral": "dpm2_ancestral"}  # the last two are ComfyUI's
+
+SPACING_ALIASES = {
+    "normal": "uniform",  # ComfyUI's name
+    "ddim": "ddim_uniform",  # A1111's schedule type
+    "align_your_steps_11": "align_your_steps",  # forge's
+}
 
 
 def parse_sampler(name: str) -> tuple[str, str | None]:
@@ -23,7 +29,7 @@ def parse_sampler(name: str) -> tuple[str, str | None]:
     "dpmpp_2m" and "DPM++ 2M" are the solver; "DPM++ 2M Karras" is the solver with Karras' levels. Raises InputError,
     with the nearest known names, for any other.
     """
-    spoken = " ".join(str(name).lower().replace("_", " ").split())
+    spoken = " ".join(str(name).lower().replace("_", " ").split()).removesuffix(" gpu")  # ComfyUI's noise on the GPU
     for spacing in (None, *sorted(SPACINGS, key=len, reverse=True)):
         ending = "" if spacing is None else " " + spacing.replace("_", " ")
         stem = spoken.removesuffix(ending) if ending else spoken
@@ -36,6 +42,7 @@ def parse_sampler(name: str) -> tuple[str, str | None]:
 def parse_spacing(name: str) -> str:
     """A spacing's name ("SGM Uniform" is "sgm_uniform"). Raises InputError, with the nearest, for an unknown one."""
     spacing = "_".join(str(name).lower().split())
+    spacing = SPACING_ALIASES.get(spacing, spacing)
     if spacing not in SPACINGS:
         raise unknown("spacing", name, SPACINGS)
     return spacing

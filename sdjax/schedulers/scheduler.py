@@ -13,7 +13,7 @@ from sdjax.schedulers.plan import Plan
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.solvers.rows import Solver
-from sdjax.schedulers.spacings import Grid, distilled_timesteps, spaced_timesteps
+from sdjax.schedulers.spacings import Convention, Grid, distilled_timesteps, spaced_timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,9 @@ class Scheduler:
         if spacing is None and implied is None:
             return scheduler
         spacing = parse_spacing(spacing or implied or "")
-        if spacing in SIGMA_SPACINGS:  # over the whole noise schedule, whose ends linspace has
-            return replace(scheduler, spacing="linspace", sigma_spacing=spacing, sigma_min=None, sigma_max=None)
+        if spacing in SIGMA_SPACINGS:  # over the whole noise schedule
+            low, high = self.noise.sigmas[[0, -1]]
+            return replace(scheduler, spacing="linspace", sigma_spacing=spacing, sigma_min=low, sigma_max=high)
         return replace(scheduler, spacing=spacing, sigma_spacing=None)
 
     def plan(
@@ -128,11 +129,10 @@ class Scheduler:
             low, high = (noise.sigmas[0], noise.sigmas[-1]) if convention.full_range else (sigmas[-1], sigmas[0])
             low, high = self.sigma_min or low, self.sigma_max or high
             levels = SIGMA_SPACINGS[self.sigma_spacing](noise, low, high, steps)
-            sigmas, final = levels[:steps], levels[steps:]
-            timesteps = noise.timestep(sigmas)
-            if not noise.continuous and convention.integer_karras and self.sigma_spacing in ("karras", "lu"):
-                timesteps = np.round(timesteps)
-            return self._grid_of(sigmas, timesteps, *final)
+            timesteps = noise.timestep(levels.sigmas)
+            if not noise.continuous:
+                timesteps = _whole(timesteps, self.sigma_spacing, convention)
+            return self._grid_of(levels.sigmas, timesteps, levels.final)
         if not convention.stride:
             return self._grid_of(sigmas, timesteps)
         stride = len(noise) // steps
@@ -170,6 +170,13 @@ def create(solver: str, spacing: str | None = None, **options: Any) -> Scheduler
     """
     noise = NoiseSchedule.from_betas(BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000))
     return Scheduler(noise, "ddim").with_solver(solver, spacing, **options)
+
+
+def _whole(timesteps: np.ndarray, spacing: str, convention: Convention) -> np.ndarray:
+    """The timesteps of sigma levels as diffusers' classes pass them to the network."""
+    if spacing in ("karras", "lu"):
+        return np.round(timesteps) if convention.integer_karras else timesteps
+    return np.trunc(timesteps) if convention.truncates and spacing in ("exponential", "beta") else timesteps
 
 
 def _checked_steps(steps: int, trained: int) -> int:

@@ -1,74 +1,148 @@
 """Spacings that are laid in sigma rather than in timesteps.
 
-Each takes the noise schedule, the lowest and the highest level and the number of steps, and gives [steps] falling
-levels, float64. A step to the final level follows them; one that ends at a level of its own gives it as one more.
+Each takes the noise schedule, the lowest and the highest level and the number of steps, and gives `Levels`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv
 
 from sdjax.schedulers.noise import NoiseSchedule
 
-SigmaSpacing = Callable[[NoiseSchedule, float, float, int], np.ndarray]
+
+class Levels(NamedTuple):
+    """The noise levels of a spacing.
+
+    sigmas: [evaluations] float64, falling; mostly as many as steps. final: the level that the last step goes to, None
+    where the scheduler decides.
+    """
+
+    sigmas: np.ndarray
+    final: float | None = None
+
+
+SigmaSpacing = Callable[[NoiseSchedule, float, float, int], Levels]
 
 # Sabour et al. (2024), arXiv:2404.14507: levels optimised for 10 steps, as published with the paper.
 STABLE_DIFFUSION_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 STABLE_DIFFUSION_XL_LEVELS = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
+# Chen et al. (2024), arXiv:2405.11326 (GITS), as ComfyUI's and forge's users know them.
+GITS_LEVELS = (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.094, 0.029)
+GITS_XL_LEVELS = (14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029)
 
 
-def karras(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def karras(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Karras et al. (2022), arXiv:2206.00364, equation 5: even in sigma ** (1 / 7)."""
+    return Levels(karras_levels(low, high, steps))
+
+
+def karras_levels(low: float, high: float, steps: int) -> np.ndarray:
+    """[steps], from `high` to `low`."""
     rho = 7.0
     return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
 
 
-def exponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def exponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Even in log sigma, which is uniform in logSNR. k-diffusion; Lu et al. (2022), arXiv:2206.00927, call it "lu"."""
-    return np.exp(np.linspace(np.log(high), np.log(low), steps))
+    return Levels(np.exp(np.linspace(np.log(high), np.log(low), steps)))
 
 
-def polyexponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def polyexponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Even in a power of log sigma. The power is 1 in k-diffusion and A1111, where this is `exponential`."""
     return exponential(noise, low, high, steps)
 
 
-def beta(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
-    """Lee et al. (2024), arXiv:2407.12173: quantiles of Beta(0.6, 0.6), dense at both ends."""
-    return low + betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, steps)) * (high - low)
+def beta(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Lee et al. (2024), arXiv:2407.12173: quantiles of Beta(0.6, 0.6), dense at both ends. diffusers, A1111."""
+    return Levels(low + betaincinv(0.6, 0.6, 1 - np.linspace(0, 1, steps)) * (high - low))
 
 
-def sgm_uniform(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
-    """Even in timesteps from the last one, the first one left out; between timesteps, even in log sigma. SGM, A1111."""
-    timesteps = np.linspace(noise.timestep(high), noise.timestep(low), steps + 1)[:-1]
-    return np.exp(np.interp(timesteps, np.arange(len(noise)), np.log(noise.sigmas)))
+def comfyui_beta(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """As `beta`, the quantiles in trained timesteps, and each of these once. ComfyUI."""
+    quantiles = betaincinv(0.6, 0.6, 1 - np.arange(steps) / steps)
+    return Levels(noise.sigmas[np.unique(np.rint(quantiles * (len(noise) - 1)).astype(int))[::-1]])
 
 
-def simple(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def uniform(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Even in timesteps, both ends included. k-diffusion, A1111; ComfyUI calls it normal."""
+    return Levels(_in_timesteps(noise, low, high, steps))
+
+
+def sgm_uniform(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Even in timesteps from the last one, the first one left out. SGM, A1111."""
+    return Levels(_in_timesteps(noise, low, high, steps + 1)[:-1])
+
+
+def _in_timesteps(noise: NoiseSchedule, low: float, high: float, points: int) -> np.ndarray:
+    """Even in timesteps; between the trained ones, even in log sigma."""
+    trained, logs = np.arange(len(noise)), np.log(noise.sigmas)
+    start, end = np.interp(np.log([high, low]), logs, trained)
+    return np.exp(np.interp(np.linspace(start, end, points), trained, logs))
+
+
+def simple(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Every so many of the trained levels, from the last one. ComfyUI, A1111."""
-    return noise.sigmas[len(noise) - 1 - np.floor(np.arange(steps) * (len(noise) / steps)).astype(int)]
+    return Levels(noise.sigmas[len(noise) - 1 - np.floor(np.arange(steps) * (len(noise) / steps)).astype(int)])
 
 
-def kl_optimal(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
-    """Sabour et al. (2024), arXiv:2404.14507, theorem 3.1: even in arctan sigma, ending at the lowest level."""
-    return np.tan(np.linspace(np.arctan(high), np.arctan(low), steps + 1))
+def ddim_uniform(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Every so many of the trained levels, from timestep 1: mostly one more than the steps. ComfyUI; A1111's DDIM."""
+    return Levels(noise.sigmas[1 :: max(len(noise) // steps, 1)][::-1])
 
 
-def align_your_steps(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def turbo(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Evenly back from the last timestep, as distilled models want it. forge."""
+    return Levels(noise.sigmas[np.round(np.arange(steps, 0, -1) * (len(noise) / steps) - 1).astype(int)])
+
+
+def linear_quadratic(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Slowly on a line over the first 0.025 of the highest level, then on a parabola to 0. Genmo's Mochi, ComfyUI."""
+    if steps == 1:
+        return Levels(np.array([high]))
+    first, slow = steps // 2, 0.025
+    last, missing = steps - first, first - slow * steps
+    k = np.arange(steps)
+    parabola = missing / (first * last**2) * (k**2 + first**2) + (slow / first - 2 * missing / last**2) * k
+    return Levels(high * (1 - np.where(k < first, k * slow / first, parabola)))
+
+
+def kl_optimal(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Sabour et al. (2024), arXiv:2404.14507, theorem 3.1: even in arctan sigma, ending at the lowest level. A1111."""
+    *sigmas, final = np.tan(np.linspace(np.arctan(high), np.arctan(low), steps + 1))
+    return Levels(np.array(sigmas), final)
+
+
+def comfyui_kl_optimal(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """As `kl_optimal`, with an evaluation at the lowest level and a step on from there. ComfyUI."""
+    return Levels(np.tan(np.linspace(np.arctan(high), np.arctan(low), steps)))
+
+
+def align_your_steps(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Sabour et al. (2024): optimised for Stable Diffusion 1.5; other counts are interpolated in log sigma."""
     return _interpolated(STABLE_DIFFUSION_LEVELS, steps)
 
 
-def align_your_steps_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> np.ndarray:
+def align_your_steps_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Sabour et al. (2024): optimised for Stable Diffusion XL; other counts are interpolated in log sigma."""
     return _interpolated(STABLE_DIFFUSION_XL_LEVELS, steps)
 
 
-def _interpolated(levels: tuple[float, ...], steps: int) -> np.ndarray:
+def align_your_steps_gits(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """GITS' levels for Stable Diffusion 1.5; other counts are interpolated in log sigma. forge, ComfyUI."""
+    return _interpolated(GITS_LEVELS, steps)
+
+
+def align_your_steps_gits_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """GITS' levels for Stable Diffusion XL; other counts are interpolated in log sigma. forge, ComfyUI."""
+    return _interpolated(GITS_XL_LEVELS, steps)
+
+
+def _interpolated(levels: tuple[float, ...], steps: int) -> Levels:
     # One step starts from the highest level: the reference's interpolation would start it from the lowest.
     places = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
-    return np.exp(np.interp(places, np.linspace(0, 1, len(levels)), np.log(levels)))
+    return Levels(np.exp(np.interp(places, np.linspace(0, 1, len(levels)), np.log(levels))))
 
 
 SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
@@ -77,9 +151,17 @@ SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
     "polyexponential": polyexponential,
     "lu": exponential,
     "beta": beta,
+    "comfyui_beta": comfyui_beta,
+    "uniform": uniform,
     "sgm_uniform": sgm_uniform,
     "simple": simple,
+    "ddim_uniform": ddim_uniform,
+    "turbo": turbo,
+    "linear_quadratic": linear_quadratic,
     "kl_optimal": kl_optimal,
+    "comfyui_kl_optimal": comfyui_kl_optimal,
     "align_your_steps": align_your_steps,
     "align_your_steps_xl": align_your_steps_xl,
+    "align_your_steps_gits": align_your_steps_gits,
+    "align_your_steps_gits_xl": align_your_steps_gits_xl,
 }

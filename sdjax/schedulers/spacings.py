@@ -21,7 +21,8 @@ class Convention:
     stride: bool  # a step goes to `timestep - trained // steps`, on the grid or not; otherwise to the next point
     full_range: bool  # sigma spacings span the whole noise schedule; otherwise the ends of the spacing's grid
     unit_variance: bool  # samples start and end variance preserving; otherwise as x0 + sigma * noise
-    integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded; of other sigmas, never
+    integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded
+    truncates: bool = False  # the timesteps of exponential and beta levels lose their fraction
     distilled: bool = False  # timesteps are chosen out of those that a model was distilled on, whatever their spacing
 
 
@@ -30,7 +31,9 @@ DDPM_FAMILY = Convention(integer=True, extra_point=False, stride=False, full_ran
 DISTILLED_FAMILY = replace(DDPM_FAMILY, distilled=True)
 DPM2_FAMILY = Convention(integer=False, extra_point=False, stride=False, full_range=False, unit_variance=False)
 K_DIFFUSION_FAMILY = replace(DPM2_FAMILY, integer_karras=False)
-DPM_SOLVER_FAMILY = Convention(integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True)
+DPM_SOLVER_FAMILY = Convention(
+    integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True, truncates=True
+)
 
 
 @dataclass(frozen=True, eq=False)

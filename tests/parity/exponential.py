@@ -11,6 +11,8 @@ diffusers.logging.set_verbosity_error()  # it warns of every option that it chan
 COMMON = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "use_karras_sigmas": (False, True),
+    "use_exponential_sigmas": (False, True),
+    "use_beta_sigmas": (False, True),
     "lower_order_final": (True, False),
 }
 ORDER = {"solver_order": (1, 2, 3)}
@@ -23,6 +25,8 @@ EDM = {
     "steps_offset": (0,),
     "beta_schedule": ("linear",),
     "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
     "sigma_schedule": ("karras", "exponential"),
     "sigma_data": (0.5, 1.3),
     "sigma_min": (0.002, 0.03),

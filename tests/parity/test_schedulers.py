@@ -53,7 +53,7 @@ CLIPPING = {
     "clip_sample_range": (1.0, 1.4),
     "thresholding": (False, True),
     "dynamic_thresholding_ratio": (0.995, 0.8),
-    "sample_max_value": (1.0, 1.5),
+    "sample_max_value": (1.0, 1.5, 0.6),
 }
 DISTILLED = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),

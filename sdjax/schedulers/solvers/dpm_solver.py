@@ -151,6 +151,7 @@ SOLVERS = {
     "dpmpp_2m": _multi("dpmsolver++", 2, DPMPP),
     "dpmpp_3m": _multi("dpmsolver++", 3, DPMPP),
     "dpmpp_2m_sde": _multi("sde-dpmsolver++", 2, K_DIFFUSION, SDE),
+    "dpmpp_2m_sde_heun": _multi("sde-dpmsolver++", 2, K_DIFFUSION, {**SDE, "solver_type": "heun"}),
     "dpmpp_3m_sde": _multi("sde-dpmsolver++", 3, K_DIFFUSION, {**SDE, "solver_type": "heun"}),
     "dpmpp_2s": _single("dpmsolver++", 2, DPMPP),
     "dpmpp_3s": _single("dpmsolver++", 3, DPMPP),

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from sdjax.schedulers.noise import NoiseSchedule
-from sdjax.schedulers.sigma_spacings import karras
+from sdjax.schedulers.sigma_spacings import karras_levels
 from sdjax.schedulers.solvers.rows import D1, RAW, SAVED, D, Row, Solver, X, Z, down_and_up, towards
 from sdjax.schedulers.spacings import DDIM_FAMILY, DPM2_FAMILY, K_DIFFUSION_FAMILY, Grid
 
@@ -59,7 +59,7 @@ def restart(grid: Grid, restart_list: Mapping[float, Sequence[float]] | None = N
         restart_list = {}
         if steps >= 20:
             again, times = (steps // 4, 2) if steps >= 36 else (9, 1)
-            levels = np.append(karras(grid.noise, levels[-2], levels[0], steps - again * times), levels[-1])
+            levels = np.append(karras_levels(levels[-2], levels[0], steps - again * times), levels[-1])
             restart_list = {0.1: (again + 1, times, 2.0)}
     path = [levels[:1]]  # runs of falling levels; noise leads from the end of each to the start of the next
     restarts = {_nearest(levels, level): how for level, how in restart_list.items()}
@@ -68,7 +68,7 @@ def restart(grid: Grid, restart_list: Mapping[float, Sequence[float]] | None = N
         points, repeats, top = restarts.get(k, (0, 0, 0.0))
         start = _nearest(levels, top)
         if start < k:
-            path += [karras(grid.noise, levels[k], levels[start], int(points))] * int(repeats)
+            path += [karras_levels(levels[k], levels[start], int(points))] * int(repeats)
     after = [run[0] for run in path[1:]] + [levels[-1]]
     for run, top in zip(path, after):
         for k, (s, t) in enumerate(pairwise(run)):
