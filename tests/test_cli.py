@@ -381,7 +381,7 @@ def test_like_says_what_it_cannot_follow(small, tmp_path, capsys):
     assert main(["generate", "--like", str(path), "--model", str(small), "-o", str(tmp_path / "new.png")]) == 0
     assert "not followed: Hires upscale: 2" in capsys.readouterr().err
     settings = read_settings(tmp_path / "new.png")
-    assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("euler_ancestral", "linspace", "philox")
+    assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("euler_ancestral", "uniform", "philox")
     assert (settings["clip_skip"], settings["seed"], settings["steps"]) == (1, 3, 2)
     save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a", "image": "b.png"})
     assert main(["generate", "--like", str(path)]) == 1
