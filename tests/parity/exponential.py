@@ -95,6 +95,7 @@ def in_float64(module, monkeypatch):
 def excluded(config, steps, taken):
     """Why a combination is not compared, or None. taken: the steps that the strength leaves."""
     name, karras = config["_class_name"], config["use_karras_sigmas"]
+    spaced = karras or config["use_exponential_sigmas"] or config["use_beta_sigmas"]
     multistep, singlestep = name == "DPMSolverMultistepScheduler", name == "DPMSolverSinglestepScheduler"
     clipped = config.get("lambda_min_clipped", -np.inf) > -np.inf
     if clipped and config["timestep_spacing"] == "trailing" and not singlestep:
@@ -107,12 +108,12 @@ def excluded(config, steps, taken):
     ends_on_grid = name in ("DEISMultistepScheduler", "SASolverScheduler") or (
         name == "UniPCMultistepScheduler" and config["final_sigmas_type"] == "sigma_min"
     )
-    if ends_on_grid and karras and steps == 1:
-        return "diffusers ends at Karras' last level, so that a single step does nothing"
-    if name == "SASolverScheduler" and karras and taken < steps:
-        return "diffusers adds noise at the level of the rounded timestep, not at Karras' own"
-    if karras and divides_by_the_last_step(config, steps, taken):
-        return "diffusers divides zero by zero in the last step, from Karras' last level to the same: nan"
+    if ends_on_grid and spaced and steps == 1:
+        return "diffusers ends at a sigma spacing's last level, so that a single step does nothing"
+    if name == "SASolverScheduler" and spaced and taken < steps:
+        return "diffusers adds noise at the level of the rounded timestep, not at the spacing's own"
+    if spaced and divides_by_the_last_step(config, steps, taken):
+        return "diffusers divides zero by zero in the last step, from a sigma spacing's last level to the same: nan"
     if name.startswith("EDM"):
         return excluded_edm(config, steps, taken)
     if name == "UniPCMultistepScheduler":
