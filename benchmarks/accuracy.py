@@ -18,7 +18,6 @@ from sdjax.files.atomic import replaced
 from sdjax.files.pictures import grid
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.images import to_pil
-from sdjax.schedulers.names import parse_sampler
 
 FACTS = ("background", "count", "colour", "shape", "size", "place", "relation")
 ON_SHEET = 12  # pictures of each model
@@ -48,7 +47,7 @@ def accuracy(
         name: [draw_scene(np.random.default_rng([held_out, i]), bool(held_out)) for i in range(pictures)]
         for held_out, name in enumerate(("seen", "held out"))
     }
-    how = dict(zip(("sampler", "spacing"), parse_sampler(sampler)), num_inference_steps=steps, guidance_scale=guidance)
+    how = {"sampler": sampler, "num_inference_steps": steps, "guidance_scale": guidance}
     drawn: dict[tuple[str, str], np.ndarray] = {}
     for model in models:
         pipe = sdjax.load(model)

@@ -10,10 +10,12 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.budgets import affordable
+from sdjax import a1111
 from sdjax.errors import InputError
 from sdjax.files.cache import cached
 from sdjax.pipeline import Pipeline
 from sdjax.schedulers import SOLVERS
+from sdjax.schedulers.names import parse_sampler
 from sdjax.settings import Picture
 
 REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few
@@ -32,7 +34,7 @@ class Run:
 
     @property
     def stochastic(self) -> bool:
-        return SOLVERS[self.sampler].stochastic
+        return SOLVERS[parse_sampler(self.sampler).solver].stochastic
 
     def picture(self, prompt: str, seed: int) -> Picture:
         return Picture(
@@ -55,15 +57,18 @@ def planned(
     """The runs that there is a plan for; of samplers that draw noise, only those whose pictures are read."""
     runs = []
     for sampler, spacing in kinds:
-        scheduler = pipe.facts.scheduler.with_solver(sampler, spacing or "leading")
+        scheduler = pipe.facts.scheduler.with_solver(
+            sampler, spacing or (None if sampler in a1111.SAMPLERS else "leading")
+        )
+        spacing = scheduler.sigma_spacing or scheduler.spacing
         taken = set()
         for budget in budgets:
             found = affordable(scheduler, budget)
             if found is None or found[0] in taken:
                 continue
             taken.add(found[0])
-            told = [scale for scale in scales if scale == read_at or not SOLVERS[sampler].stochastic]
-            runs += [Run(sampler, spacing or "leading", scale, budget, found[0], int(found[1].nfe)) for scale in told]
+            told = [scale for scale in scales if scale == read_at or not SOLVERS[scheduler.solver].stochastic]
+            runs += [Run(sampler, spacing, scale, budget, found[0], int(found[1].nfe)) for scale in told]
     if not runs:
         raise InputError(
             "these samplers draw noise at every step, or none of them has a plan for such budgets: name others"

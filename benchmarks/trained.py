@@ -90,7 +90,7 @@ def trained(
     if prompts is None and (clip or inception or against):
         raise InputError("--clip, --inception and --against are for a model of your own: give --model and --prompts")
     scales, sizes = numbers("--guidance", guidance), [int(budget) for budget in numbers("--budgets", budgets)]
-    kinds = [parse_sampler(name.strip()) for name in samplers.split(",")]
+    kinds = [(named.label or named.solver, named.spacing) for named in map(parse_sampler, samplers.split(","))]
     if prompts is None:
         scenes = [draw_scene(np.random.default_rng([0, i])) for i in range(pictures)]
         texts, readers = [str(scene.facts) for scene in scenes], [of_scenes(scenes)]

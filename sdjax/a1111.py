@@ -1,30 +1,65 @@
-"""What A1111's web UI calls samplers and spacings, where it has them, and how it counts their steps."""
+"""A1111's web UI: what it calls samplers and spacings, and how it runs them.
+
+Its samplers are those of diffusers and k-diffusion, run on other levels, with other ends and other defaults. A sampler
+that is called by its label ("DPM++ 2M") is run as here; by its name in SOLVERS ("dpmpp_2m"), as in diffusers.
+"""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 # How prompts name files that are added to the model.
 EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
 
+
+@dataclass(frozen=True)
+class Sampler:
+    """How A1111 runs a sampler.
+
+    solver: its name in SOLVERS. automatic: the spacing that the schedule type "Automatic" stands for.
+    levels: the spacing that it has whatever the schedule type, or None. discards: whether its level before the last is
+        left out ("discard penultimate sigma"). two_a_step: whether its evaluations, two a step, are the steps that a
+        prompt's edits count. variance_preserving: whether its samples are, as CompVis' are and k-diffusion's are not.
+    options: of the solver, where they are not its defaults.
+    """
+
+    solver: str
+    automatic: str = "uniform"
+    levels: str | None = None
+    discards: bool = False
+    two_a_step: bool = False
+    variance_preserving: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 SAMPLERS = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "lms": "LMS",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpm_fast": "DPM fast",
-    "restart": "Restart",
-    "ddim": "DDIM",
-    "plms": "PLMS",
-    "unipc": "UniPC",
-    "lcm": "LCM",
+    "Euler": Sampler("euler"),
+    "Euler a": Sampler("euler_ancestral"),
+    "LMS": Sampler("lms"),
+    "Heun": Sampler("heun", two_a_step=True),
+    "DPM2": Sampler("dpm2", "karras", discards=True, two_a_step=True),
+    "DPM2 a": Sampler("dpm2_ancestral", "karras", discards=True, two_a_step=True),
+    "DPM++ 2S a": Sampler("dpmpp_2s_ancestral", "karras", two_a_step=True),
+    "DPM++ 2M": Sampler("dpmpp_2m", "karras", options={"lower_order_final": False}),
+    "DPM++ SDE": Sampler("dpmpp_sde", "karras", two_a_step=True),
+    "DPM++ 2M SDE": Sampler("dpmpp_2m_sde", "exponential"),
+    "DPM++ 2M SDE Heun": Sampler("dpmpp_2m_sde_heun", "exponential"),
+    "DPM++ 3M SDE": Sampler("dpmpp_3m_sde", "exponential", discards=True),
+    "DPM fast": Sampler("dpm_fast", levels="uniform", options={"eta": 1.0}),
+    "Restart": Sampler("restart", "karras", two_a_step=True),
+    "DDIM": Sampler("ddim", levels="a1111_ddim", variance_preserving=True),
+    "PLMS": Sampler("plms", levels="a1111_ddim", variance_preserving=True, options={"single_step_twice": True}),
+    "UniPC": Sampler(
+        "unipc",
+        levels="a1111_unipc",
+        variance_preserving=True,
+        options={"solver_order": 3, "solver_type": "bh1"},
+    ),
+    "LCM": Sampler("lcm", levels="a1111_lcm", options={"variance_preserving": False}),
 }
+LABELS = {sampler.solver: label for label, sampler in SAMPLERS.items()}
+
 SPACINGS = {
     "uniform": "Uniform",
     "karras": "Karras",
@@ -39,6 +74,3 @@ SPACINGS = {
     "align_your_steps_gits": "Align Your Steps GITS",
     "beta": "Beta",
 }
-
-# Samplers whose evaluations, two a step, are its steps where a prompt changes on the way.
-TWO_A_STEP = ("heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "restart")

@@ -42,13 +42,23 @@ class Conditioning(NamedTuple):
     shared: Any
 
 
+class Composed(NamedTuple):
+    """Several conditions of each picture in the place of one, Liu et al. (2022), arXiv:2206.01714, equation 11.
+
+    parts: a tree each, as `Conditioning.positive`. weights: [batch, parts], of their directions; 0 for no part.
+    """
+
+    parts: tuple[Any, ...]
+    weights: jax.Array
+
+
 # Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
 # network's prediction, float32.
 Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (Conditioning, Guidance, Known, State, Rows):
+for _structure in (Conditioning, Composed, Guidance, Known, State, Rows):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 jax.export.register_pytree_node_serialization(
     Plan, serialized_name="sdjax.Plan", serialize_auxdata=lambda _: b"", deserialize_auxdata=lambda _: ()
@@ -141,6 +151,7 @@ def denoiser(
     halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
     """
     positive, negative, shared = conditioning
+    parts = positive.parts if isinstance(positive, Composed) else (positive,)
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which rounds differently.
@@ -148,21 +159,30 @@ def denoiser(
         output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, positive, shared), lambda: none)
         return output, output, memory
 
-    def both(x: jax.Array, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if halves:
-            # Every device takes part in every row: they all have the same pictures, so their rows are live together.
-            is_negative = jax.lax.axis_index(halves) % 2 == 0
-            own = jax.tree.map(lambda a, b: jnp.where(is_negative, a, b), negative, positive)
-            parts = jax.lax.all_gather(predict(x, timesteps, own, shared), halves)
-            return parts[0], parts[1]
-        halved = [(x, timesteps, half, shared) for half in (negative, positive)]
-        twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *halved)
-        first, second = jnp.split(predict(*twice), 2)
-        return first, second
+    def predicted(x: jax.Array, timesteps: jax.Array, conditions: list[Any]) -> list[jax.Array]:
+        stacked = [(x, timesteps, own, shared) for own in conditions]
+        together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacked)
+        return jnp.split(predict(*together), len(conditions))
+
+    def all_of_them(x: jax.Array, timesteps: jax.Array) -> list[jax.Array]:
+        """The unconditional prediction, and that of every part."""
+        conditions = [negative, *parts]
+        if not halves:
+            return predicted(x, timesteps, conditions)
+        # Every device takes part in every row: they all have the same pictures, so their rows are live together.
+        is_first = jax.lax.axis_index(halves) % 2 == 0
+        conditions += [conditions[-1]] * (len(conditions) % 2)
+        pairs = zip(conditions[::2], conditions[1::2])
+        own = [jax.tree.map(lambda a, b: jnp.where(is_first, a, b), *pair) for pair in pairs]
+        return [part for output in predicted(x, timesteps, own) for part in jax.lax.all_gather(output, halves)[:2]]
 
     def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        unconditional, conditional = both(x, jnp.asarray(row.at.timesteps))
+        unconditional, conditional, *others = all_of_them(x, jnp.asarray(row.at.timesteps))
+        if isinstance(positive, Composed):
+            weights = positive.weights.T[:, :, None, None, None]
+            directions = (part - unconditional for part in (conditional, *others))
+            conditional = unconditional + sum(weight * each for weight, each in zip(weights, directions))
         return combined(Pair(conditional, unconditional, scale[:, None, None, None], memory), guidance)
 
     return against_negative if guided else alone

@@ -367,21 +367,23 @@ def test_like_paints_a_picture_again(small, tmp_path, capsys):
     expected = {name: value for name, value in read_settings(first).items() if name != "rng"}
     assert read_settings(other) == expected | changed
     assert main(["info", str(first)]) == 0
-    assert "euler_ancestral" in capsys.readouterr().out
+    assert "Euler a" in capsys.readouterr().out
 
 
 def test_like_says_what_it_cannot_follow(small, tmp_path, capsys):
     path = tmp_path / "theirs.png"
     info = PngInfo()
-    text = "a red ring\nSteps: 2, Sampler: Euler a, Seed: 3, Size: 64x64, Hires upscale: 2, Model: v1-5, Clip skip: 2"
+    text = (
+        "a red ring\nSteps: 2, Sampler: Euler a, Seed: 3, Size: 64x64, Hires sampler: DDIM, Model: v1-5, Clip skip: 2"
+    )
     info.add_text("parameters", text)
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     assert main(["generate", "--like", str(path), "-o", str(tmp_path / "new.png")]) == 1
     assert "give --model" in complaint(capsys)
     assert main(["generate", "--like", str(path), "--model", str(small), "-o", str(tmp_path / "new.png")]) == 0
-    assert "not followed: Hires upscale: 2" in capsys.readouterr().err
+    assert "not followed: Hires sampler: DDIM" in capsys.readouterr().err
     settings = read_settings(tmp_path / "new.png")
-    assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("euler_ancestral", "uniform", "philox")
+    assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("Euler a", "uniform", "philox")
     assert (settings["clip_skip"], settings["seed"], settings["steps"]) == (1, 3, 2)
     save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a", "image": "b.png"})
     assert main(["generate", "--like", str(path)]) == 1

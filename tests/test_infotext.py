@@ -1,16 +1,23 @@
 """A1111's "parameters": texts of its own, ours read back, and pictures that hold them."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
+import plain_a1111
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from infotexts import INFOTEXTS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdjax import schedulers
 from sdjax.files.infotext import read_infotext, write_infotext
 from sdjax.files.pictures import read_settings, save_png
+from sdjax.pipeline.resolve import recipe_of
 from sdjax.schedulers import SOLVERS, SPACINGS
+from sdjax.settings import SETTINGS, Picture
 
 # From the documentation of A1111's parse_generation_parameters.
 OLD = """girl with an artist's beret, determined, desert scene, computer monitors, ((eyeshadow)), (coquettish)
@@ -32,7 +39,7 @@ def test_a_text_of_the_first_versions():
         "prompt": OLD.splitlines()[0],
         "negative_prompt": OLD.splitlines()[1].removeprefix("Negative prompt: "),
         "rng": "philox",
-        "sampler": "euler_ancestral",
+        "sampler": "Euler a",
         "spacing": "uniform",
         "steps": 20,
         "guidance_scale": 7.0,
@@ -49,7 +56,7 @@ def test_a_text_of_the_last_versions():
         "prompt": "a (cat:1.2),\ntwo lines",
         "negative_prompt": "dog\nand more",
         "rng": "torch",
-        "sampler": "dpmpp_2m",
+        "sampler": "DPM++ 2M",
         "spacing": "karras",
         "steps": 25,
         "guidance_scale": 5.5,
@@ -57,22 +64,18 @@ def test_a_text_of_the_last_versions():
         "clip_skip": 1,
         "width": 512,
         "height": 768,
+        "hires_scale": 2.0,
     }
-    assert not_followed == ["Hires upscale: 2", "TI hashes: easynegative: c74b4e810b03, x: 1"]
+    assert not_followed == ["TI hashes: easynegative: c74b4e810b03, x: 1"]
 
 
 @pytest.mark.parametrize(
     ("fields", "sampler", "spacing"),
     [
         ("Sampler: DPM++ 2M Karras", "DPM++ 2M Karras", None),  # a name that `with_solver` knows
-        ("Sampler: DPM++ 2M SDE, Schedule type: Automatic", "dpmpp_2m_sde", "exponential"),
-        ("Sampler: Euler, Schedule type: SGM Uniform", "euler", "sgm_uniform"),
-        ("Sampler: Euler, Schedule type: Uniform", "euler", "uniform"),
-        ("Sampler: Euler a, Schedule type: Normal", "euler_ancestral", "uniform"),
-        ("Sampler: Heun, Schedule type: DDIM", "heun", "ddim_uniform"),
-        ("Sampler: DPM++ 2M SDE Heun, Schedule type: Automatic", "dpmpp_2m_sde_heun", "exponential"),
-        ("Sampler: DDIM, Schedule type: Automatic", "ddim", "leading"),
-        ("Sampler: UniPC", "unipc", None),
+        ("Sampler: Euler, Schedule type: SGM Uniform", "Euler", "sgm_uniform"),
+        ("Sampler: Euler a, Schedule type: Normal", "Euler a", "uniform"),
+        ("Sampler: Heun, Schedule type: DDIM", "Heun", "ddim_uniform"),
         ("Sampler: DPM adaptive, Schedule type: Karras", "DPM adaptive", "karras"),
         ("Sampler: deis, Schedule type: lu", "deis", "lu"),  # ours
     ],
@@ -80,6 +83,35 @@ def test_a_text_of_the_last_versions():
 def test_samplers_and_spacings(fields, sampler, spacing):
     settings, _ = read_infotext(f"a cat\nSteps: 20, {fields}, Seed: 1")
     assert (settings["sampler"], settings.get("spacing")) == (sampler, spacing)
+
+
+# What lines of INFOTEXTS ran that have no schedule type of their own.
+SPECIAL = {
+    "discarding": lambda: schedulers.create("Euler").with_levels(discards=True),
+    "churning": lambda: schedulers.create("Euler", s_churn=4.0, s_noise=1.01),
+    "ends": lambda: schedulers.create("DPM++ 2M").with_levels(rho=5.0, sigma_min=0.1, sigma_max=10.0),
+    "less noise": lambda: schedulers.create("Euler a", eta=0.5),
+    "more noise": lambda: schedulers.create("DDIM", eta=0.6),
+}
+
+
+@pytest.mark.parametrize(("line", "label", "schedule", "steps", "lacking"), INFOTEXTS)
+def test_each_text_gives_the_plan_that_a1111_runs(pipe, line, label, schedule, steps, lacking):
+    found, not_followed = read_infotext(f"a cat\nNegative prompt: dog\n{line}")
+    assert not_followed == lacking
+    picture = Picture(**{name: found[setting.label] for name, setting in SETTINGS.items() if setting.label in found})
+    recipe = recipe_of(picture, replace(pipe.facts, scheduler=schedulers.create("ddim")))  # of Stable Diffusion
+    assert recipe.scheduler.label == label and recipe.steps == steps
+    if schedule in SPECIAL:
+        np.testing.assert_array_equal(recipe.plan.rows.weights, SPECIAL[schedule]().plan(steps).rows.weights)
+        return
+    end = plain_a1111.theirs(label, schedule, steps)
+    got = plain_a1111.run(recipe.plan, recipe.plan.start(plain_a1111.START))
+    assert np.linalg.norm(got - end) <= 1.5e-6 * np.linalg.norm(end)
+
+
+def test_there_are_sixty_of_them():
+    assert len({line for line, *_ in INFOTEXTS}) >= 60
 
 
 @pytest.mark.parametrize("text", ["", "just a prompt", "a, b: c\nd", "Negative prompt: x", "Steps: 20, Seed: 1"])
@@ -100,7 +132,7 @@ def test_our_text_looks_like_theirs():
         "prompt": "a cat",
         "negative_prompt": "dog",
         "seed": 1,
-        "sampler": "dpmpp_2m",
+        "sampler": "DPM++ 2M",
         "spacing": "karras",
         "steps": 20,
         "guidance_scale": 7.0,
@@ -139,9 +171,6 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min
 )
 def test_our_text_is_read_back(settings):
     got, not_followed = read_infotext(write_infotext(settings))
-    if settings["sampler"] in ("ddim", "plms", "unipc", "lcm") and settings["spacing"] == "uniform":
-        del settings["spacing"]  # "Uniform", which A1111 ignores for these
-        got.pop("spacing", None)
     assert got == settings and not_followed == []
 
 
@@ -155,7 +184,7 @@ def test_pictures_of_a1111_are_read(tmp_path):
     info.add_text("parameters", OLD)
     Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=info)
     settings = read_settings(tmp_path / "theirs.png")
-    assert settings["sampler"] == "euler_ancestral" and settings["not_followed"] == []
+    assert settings["sampler"] == "Euler a" and settings["not_followed"] == []
 
 
 def test_our_pictures_hold_both_texts_and_ours_counts(tmp_path):
@@ -163,7 +192,7 @@ def test_our_pictures_hold_both_texts_and_ours_counts(tmp_path):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "ours.png", settings)
     assert read_settings(tmp_path / "ours.png") == settings
     with Image.open(tmp_path / "ours.png") as image:
-        assert image.text["parameters"] == "猫 ?\nSampler: Euler, Seed: 3, RNG: jax"
+        assert image.text["parameters"] == "猫 ?\nSampler: euler, Seed: 3, RNG: jax"
         assert json.loads(image.text["sdjax"]) == settings
 
 

@@ -17,11 +17,11 @@ pipe = sdjax.load(sys.argv[3])
 prompts = ["a star", "a blue ring", "a red heart"]
 out = pipe(prompts, seed=4, num_inference_steps=4, sampler="euler_ancestral", output_type="np")
 assert jax.local_device_count() == int(sys.argv[1])
-# Then one picture: guidance, a row without it, and a row of CFG++.
+# Then one picture: guidance, a row without it, CFG++, and several conditions.
 settings = dict(seed=4, sampler="euler", height=32, width=32, output_type="latent")
 changing, plus_plus = dict(guidance_scale=[[7.5, 1.0, 3.0, 7.5]]), dict(guidance_scale=2.0, cfg_plus_plus=True)
-runs = [changing, dict(negative_prompt="red", **plus_plus)]
-drawn = [pipe("a blue star", num_inference_steps=4, **settings, **run).images for run in runs]
+runs = [changing, dict(negative_prompt="red", **plus_plus), dict(prompt="a star AND blue AND red :-0.5")]
+drawn = [pipe(**dict(prompt="a blue star", num_inference_steps=4) | settings | run).images for run in runs]
 np.savez(sys.argv[2], several=out.images, one=drawn)
 """
 

@@ -50,6 +50,29 @@ def test_other_settings_compile_nothing(pipe, compilations):
     assert len(compilations) == 0
 
 
+def test_conditions_joined_by_and(pipe, compilations):
+    settings = {"num_inference_steps": 3, "output_type": "latent", "seed": 3, "guidance_scale": 4.0}
+    plain = pipe(HEART, **settings).images
+    halves = pipe(f"{HEART} :0.25 AND {HEART}:.75", **settings).images
+    np.testing.assert_allclose(halves, plain, atol=1e-4 * np.abs(plain).max())
+    np.testing.assert_array_equal(pipe(f"{HEART} :0.5", **settings | {"guidance_scale": 8.0}).images, plain)
+    apart = pipe(f"{HEART} AND a blue ring :0.5", **settings).images
+    assert np.abs(apart - plain).max() > 0.01
+    three = pipe(f"{HEART} AND a blue [ring|star]:0.5 AND a star :-0.2", **settings).images
+    together = pipe([HEART, f"{HEART} AND a blue ring :0.5"], **settings | {"seed": [3, 3]}).images
+    for beside, alone in zip(
+        together, [plain[0], apart[0]]
+    ):  # of another size, and of more conditions than one of them
+        np.testing.assert_allclose(beside, alone, atol=1e-4 * np.abs(plain).max())
+    compilations.clear()
+    four = pipe("a AND b AND c AND d", **settings).images
+    assert len(compilations) == 0 and np.isfinite([three, four]).all()
+    with pytest.raises(InputError, match="8 parts with AND between them, not 9"):
+        pipe(" AND ".join("a" * 9), **settings)
+    plain_text = pipe("a AND b", **settings, prompt_syntax="plain").images
+    assert np.isfinite(plain_text).all()
+
+
 def test_a_picture_does_not_depend_on_the_batch_around_it(pipe):
     settings = {"num_inference_steps": 8, "sampler": "euler_ancestral", "output_type": "np"}
     batch = pipe([HEART, "a blue ring on a white background", "a star"], seed=[5, 6, 7], **settings).images

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.guidance import GUIDANCES, cfg
-from sdjax.programs import Conditioning, denoiser, unet_denoiser
+from sdjax.programs import Composed, Conditioning, denoiser, unet_denoiser
 from sdjax.schedulers.loop import PlanRow
 from sdjax.schedulers.plan import Rows
 
@@ -82,6 +82,21 @@ def test_without_guidance_the_unconditional_half_plays_no_part():
     prediction, direction, _ = model(jnp.array(X), rows([0, 1, 2]), MEMORY)
     np.testing.assert_allclose(prediction, POSITIVE, rtol=1e-5, atol=1e-6)
     assert np.array_equal(prediction, direction)
+
+
+def test_conditions_are_composed_by_their_weights():
+    """Liu et al. (2022), equation 11: the weighted directions of all conditions from the unconditional prediction."""
+    contexts = np.random.default_rng(1).standard_normal((4, BATCH, 5, 2)).astype(np.float32)
+    weights = np.float32([[1, 0.5, -0.3, 0], [1, 1, 0, 0], [2, 0, 0, 1]])
+    positive = Composed(tuple({"context": jnp.array(context)} for context in contexts), jnp.array(weights))
+    model = denoiser(
+        unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE)._replace(positive=positive), cfg(SCALE), guided=True
+    )
+    got, _, _ = model(jnp.array(X), rows([0, 3, 2]), MEMORY)
+    own = SCALE[[0, 1, 2], [0, 3, 2]][:, None, None, None]
+    directions = [np.asarray(predict(X, TIMESTEPS, context)) - UNCONDITIONAL for context in contexts]
+    expected = UNCONDITIONAL + own * np.einsum("bp,pbhwc->bhwc", weights, directions)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 APG = list(GUIDANCES).index("apg")

@@ -51,7 +51,7 @@ def test_numbers_are_standard_normal_and_never_repeat(generator):
 
 
 def test_a_picture_draws_channels_first_from_a_generator_of_its_own():
-    noise = HostNoise("torch", [5, 6])
+    noise = HostNoise("torch", [5, 6], [5, 6])
     first = noise.draw("start", (8, 16, 4), np.array([True, True]))
     assert first.shape == (2, 8, 16, 4)
     second = noise.draw("step", (8, 16, 4), np.array([False, True]))

@@ -215,8 +215,12 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         with pytest.raises(InputError, match="original_inference_steps=50"):
             scheduler.plan(steps, strength)
         return
-    # Two spacings have more or fewer levels than steps; Euler's method visits each once.
-    counted = spacing in ("ddim_uniform", "comfyui_beta")
+    if spacing == "a1111_ddim" and steps == 1:
+        with pytest.raises(InputError, match="of 1 step none"):
+            scheduler.plan(steps, strength)
+        return
+    # Four spacings have more or fewer levels than steps; Euler's method visits each once.
+    counted = spacing in ("ddim_uniform", "comfyui_beta", "a1111_ddim", "a1111_unipc")
     levels = int(schedulers.create("euler", spacing).plan(steps).nfe) if counted else steps
     if int(levels * strength) == 0:
         with pytest.raises(InputError, match="strength"):
@@ -246,7 +250,7 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         # TCD and DPM-Solver-fast end at the smallest trained level, LCM mixes some of the sample in, and DDIM inverse
         # begins with the picture.
         if solver not in ("dpm_fast", "lcm", "tcd", "ddim_inverse")
-        if spacing != "kl_optimal"  # which ends at its lowest level, not at 0
+        if spacing not in ("kl_optimal", "a1111_ddim", "a1111_unipc")  # which end above 0
     ],
 )
 def test_a_network_that_knows_the_picture_gets_it_back(solver, spacing):
@@ -347,7 +351,8 @@ def test_one_compilation_for_every_setting():
 
     for seed, solver in enumerate(SOLVERS):
         for spacing in SPACINGS:
-            for steps, strength in ((1, 1.0), (20, 0.6), (50, 1.0)):
+            fewest = 2 if spacing == "a1111_ddim" else 1
+            for steps, strength in ((fewest, 1.0), (20, 0.6), (50, 1.0)):
                 plan = schedulers.create(solver, spacing).plan(steps, strength).padded()
                 assert np.isfinite(draw(plan, jnp.float32(START), jax.random.key(seed))).all()
     assert len(compiled) == 1

@@ -39,6 +39,16 @@ OTHER = {
     "sampler": "ddim",
     "spacing": "trailing",
     "eta": 0.5,
+    "s_churn": 3.0,
+    "s_tmin": 0.1,
+    "s_tmax": 9.0,
+    "s_noise": 1.25,
+    "discard_penultimate_sigma": True,
+    "rho": 5.0,
+    "sigma_min": 0.05,
+    "sigma_max": 9.5,
+    "timesteps": (900.0, 500.0, 20.0),
+    "sigmas": (9.0, 2.0, 0.0),
     "height": 32,
     "width": 32,
     "hires_scale": 1.5,
@@ -49,9 +59,13 @@ OTHER = {
     "prompt_syntax": "plain",
     "subseed": 5,
     "subseed_strength": 0.25,
+    "eta_noise_seed_delta": 31337,
     "rng": "torch",
 }
 IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
+LEVELS = {"timesteps", "sigmas"}
+CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
+SPACED = {"rho", "sigma_min", "sigma_max"}
 FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level"}
 
 
@@ -77,7 +91,10 @@ def test_the_call_has_every_setting_and_says_what_it_is():
         ("img2img", FROM_IMAGES - {"strength"}),
         ("inpaint", {"noise_level"}),
         ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")}),
-        ("compare", FROM_IMAGES | {name for name in OTHER if name.startswith("hires")}),  # steps, sampler: its own
+        (
+            "compare",
+            FROM_IMAGES | LEVELS | {name for name in OTHER if name.startswith("hires")},
+        ),  # sampler, steps: its own
         ("batch", set()),
     ],
 )
@@ -93,28 +110,44 @@ def test_every_painting_command_has_the_options_that_have_an_effect_there(comman
 def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     images = {"image": "a.png", "mask_image": "a.png"}
-    as_text = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in OTHER.items()}
-    for values in (OTHER, as_text):
+    others = {name: value for name, value in OTHER.items() if name != "sigmas"}  # which timesteps exclude
+    as_text = {name: json.dumps(value) if not isinstance(value, str) else value for name, value in others.items()}
+    for values in (others, as_text, {"sigmas": OTHER["sigmas"]}, {"sigmas": "[9, 2, 0]"}):
         (item,), problems = items_of([{"prompt": "x", **values, **images}], {}, Naming(), tmp_path)
         assert not problems
         picture = item.picture()
-        assert {name: getattr(picture, name) for name in OTHER} == OTHER
+        assert {name: getattr(picture, name) for name in values} == {name: OTHER[name] for name in values}
 
 
-def test_a_png_tells_every_setting_and_like_paints_it_again(small, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("values", "without"),
+    [
+        ({}, CHURN | SPACED | LEVELS),
+        ({"sampler": "DPM2", "spacing": "karras", "cfg_plus_plus": False}, {"eta"} | LEVELS),
+        (
+            {"sampler": "dpmpp_2m_sde", "cfg_plus_plus": False, "hires_scale": None},
+            {*CHURN - {"s_noise"}, *SPACED, "sigmas", "spacing"},
+        ),
+    ],
+)
+def test_a_png_tells_every_setting_and_like_paints_it_again(values, without, small, tmp_path, capsys):
     """By way of the options, the PNG's text, and `--like`."""
-    values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"}
+    values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"} | values
+    without = without | {name for name, value in values.items() if value is None or value is False} | FROM_IMAGES
+    if values["hires_scale"] is None:
+        without |= {name for name in OTHER if name.startswith("hires")}
     said = []
-    for name in OTHER.keys() - FROM_IMAGES:
+    for name in OTHER.keys() - without:
         value, option = values[name], SETTINGS[name].option
         parts = value if isinstance(value, tuple) else (value,)
+        parts = (",".join(map(str, parts)),) if SETTINGS[name].kind == "levels" else parts
         said += [option] if value is True else [option, *map(str, parts)]
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     assert main(["generate", "a red heart", "-o", str(first), "--seed", "9", "--model", str(small), *said]) == 0
     assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
     capsys.readouterr()
     told = read_settings(first)
-    for name in OTHER.keys() - FROM_IMAGES - {"clip_skip", "hires_upscaler"}:
+    for name in OTHER.keys() - without - {"clip_skip", "hires_upscaler", "num_inference_steps"}:
         value = told[SETTINGS[name].label]
         assert (tuple(value) if isinstance(value, list) else value) == values[name], name
     assert read_settings(again) == told

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from plain_a1111 import levels as a1111_levels
 from scipy import stats
 
-from sdjax import schedulers
+from sdjax import a1111, schedulers
 from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.names import ALIASES, SPACING_ALIASES, SPACINGS, parse_sampler, parse_spacing
 from sdjax.schedulers.sigma_spacings import STABLE_DIFFUSION_LEVELS
@@ -17,6 +18,7 @@ from sdjax.schedulers.spacings import K_DIFFUSION_FAMILY
 
 NOISE = schedulers.create("euler").noise
 LOW, HIGH = 0.0291671, 14.6146  # Stable Diffusion's ends, as k-diffusion prints them
+LABELS = {**a1111.SPACINGS, "lu": "Exponential"}
 
 
 def levels(spacing, steps):
@@ -24,38 +26,6 @@ def levels(spacing, steps):
     plan = schedulers.create("euler", spacing).plan(steps)
     scale = float(plan.result_scale)
     return [*plan.sigmas, math.sqrt(max(scale**2 - 1, 0))]
-
-
-def sigma_of(timestep):
-    """k-diffusion's t_to_sigma: linear in log sigma between the trained timesteps."""
-    low, part = int(timestep), timestep % 1
-    high = min(low + 1, 999)
-    return math.exp((1 - part) * math.log(NOISE.sigmas[low]) + part * math.log(NOISE.sigmas[high]))
-
-
-def a1111(spacing, steps):
-    """Levels with the final one, written as loops."""
-    if spacing == "karras":
-        ends = [value ** (1 / 7) for value in (HIGH, LOW)]
-        return [(ends[0] + k / max(steps - 1, 1) * (ends[1] - ends[0])) ** 7 for k in range(steps)] + [0]
-    if spacing in ("exponential", "polyexponential", "lu"):
-        return [HIGH * (LOW / HIGH) ** (k / max(steps - 1, 1)) for k in range(steps)] + [0]
-    if spacing == "beta":
-        quantiles = [stats.beta.ppf(1 - k / max(steps - 1, 1), 0.6, 0.6) for k in range(steps)]
-        return [LOW + quantile * (HIGH - LOW) for quantile in quantiles] + [0]
-    if spacing == "sgm_uniform":
-        return [sigma_of(999 - 999 * k / steps) for k in range(steps)] + [0]
-    if spacing == "simple":
-        return [NOISE.sigmas[-(1 + int(k * len(NOISE) / steps))] for k in range(steps)] + [0]
-    if spacing == "kl_optimal":
-        return [math.tan(k / steps * math.atan(LOW) + (1 - k / steps) * math.atan(HIGH)) for k in range(steps + 1)]
-    if spacing == "uniform":
-        return [sigma_of(999 - 999 * k / max(steps - 1, 1)) for k in range(steps)] + [0]
-    if spacing == "ddim_uniform":
-        return [*[NOISE.sigmas[k] for k in range(1, 1000, max(1000 // steps, 1))][::-1], 0]
-    if spacing == "turbo":
-        return [NOISE.sigmas[round(k * 1000 / steps - 1)] for k in range(steps, 0, -1)] + [0]
-    raise KeyError(spacing)
 
 
 def comfyui(spacing, steps):
@@ -94,7 +64,7 @@ def test_comfyuis_own_levels(spacing, steps):
     ],
 )
 def test_levels_are_those_of_the_source(spacing, steps):
-    np.testing.assert_allclose(levels(spacing, steps), a1111(spacing, steps), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(levels(spacing, steps), a1111_levels(LABELS[spacing], steps), rtol=2e-5, atol=1e-7)
 
 
 def test_align_your_steps_is_its_table_and_interpolates_in_log_sigma():
@@ -160,32 +130,40 @@ def test_a_wrong_solver_is_named(monkeypatch, weights, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "solver", "spacing"),
+    ("name", "solver", "spacing", "label"),
     [
-        ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
-        ("DPM++ 2M", "dpmpp_2m", None),
-        ("dpmpp_2m", "dpmpp_2m", None),
-        ("Euler a", "euler_ancestral", None),
-        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential"),
-        ("DPM2 a Karras", "dpm2_ancestral", "karras"),
-        ("UniPC", "unipc", None),
-        ("Euler SGM Uniform", "euler", "sgm_uniform"),
-        ("LMS Karras", "lms", "karras"),
-        ("PLMS", "plms", None),
-        ("DPM fast", "dpm_fast", None),
-        ("DPM++ 2M SDE Heun Exponential", "dpmpp_2m_sde_heun", "exponential"),
-        ("dpm_2_ancestral", "dpm2_ancestral", None),  # ComfyUI's
-        ("dpmpp_3m_sde_gpu", "dpmpp_3m_sde", None),
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras", "DPM++ 2M"),
+        ("DPM++ 2M", "dpmpp_2m", None, "DPM++ 2M"),
+        ("dpm++ 2m karras", "dpmpp_2m", "karras", "DPM++ 2M"),
+        ("dpmpp_2m", "dpmpp_2m", None, None),
+        ("dpmpp_2m_karras", "dpmpp_2m", "karras", None),
+        ("Euler a", "euler_ancestral", None, "Euler a"),
+        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde", "exponential", "DPM++ 3M SDE"),
+        ("DPM2 a Karras", "dpm2_ancestral", "karras", "DPM2 a"),
+        ("UniPC", "unipc", None, "UniPC"),
+        ("unipc", "unipc", None, None),
+        ("Euler", "euler", None, "Euler"),
+        ("Euler SGM Uniform", "euler", "sgm_uniform", "Euler"),
+        ("euler sgm uniform", "euler", "sgm_uniform", None),
+        ("LMS Karras", "lms", "karras", "LMS"),
+        ("DDIM", "ddim", None, "DDIM"),
+        ("ddim", "ddim", None, None),
+        ("DPM fast", "dpm_fast", None, "DPM fast"),
+        ("DPM++ 2M SDE Heun Exponential", "dpmpp_2m_sde_heun", "exponential", "DPM++ 2M SDE Heun"),
+        ("dpm_2_ancestral", "dpm2_ancestral", None, None),  # ComfyUI's
+        ("dpmpp_3m_sde_gpu", "dpmpp_3m_sde", None, None),
     ],
 )
-def test_a1111s_names_are_understood(name, solver, spacing):
-    assert parse_sampler(name) == (solver, spacing)
+def test_names_are_understood(name, solver, spacing, label):
+    assert parse_sampler(name) == (solver, spacing, label)
 
 
 def test_every_alias_leads_somewhere():
     for name, solver in ALIASES.items():
-        assert parse_sampler(name) == (solver, None)
+        assert parse_sampler(name) == (solver, None, None)
         assert solver in SOLVERS
+    for label, sampler in a1111.SAMPLERS.items():
+        assert parse_sampler(label) == (sampler.solver, None, label)
     assert parse_spacing("SGM Uniform") == "sgm_uniform"
     for name, spacing in SPACING_ALIASES.items():
         assert parse_spacing(name) == spacing and spacing in SPACINGS

@@ -49,7 +49,7 @@ def test_the_study_of_a_model_of_ones_own(small, tmp_path):
     prompts, file, plot = tmp_path / "prompts.txt", tmp_path / "study.json", tmp_path / "study.png"
     prompts.write_text("\na red heart on a blue background\n")
     sizes = ["--budgets", "3,10,100", "--guidance", "1", "--reference-steps", "100", "--batch", "1"]
-    samplers = ["--samplers", "DPM++ 2M Karras,heun trailing,ddpm trailing"]
+    samplers = ["--samplers", "dpmpp_2m karras,heun trailing,ddpm trailing"]
     model = ["--model", small, "--prompts", prompts]
     done = run("trained", *model, *samplers, *sizes, "--json", file, "--plot", plot)
     assert done.exit_code == 0, done.output

@@ -25,7 +25,14 @@ OWN = {
 }
 COLUMNS: Mapping[str, Setting] = {**SETTINGS, **OWN}
 IMAGES = tuple(READERS)
-JSON_KINDS = ("whole", "number", "numbers", "interval", "flag")  # which texts, as CSV has them, are read as JSON
+JSON_KINDS = (
+    "whole",
+    "number",
+    "numbers",
+    "interval",
+    "levels",
+    "flag",
+)  # which texts, as CSV has them, are read as JSON
 
 SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
 LONGEST_NAME = 120

@@ -19,7 +19,7 @@ SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
 COLUMNS = (1, 2, 5, 10, 20, 50)
 
 
-@configured(without=("sampler", "num_inference_steps", "hires_scale"))
+@configured(without=("sampler", "num_inference_steps", "timesteps", "sigmas", "hires_scale"))
 def compare(
     *,
     prompt: options.Prompt,

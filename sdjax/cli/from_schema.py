@@ -1,6 +1,6 @@
 """Options of the command line, read off the schema of the settings."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,7 +41,7 @@ def setting_options(there: Collection[str], without: Collection[str] = ()) -> li
 def _parameters(settings: Iterator[Setting]) -> Iterator[Parameter]:
     for setting in settings:
         kind: Any = Literal[setting.choices] if setting.choices else TYPES.get(setting.kind, str)
-        is_numbers = setting.kind == "numbers"
+        is_numbers = setting.kind in PARSERS
         option = typer.Option(
             f"{setting.option}/--no-{setting.option[2:]}" if setting.kind == "flag" else setting.option,
             help=setting.help,
@@ -49,7 +49,7 @@ def _parameters(settings: Iterator[Setting]) -> Iterator[Parameter]:
             max=setting.high if setting.above is None else None,
             show_default=setting.unset or _shown(setting.default),
             rich_help_panel=setting.panel,
-            parser=numbers if is_numbers else None,
+            parser=PARSERS.get(setting.kind),
             metavar="NUMBER[,NUMBER,...]" if is_numbers else None,
         )
         yield Parameter(setting.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
@@ -62,6 +62,12 @@ def _shown(default: Any) -> str | bool:
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
+def levels(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them, as an option has them."""
+    values = numbers(text)
+    return values if isinstance(values, tuple) else (values,)
+
+
 def numbers(text: str) -> float | tuple[float, ...]:
     """A number, or several with commas between them, as an option has them."""
     try:
@@ -69,3 +75,6 @@ def numbers(text: str) -> float | tuple[float, ...]:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a number, or several with commas between them") from None
     return values if len(values) > 1 else values[0]
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {"numbers": numbers, "levels": levels}

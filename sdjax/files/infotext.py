@@ -16,14 +16,6 @@ FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
 RNGS = {"jax": "jax", "torch": "CPU", "philox": "NV"}
 GPU = "GPU"  # the web UI's default; the numbers of a CUDA generator
 
-# "Automatic" was added when the spacing left the sampler's name.
-AUTOMATIC = {
-    **dict.fromkeys(("dpmpp_2m", "dpmpp_sde", "dpmpp_2s_ancestral", "dpm2", "dpm2_ancestral", "restart"), "karras"),
-    **dict.fromkeys(("dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"), "exponential"),
-    **dict.fromkeys(("euler", "euler_ancestral", "lms", "heun", "dpm_fast"), "uniform"),
-}
-OWN_SPACING = {"ddim": "leading", "plms": "leading", "unipc": None, "lcm": None}  # whatever "Schedule type" says
-
 # Fields that say nothing about how to make the picture again, besides those that are read.
 SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch size", "Batch pos"}
 
@@ -32,15 +24,21 @@ SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch si
 FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[str], Any]]] = {
     "guidance_scale": (lambda scale: f"{scale:.15g}" if isinstance(scale, int | float) else None, float),
     "clip_skip": (lambda layers: layers + 1 if layers else None, lambda text: int(text) - 1),
+    "hires_upscaler": (str.capitalize, {"Latent": "latent", "Lanczos": "lanczos"}.__getitem__),
     "rng": (RNGS.__getitem__, lambda text: {label: rng for rng, label in RNGS.items()}.get(text, "philox")),
 }
-TYPES: dict[str, Callable[[str], Any]] = {"whole": int, "number": float, "numbers": float}
+TYPES: dict[str, Callable[[str], Any]] = {
+    "whole": int,
+    "number": float,
+    "numbers": float,
+    "flag": lambda text: {"True": True, "False": False}[text],
+}
 NAMED = {name: setting for name, setting in SETTINGS.items() if setting.infotext}
 
 
 def write_infotext(settings: Mapping[str, Any]) -> str:
     """Settings of a picture as A1111 writes them; those that it has no name for are left out."""
-    sampler, spacing, model = (settings.get(name) for name in ("sampler", "spacing", "model"))
+    spacing, model = settings.get("spacing"), settings.get("model")
     named = {
         setting.infotext: FORMS[name][0](settings[setting.label]) if name in FORMS else settings[setting.label]
         for name, setting in NAMED.items()
@@ -48,7 +46,7 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
     }
     first = {
         "Steps": named.pop("Steps", None),
-        "Sampler": a1111.SAMPLERS.get(sampler or "", sampler),
+        "Sampler": settings.get("sampler"),
         "Schedule type": a1111.SPACINGS.get(spacing or "", spacing),
         "CFG scale": named.pop("CFG scale", None),
         "Seed": named.pop("Seed", None),
@@ -87,8 +85,13 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     if not fields:
         return settings, []
     fields.setdefault("RNG", GPU)
-    settings |= _sampler(fields.pop("Sampler", None), fields.pop("Schedule type", None))
+    if "Eta DDIM" in fields:
+        fields.setdefault("Eta", fields.pop("Eta DDIM"))
+    label = fields.pop("Sampler", None)
+    settings |= _sampler(label, fields.pop("Schedule type", None))
     for name, setting in NAMED.items():
+        if setting.needs == "hires_scale" and "hires_scale" not in settings:
+            continue  # a "Denoising strength" is then that of a picture to start from
         # What cannot be read stays among those that are not followed.
         with suppress(KeyError, ValueError):
             read = FORMS[name][1] if name in FORMS else TYPES[setting.kind]
@@ -97,24 +100,32 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     if size := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
         settings |= {"width": int(size[1]), "height": int(size[2])}
         del fields["Size"]
-    return settings, [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]
+    not_followed = [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]
+    return settings, not_followed + _differences(label, "hires_scale" in settings)
+
+
+def _differences(label: str | None, has_second_pass: bool) -> list[str]:
+    """What A1111 does with a sampler that we do not."""
+    found = []
+    if label and " SDE" in label:
+        found.append(f"the Brownian tree of {label}, which its noise comes from")
+    if label == "UniPC" and has_second_pass:
+        found.append("the levels that UniPC lays anew for the second pass")
+    return found
 
 
 def _sampler(label: str | None, schedule_type: str | None) -> dict[str, str]:
     """Sampler and spacing of A1111's; before it had "Schedule type", the spacing was the end of the sampler's name."""
     if label is None:
         return {}
-    solver = next((solver for solver, name in a1111.SAMPLERS.items() if name == label), label)
-    if solver in OWN_SPACING and schedule_type in (None, "Automatic", "Uniform"):
-        spacing = OWN_SPACING[solver]
-    elif schedule_type == "Automatic":
-        spacing = AUTOMATIC.get(solver)
-    elif schedule_type is None:
-        spacing = "uniform" if solver in a1111.SAMPLERS else None
-    else:
-        label = "Uniform" if schedule_type == "Normal" else schedule_type  # two names of the same levels
-        spacing = next((spacing for spacing, name in a1111.SPACINGS.items() if name == label), label)
-    return {"sampler": solver} | ({"spacing": spacing} if spacing else {})
+    known = a1111.SAMPLERS.get(label)
+    if schedule_type == "Automatic" or (known and known.levels):
+        return {"sampler": label}
+    if schedule_type is None:
+        # Before 1.9, the name alone meant uniform levels, but for Restart.
+        return {"sampler": label} | ({"spacing": "uniform"} if known and label != "Restart" else {})
+    name = "Uniform" if schedule_type == "Normal" else schedule_type  # two names of the same levels
+    return {"sampler": label, "spacing": next((own for own, theirs in a1111.SPACINGS.items() if theirs == name), name)}
 
 
 def _quoted(value: Any) -> str:

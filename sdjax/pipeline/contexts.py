@@ -14,14 +14,17 @@ TextEncode = Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
 
 
 class Contexts(NamedTuple):
-    """The contexts of the prompts and of the negative prompts at each row, on the devices; equal ones are one array."""
+    """The contexts at each row, on the devices, of the parts of the prompts and of the negative prompts.
 
-    positive: Sequence[jax.Array]
+    Equal ones are one array.
+    """
+
+    parts: Sequence[Sequence[jax.Array]]
     negative: Sequence[jax.Array]
 
     def changes(self, row: int) -> bool:
         """Whether any picture reads another text at a row than at the one before."""
-        return any(texts[row] is not texts[row - 1] for texts in self)
+        return any(texts[row] is not texts[row - 1] for texts in (*self.parts, self.negative))
 
 
 def contexts_of(order: Order, encode: TextEncode) -> Contexts:
@@ -30,7 +33,7 @@ def contexts_of(order: Order, encode: TextEncode) -> Contexts:
     Shorter prompts are tiled to a common number of chunks. Cross-attention is unchanged when every token is repeated
     equally often, so no picture depends on the prompts beside it.
     """
-    prompts, negatives = order.texts
+    columns, negatives = order.texts
     encoded: dict[tuple[int, ...], jax.Array] = {}
 
     def at_row(column: Sequence[Sequence[Tokens]], skips: np.ndarray, row: int) -> jax.Array:
@@ -47,5 +50,6 @@ def contexts_of(order: Order, encode: TextEncode) -> Contexts:
     negative_skips = np.where(is_plain, 0, skips).astype(np.int32)
     rows = range(order.nfe)
     return Contexts(
-        [at_row(prompts, skips, row) for row in rows], [at_row(negatives, negative_skips, row) for row in rows]
+        [[at_row(column, skips, row) for row in rows] for column in columns],
+        [at_row(negatives, negative_skips, row) for row in rows],
     )

@@ -13,7 +13,7 @@ from sdjax.parallel import shard, unshard
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.start import BatchStart, ImageInputs
-from sdjax.programs import Conditioning
+from sdjax.programs import Composed, Conditioning
 from sdjax.random import DeviceNoise, HostNoise, Noise
 from sdjax.schedulers import Known, State
 from sdjax.schedulers.solvers.rows import REGISTERS
@@ -50,6 +50,7 @@ class Batch:
     first: np.ndarray
     known: Known
     shared: dict[str, Any]
+    weights: jax.Array
     arrays: tuple[Any, Any]
 
     @classmethod
@@ -58,9 +59,11 @@ class Batch:
     ) -> "Batch":
         """Puts the arrays of a batch on the devices."""
         if not order.draws.any():
-            noise = DeviceNoise([picture.seed for picture in order.pictures])  # whose program serves every sampler
+            seeds = [picture.seed for picture in order.pictures]
+            noise = DeviceNoise(seeds, seeds)  # whose program serves every sampler
         known, shared = shard(start.known), shard({"channels": start.channels, "class_labels": start.class_labels})
-        return cls(order, images, contexts, noise, start.x, known, shared, shard((order.plan, order.guidance)))
+        weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
+        return cls(order, images, contexts, noise, start.x, known, shared, weights, arrays)
 
     def on_host(self, step: Step) -> State:
         """The state [batch, ...] of the batch after a step, to keep, save or branch from."""
@@ -76,7 +79,8 @@ class Batch:
 
     def inputs(self, row: int) -> tuple[Any, ...]:
         """What the program takes from `row` on, after plan and state."""
-        positive, negative = ({"context": texts[row]} for texts in self.contexts)
+        *parts, negative = ({"context": texts[row]} for texts in (*self.contexts.parts, self.contexts.negative))
+        positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
         conditioning = Conditioning(positive, negative, self.shared)
         noise = shard(self.noise.of_row(self.first.shape[1:], self.order.draws[:, row]))
         return conditioning, self.arrays[1], self.known, noise

@@ -7,22 +7,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sdjax import schedulers
-from sdjax.a1111 import TWO_A_STEP
+from sdjax.a1111 import LABELS, SAMPLERS
 from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
-from sdjax.prompts import Tokens, tokens_by_row
+from sdjax.prompts import Tokens, bucket, tokens_by_row
 from sdjax.schedulers import Plan
 from sdjax.settings import SETTINGS, UPSCALE, Picture
 from sdjax.settings.picture import GUIDANCE, HIRES, SAMPLING
+
+Column = list[list[Tokens]]  # of a text of each picture, the tokens at each row
 
 
 class GroupKey(NamedTuple):
@@ -37,6 +40,7 @@ class GroupKey(NamedTuple):
     height: int
     rows: int  # of the padded plan
     chunks: int  # of the context
+    parts: int  # conditions of each picture that are computed
     edited: int  # rows of the plan where the prompt changes on the way, else 0
     guided: tuple[bool, ...]  # one where all rows are alike
     noise: str  # where it is drawn
@@ -117,16 +121,27 @@ class Order:
         return draws
 
     @cached_property
-    def texts(self) -> tuple[list[list[Tokens]], list[list[Tokens]]]:
-        """The prompts, and the negative prompts, of each picture at each row; equal ones are one object."""
-        prompts, negatives = (
-            [self._tokens(k, getattr(recipe.picture, name)) for k, recipe in enumerate(self.recipes)]
-            for name in ("prompt", "negative_prompt")
-        )
-        return prompts, negatives
+    def weights(self) -> np.ndarray:
+        """[pictures, parts], of the conditions of each picture; 0 for those that it lacks."""
+        weights = np.zeros((len(self.recipes), bucket(max(len(recipe.parts) for recipe in self.recipes))), np.float32)
+        for own, recipe in zip(weights, self.recipes):
+            own[: len(recipe.parts)] = [part.weight for part in recipe.parts]
+        return weights
+
+    @cached_property
+    def texts(self) -> tuple[list[Column], Column]:
+        """Columns of the prompts' parts, and that of the negative prompts; equal texts are one object."""
+        negatives = [self._tokens(k, recipe.picture.negative_prompt) for k, recipe in enumerate(self.recipes)]
+        columns: list[Column] = [[] for _ in range(self.weights.shape[1])]
+        for k, (recipe, negative) in enumerate(zip(self.recipes, negatives)):
+            parts = [self._tokens(k, part.text) for part in recipe.parts]
+            for column, tokens in zip_longest(columns, parts, fillvalue=negative):
+                column.append(tokens)  # type: ignore[arg-type]
+        return columns, negatives
 
     def _tokens(self, k: int, text: str) -> list[Tokens]:
         recipe = self.recipes[k]
+        label = LABELS.get(recipe.scheduler.solver)
         return tokens_by_row(
             self.facts.tokenizer,
             self.facts.words,
@@ -134,21 +149,22 @@ class Order:
             is_plain=recipe.picture.prompt_syntax == "plain",
             steps=recipe.steps,
             rows=self.nfe,
-            per_step=2 if recipe.scheduler.solver in TWO_A_STEP else 1,
+            per_step=2 if label and SAMPLERS[label].two_a_step else 1,
             first_pass=self.first.recipes[k].steps if self.first else 0,
         )
 
     @property
     def chunks(self) -> int:
         """Chunks of tokens that every context is tiled to."""
-        prompts, negatives = self.texts
-        return math.lcm(*(len(tokens[0].ids) for tokens in (*prompts, *negatives)))
+        columns, negatives = self.texts
+        return math.lcm(*(len(tokens[0].ids) for column in (*columns, negatives) for tokens in column))
 
     @cached_property
     def key(self) -> GroupKey:
         """Pictures with equal keys may share a batch: no bit of them depends on what is beside them."""
         picture = self.pictures[0]
-        is_edited = any(len(set(map(id, tokens))) > 1 for column in self.texts for tokens in column)
+        columns, negatives = self.texts
+        is_edited = any(len(set(map(id, tokens))) > 1 for column in (*columns, negatives) for tokens in column)
         guided = tuple(map(bool, self.guided))
         when = "at every row" if self.draws.any() else "at first"
         return GroupKey(
@@ -156,6 +172,7 @@ class Order:
             height=self.size.pixels[1],
             rows=self.rows,
             chunks=self.chunks,
+            parts=self.weights.shape[1],
             edited=self.nfe if is_edited else 0,
             guided=guided if len(set(guided)) > 1 else guided[:1],
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
@@ -181,7 +198,9 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
         values = sorted({str(getattr(picture, setting.name)) for picture in pictures}) if setting.alike else []
         if len(values) > 1:
             raise InputError(f"the pictures of a batch have one {setting.name}, not {', '.join(values)}")
-    return Order(facts, [recipe_of(picture, facts) for picture in pictures], _size_of(pictures, facts), first)
+    return Order(
+        facts, [recipe_of(picture, facts, first is not None) for picture in pictures], _size_of(pictures, facts), first
+    )
 
 
 def _second_pass(picture: Picture) -> tuple[Any, ...]:

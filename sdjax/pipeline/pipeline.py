@@ -151,7 +151,11 @@ class Pipeline:
     def begin(self, order: Order, latents: np.ndarray | None = None) -> Batch:
         """Encodes texts and images and puts all that the loop needs on the devices. latents: as in a call."""
         latents = checked_noise(latents, order)
-        noise = noise_of(order.pictures[0].rng, [picture.seed for picture in order.pictures])
+        noise = noise_of(
+            order.pictures[0].rng,
+            [picture.seed for picture in order.pictures],
+            [(picture.seed + picture.eta_noise_seed_delta) % 2**64 for picture in order.pictures],
+        )
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
         contexts = contexts_of(order, partial(self.networks.encode_text, self.params["text_encoder"]))
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.pipeline.tasks import Size, Task, task_of
-from sdjax.prompts import Tokenizer, Words, load_tokenizer
+from sdjax.prompts import Part, Tokenizer, Words, load_tokenizer, parts_of
 from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
 from sdjax.settings import SETTINGS, Picture
+
+OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are options of a solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,12 @@ class Recipe:
     guidance_scale: float | tuple[float, ...]
     steps: int
 
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The conditions of the prompt."""
+        picture = self.picture
+        return [Part(picture.prompt, 1.0)] if picture.prompt_syntax == "plain" else parts_of(picture.prompt)
+
     @property
     def scales_by_row(self) -> np.ndarray:
         """[nfe], the guidance scale at each row; 1 outside of the guided interval. InputError for a wrong number."""
@@ -75,17 +83,18 @@ class Recipe:
         if len(scales) not in (1, steps):
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
         inside = (step >= low * steps) & (step < high * steps)
-        return np.where(inside, np.broadcast_to(scales, steps)[step], 1)
+        found = np.where(inside, np.broadcast_to(scales, steps)[step], 1)
+        return found * np.float32(self.parts[0].weight) if len(self.parts) == 1 else found
 
     @property
     def guided(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
-        return (self.scales_by_row != 1) | self.picture.cfg_plus_plus
+        return (self.scales_by_row != 1) | self.picture.cfg_plus_plus | (len(self.parts) > 1)
 
     def settings(self, size: Size, task: Task) -> dict[str, Any]:
         """The settings that reproduce the picture, by their labels; images are left out."""
         resolved = {
-            "sampler": self.scheduler.solver,
+            "sampler": self.scheduler.label or self.scheduler.solver,
             "spacing": self.scheduler.sigma_spacing or self.scheduler.spacing,
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
@@ -102,12 +111,20 @@ class Recipe:
         return found
 
 
-def recipe_of(picture: Picture, facts: Facts) -> Recipe:
+def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> Recipe:
     """A picture with every choice made."""
     steps = _chosen(picture.num_inference_steps, facts.defaults, "num_inference_steps", 50)
     scale = _chosen(picture.guidance_scale, facts.defaults, "guidance_scale", 7.5)
     strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
-    scheduler, plan = _written(facts.scheduler, picture.sampler, picture.spacing, picture.eta, int(steps), strength)
+    options = tuple((name, float(value)) for name in OPTIONS if (value := getattr(picture, name)) is not None)
+    levels = (picture.discard_penultimate_sigma, picture.rho, picture.sigma_min, picture.sigma_max)
+    scheduler = _scheduler(facts.scheduler, picture.sampler, picture.spacing, options, levels)
+    if picture.timesteps is not None or picture.sigmas is not None:
+        plan = scheduler.plan(strength=strength, timesteps=picture.timesteps, sigmas=picture.sigmas)
+        steps = len(picture.timesteps or (picture.sigmas or ())[1:])
+    else:
+        # A1111 takes all steps of a second pass, diffusers a share.
+        plan = _plan(scheduler, int(steps), strength, is_second_pass and scheduler.label is not None)
     if picture.cfg_plus_plus and not plan.uses_raw_estimate:
         raise InputError(f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler and ddim")
     recipe = Recipe(picture, scheduler, plan, scale, int(steps))
@@ -116,14 +133,22 @@ def recipe_of(picture: Picture, facts: Facts) -> Recipe:
 
 
 @lru_cache(maxsize=1024)  # the pictures of a batch mostly share their settings
-def _written(
-    own: Scheduler, sampler: str | None, spacing: str | None, eta: float | None, steps: int, strength: float
-) -> tuple[Scheduler, Plan]:
+def _scheduler(
+    own: Scheduler,
+    sampler: str | None,
+    spacing: str | None,
+    options: tuple[tuple[str, float], ...],
+    levels: tuple[bool, float | None, float | None, float | None],
+) -> Scheduler:
     scheduler = own
-    if not (sampler is spacing is eta is None):
-        options = {} if eta is None else {"eta": float(eta)}
-        scheduler = own.with_solver(sampler or own.solver, spacing, **options)
-    return scheduler, scheduler.plan(steps, strength)
+    if options or not (sampler is spacing is None):
+        scheduler = own.with_solver(sampler or own.solver, spacing, **dict(options))
+    return scheduler.with_levels(*levels)
+
+
+@lru_cache(maxsize=1024)
+def _plan(scheduler: Scheduler, steps: int, strength: float, takes_all_steps: bool) -> Plan:
+    return scheduler.plan(steps, strength, takes_all_steps=takes_all_steps)
 
 
 def _chosen(value: Any, defaults: Mapping[str, Any], name: str, otherwise: Any) -> Any:

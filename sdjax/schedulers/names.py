@@ -1,7 +1,9 @@
 """What users call samplers: the field's names, A1111's, and what they probably meant."""
 
 import difflib
+import re
 from collections.abc import Collection
+from typing import NamedTuple
 
 from sdjax import a1111
 from sdjax.errors import InputError
@@ -11,10 +13,7 @@ from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
 
 SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
-# Names in lower case that are not those of SOLVERS with spaces.
-ALIASES = {
-    label.lower(): solver for solver, label in a1111.SAMPLERS.items() if label.lower() != solver.replace("_", " ")
-} | {"dpm++ 3m": "dpmpp_3m", "dpm 2": "dpm2", "dpm 2 ancestral": "dpm2_ancestral"}  # the last two are ComfyUI's
+ALIASES = {"dpm++ 3m": "dpmpp_3m", "dpm 2": "dpm2", "dpm 2 ancestral": "dpm2_ancestral"}  # the last two are ComfyUI's
 
 SPACING_ALIASES = {
     "normal": "uniform",  # ComfyUI's name
@@ -23,20 +22,42 @@ SPACING_ALIASES = {
 }
 
 
-def parse_sampler(name: str) -> tuple[str, str | None]:
-    """A sampler's name, as a solver and the spacing that it implies, if any.
+class Named(NamedTuple):
+    """What a sampler's name says.
 
-    "dpmpp_2m" and "DPM++ 2M" are the solver; "DPM++ 2M Karras" is the solver with Karras' levels. Raises InputError,
-    with the nearest known names, for any other.
+    solver: a name in SOLVERS. spacing: the one at the name's end, or None.
+    label: A1111's, where the name is A1111's and the sampler is run as there, or None.
     """
-    spoken = " ".join(str(name).lower().replace("_", " ").split()).removesuffix(" gpu")  # ComfyUI's noise on the GPU
+
+    solver: str
+    spacing: str | None = None
+    label: str | None = None
+
+
+def parse_sampler(name: str) -> Named:
+    """What a sampler's name says.
+
+    "dpmpp_2m" is the solver. "DPM++ 2M" is A1111's sampler, in capitals or not; where only capitals tell it from a
+    solver ("DDIM", "Euler"), they do. Either may end with a spacing: "DPM++ 2M Karras". Raises InputError, with the
+    nearest known names, for any other.
+    """
+    words = " ".join(str(name).replace("_", " ").split())
+    words = re.sub(" gpu$", "", words, flags=re.IGNORECASE)  # ComfyUI's, with noise drawn on the GPU
     for spacing in (None, *sorted(SPACINGS, key=len, reverse=True)):
         ending = "" if spacing is None else " " + spacing.replace("_", " ")
-        stem = spoken.removesuffix(ending) if ending else spoken
-        solver = ALIASES.get(stem, stem.replace(" ", "_"))
-        if solver in SOLVERS and (spacing is None or spoken.endswith(ending)):
-            return solver, spacing
-    raise unknown("sampler", name, [*SOLVERS, *ALIASES])
+        if not words.lower().endswith(ending):
+            continue
+        stem = words[: len(words) - len(ending)]
+        spoken = stem.lower()
+        if stem in a1111.SAMPLERS:
+            return Named(a1111.SAMPLERS[stem].solver, spacing, stem)
+        solver = ALIASES.get(spoken, spoken.replace(" ", "_"))
+        if solver in SOLVERS:
+            return Named(solver, spacing)
+        for label, sampler in a1111.SAMPLERS.items():
+            if label.lower() == spoken:
+                return Named(sampler.solver, spacing, label)
+    raise unknown("sampler", name, [*SOLVERS, *ALIASES, *map(str.lower, a1111.SAMPLERS)])
 
 
 def parse_spacing(name: str) -> str:

@@ -48,7 +48,8 @@ class Plan:
     threshold: [2]  quantile and largest value of dynamic thresholding; 0 where there is none
     data_std: []  divides latents to start from (see `NoiseSchedule`)
     start_scale: []  factor of standard-normal noise that makes the first sample
-    latents_scale: []  divides the first sample where it is made from latents
+    latents_sigma: []  noise level of the first sample where it is made from latents
+    latents_scale: []  divides it
     result_scale: []  factor of the last sample that makes the result
     """
 
@@ -58,6 +59,7 @@ class Plan:
     threshold: np.ndarray
     data_std: np.ndarray
     start_scale: np.ndarray
+    latents_sigma: np.ndarray
     latents_scale: np.ndarray
     result_scale: np.ndarray
 
@@ -68,11 +70,13 @@ class Plan:
         grid: Grid,
         start_scale: float,
         result_scale: float,
+        latents_sigma: float | None = None,
         clip_range: float | None = None,
         threshold: tuple[float, float] | None = None,
     ) -> "Plan":
         """Convert rows from `x = x0 + sigma * noise` to registers of unit variance.
 
+        latents_sigma: the level of the first sample where it is made from latents, if it is not the first row's.
         Raises SolverError for no rows, and for numbers that float32 cannot hold, with the row that has them.
         """
         if not rows:
@@ -85,6 +89,7 @@ class Plan:
             saved_scale = outputs[SAVED.argmax()]
         sigmas = np.array([row.sigma for row in rows])
         scales = grid.noise.scale(sigmas)
+        latents_sigma = sigmas[0] if latents_sigma is None else latents_sigma
         # What is known is as noisy as the sample is at the network's next evaluation, and without noise at the end.
         known = np.stack([1 / scales / grid.noise.data_std, sigmas / scales], axis=-1)
         plan = cls(
@@ -105,7 +110,8 @@ class Plan:
             threshold=np.array(threshold or (0.0, 0.0)),
             data_std=np.array(grid.noise.data_std),
             start_scale=np.array(start_scale),
-            latents_scale=np.array(scales[0]),
+            latents_sigma=np.array(latents_sigma),
+            latents_scale=np.array(grid.noise.scale(latents_sigma)),
             result_scale=np.array(result_scale),
         )
         _check(plan, rows)
@@ -161,9 +167,8 @@ class Plan:
         """
         if latents is None:
             return noise * _over_samples(self.start_scale, noise)
-        sigma = np.asarray(self.sigmas)[..., 0]
         latents = latents / _over_samples(self.data_std, noise)
-        return (latents + _over_samples(sigma, noise) * noise) / _over_samples(self.latents_scale, noise)
+        return (latents + _over_samples(self.latents_sigma, noise) * noise) / _over_samples(self.latents_scale, noise)
 
 
 def _over_samples(values: np.ndarray, noise) -> np.ndarray:

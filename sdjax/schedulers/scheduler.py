@@ -6,14 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from sdjax import a1111
 from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.names import parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
-from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
+from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS, TAKE_RHO
 from sdjax.schedulers.solvers import SOLVERS
-from sdjax.schedulers.solvers.rows import Solver
-from sdjax.schedulers.spacings import Convention, Grid, distilled_timesteps, spaced_timesteps
+from sdjax.schedulers.spacings import (
+    A1111_COMPVIS_FAMILY,
+    A1111_FAMILY,
+    Convention,
+    Grid,
+    distilled_timesteps,
+    spaced_timesteps,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +35,9 @@ class Scheduler:
         `set_alpha_to_one` decides it for DDIM and PNDM, `final_sigmas_type` for all other solvers.
     original_inference_steps: the timesteps that a distilled model knows, out of which LCM and TCD choose theirs.
     sigma_min, sigma_max: the ends of a sigma spacing, where they are not those of the noise schedule or the grid.
+    rho: the exponent of Karras' levels and of "polyexponential", where it is not their own.
+    discards: the level before the last is left out (A1111's "discard penultimate sigma").
+    label, convention: A1111's sampler, where it is run as there, and how its grids are laid; else the solver's own.
     clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
         of their absolute values, at most threshold[1], and divided by it. For models in pixel space.
     """
@@ -43,29 +53,77 @@ class Scheduler:
     original_inference_steps: int = 50
     sigma_min: float | None = None
     sigma_max: float | None = None
+    rho: float | None = None
+    discards: bool = False
+    label: str | None = None
+    convention: Convention | None = None
     clip_range: float | None = None
     threshold: tuple[float, float] | None = None
 
     def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":
         """The same noise schedule, prediction type and spacing (unless given) with another solver.
 
-        solver: a name in SOLVERS, or A1111's, which may name a spacing too ("DPM++ 2M Karras").
-        Raises InputError for a solver, a spacing or an option of the solver that does not exist.
+        solver: a name in SOLVERS; or A1111's, which chooses levels and defaults as A1111 does, and may name a spacing
+        too ("DPM++ 2M Karras"). Raises InputError for a solver, a spacing or an option of the solver that does not
+        exist, and for a spacing that A1111's sampler does not take.
         """
-        solver, implied = parse_sampler(solver)
-        takes = SOLVERS[solver].options
+        named = parse_sampler(solver)
+        takes = SOLVERS[named.solver].options
         for option in options:
             if option not in takes:
                 listing = f"it takes {', '.join(takes)}" if takes else "it takes no options"
                 raise InputError(f"sampler {solver!r} has no option {option!r}; {listing}")
-        scheduler = replace(self, solver=solver, options=options)
-        if spacing is None and implied is None:
+        spacing = spacing or named.spacing
+        spacing = None if spacing is None else parse_spacing(spacing)
+        scheduler = replace(self, solver=named.solver, options=options, label=None, convention=None)
+        scheduler = replace(scheduler, discards=False, rho=None)
+        if named.label is not None:
+            scheduler, spacing = scheduler._as_a1111(named.label, spacing)
+        if spacing is None:
             return scheduler
-        spacing = parse_spacing(spacing or implied or "")
         if spacing in SIGMA_SPACINGS:  # over the whole noise schedule
             low, high = self.noise.sigmas[[0, -1]]
             return replace(scheduler, spacing="linspace", sigma_spacing=spacing, sigma_min=low, sigma_max=high)
         return replace(scheduler, spacing=spacing, sigma_spacing=None)
+
+    def with_levels(
+        self,
+        discards: bool = False,
+        rho: float | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+    ) -> "Scheduler":
+        """The same on other levels of the same spacing; see the fields. What is not given stays.
+
+        Raises InputError for what the spacing has no use for, and for ends that do not fall.
+        """
+        if rho is not None and self.sigma_spacing not in TAKE_RHO:
+            raise InputError(f"rho={rho:g} is an exponent of the spacings {' and '.join(TAKE_RHO)}: take one of them")
+        low, high = sigma_min or self.sigma_min, sigma_max or self.sigma_max
+        if not (sigma_min is sigma_max is None):
+            if self.sigma_spacing is None:
+                raise InputError("sigma_min and sigma_max are the ends of a sigma spacing: take one, such as karras")
+            if low is not None and high is not None and low >= high:
+                raise InputError(f"sigma_min {low:g} must be below sigma_max {high:g}")
+        rho = self.rho if rho is None else rho
+        return replace(self, discards=self.discards or discards, rho=rho, sigma_min=low, sigma_max=high)
+
+    def _as_a1111(self, label: str, spacing: str | None) -> tuple["Scheduler", str]:
+        """This scheduler as A1111 runs it, and its spacing."""
+        sampler = a1111.SAMPLERS[label]
+        if sampler.levels and spacing not in (sampler.levels, None):
+            raise InputError(
+                f"A1111's {label} takes no spacing, it has levels of its own: {sampler.solver!r} takes {spacing!r}"
+            )
+        scheduler = replace(
+            self,
+            label=label,
+            options={**sampler.options, **self.options},
+            convention=A1111_COMPVIS_FAMILY if sampler.variance_preserving else A1111_FAMILY,
+            discards=sampler.discards,
+            final_sigmas_type="zero",
+        )
+        return scheduler, sampler.levels or spacing or sampler.automatic
 
     def plan(
         self,
@@ -74,10 +132,12 @@ class Scheduler:
         *,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
+        takes_all_steps: bool = False,
     ) -> Plan:
         """Write the scheduler out for a number of steps, or for levels of your own.
 
         strength: in (0, 1]; the share of the steps that are taken, the last ones, as image-to-image wants.
+        takes_all_steps: as many as that are taken, of `1 / strength` times as many (A1111's second pass).
         timesteps: falling timesteps to evaluate the network at, instead of a number of steps and a spacing.
         sigmas: falling noise levels to evaluate the network at, and after them the final level (mostly 0).
         Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
@@ -85,9 +145,12 @@ class Scheduler:
         """
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
-        solver = SOLVERS[self.solver]
-        if num_inference_steps is not None:
-            grid = self._grid(_checked_steps(num_inference_steps, len(self.noise)), solver)
+        total = num_inference_steps
+        if total is not None:
+            total = _checked_steps(total, len(self.noise))
+            if takes_all_steps and 0 < strength <= 1:
+                total = _checked_steps(int(total / strength), len(self.noise))
+            grid = self._grid(total)
         elif timesteps is not None:
             if self.noise.continuous:
                 raise InputError("this model knows no timesteps: give sigmas")
@@ -99,17 +162,23 @@ class Scheduler:
                 raise InputError("sigmas need a level above 0 to start at and, after it, one to end at")
             levels = levels / self.noise.data_std
             grid = self._grid_of(levels[:-1], self.noise.timestep(levels[:-1]), levels[-1])
-        taken = int(len(grid) * strength)
-        if not 0 < strength <= 1 or taken == 0:
+        skipped = self._skipped(grid, total or len(grid), strength, num_inference_steps if takes_all_steps else None)
+        if not 0 < strength <= 1 or skipped >= len(grid):
             raise InputError(
                 f"strength must be above 0, at most 1, and leave a step; {strength} of {len(grid)} does not"
             )
-        start_scale, result_scale = self._scales(grid, solver)
-        grid = grid.tail(len(grid) - taken)
+        start_scale, result_scale = self._scales(grid)
+        # A1111 gives an image for CompVis' samplers the noise of one level more.
+        above = self._convention == A1111_COMPVIS_FAMILY and skipped > 0
+        latents_sigma = grid.sigmas[skipped - 1] if above else None
+        grid = grid.tail(skipped)
+        solver = SOLVERS[self.solver]
         try:
             with np.errstate(all="ignore"):  # the plan's own check says which row it was
                 rows = list(solver.rows(grid, **{**solver.options, **self.options}))
-                return Plan.from_rows(rows, grid, start_scale, result_scale, self.clip_range, self.threshold)
+                return Plan.from_rows(
+                    rows, grid, start_scale, result_scale, latents_sigma, self.clip_range, self.threshold
+                )
         except (SolverError, np.linalg.LinAlgError) as error:
             if num_inference_steps is None:
                 own = "timesteps" if sigmas is None else "sigmas"
@@ -118,26 +187,54 @@ class Scheduler:
             using = f" with {options}" if options else ""
             raise SolverError(f"solver {self.solver!r}{using} gives no plan: {error}") from error
 
-    def _grid(self, steps: int, solver: Solver) -> Grid:
-        noise, convention = self.noise, solver.convention
-        if convention.distilled and self.sigma_spacing is None:
-            timesteps = distilled_timesteps(len(noise), steps, self.original_inference_steps)
-        else:
-            timesteps = spaced_timesteps(self.spacing, len(noise), steps, self.steps_offset, convention)
-        sigmas = noise.sigma(timesteps)
+    @property
+    def _convention(self) -> Convention:
+        return self.convention or SOLVERS[self.solver].convention
+
+    def _skipped(self, grid: Grid, steps: int, strength: float, taken: int | None) -> int:
+        """How many steps of a grid of `steps` a strength leaves out; taken: how many it is to leave, if that is set."""
+        if strength == 1:
+            return 0
+        if not self._convention.a1111:
+            return len(grid) - (int(len(grid) * strength) if taken is None else taken)
+        share = int(min(strength, 0.999) * steps) if taken is None else taken - 1
+        # CompVis' samplers count the timestep that they end at too.
+        return len(grid) + 1 - share if self._convention.unit_variance else max(steps - share - 1, 0)
+
+    def _grid(self, steps: int) -> Grid:
+        noise, convention = self.noise, self._convention
         if self.sigma_spacing is not None:
-            low, high = (noise.sigmas[0], noise.sigmas[-1]) if convention.full_range else (sigmas[-1], sigmas[0])
-            low, high = self.sigma_min or low, self.sigma_max or high
-            levels = SIGMA_SPACINGS[self.sigma_spacing](noise, low, high, steps)
-            timesteps = noise.timestep(levels.sigmas)
-            if not noise.continuous:
-                timesteps = _whole(timesteps, self.sigma_spacing, convention)
-            return self._grid_of(levels.sigmas, timesteps, levels.final)
-        if not convention.stride:
+            return self._sigma_grid(self.sigma_spacing, steps, convention)
+        more = steps + self.discards
+        if convention.distilled:
+            timesteps = distilled_timesteps(len(noise), more, self.original_inference_steps)
+        else:
+            timesteps = spaced_timesteps(self.spacing, len(noise), more, self.steps_offset, convention)
+        timesteps = timesteps[:steps]
+        sigmas = noise.sigma(timesteps)
+        if not convention.stride or self.discards:
             return self._grid_of(sigmas, timesteps)
         stride = len(noise) // steps
         targets = np.where(timesteps >= stride, noise.sigma(timesteps - stride), self._final_level())
         return Grid(noise, sigmas, timesteps, targets, steps, stride)
+
+    def _sigma_grid(self, spacing: str, steps: int, convention: Convention) -> Grid:
+        noise = self.noise
+        low, high = noise.sigmas[0], noise.sigmas[-1]
+        if not convention.full_range:
+            ends = spaced_timesteps(self.spacing, len(noise), steps, self.steps_offset, convention)[[-1, 0]]
+            low, high = noise.sigma(ends)
+        rho = {} if self.rho is None else {"rho": self.rho}
+        levels = SIGMA_SPACINGS[spacing](
+            noise, self.sigma_min or low, self.sigma_max or high, steps + self.discards, **rho
+        )
+        sigmas, timesteps = levels.sigmas, levels.timesteps
+        if timesteps is None:
+            timesteps = noise.timestep(sigmas)
+            if not noise.continuous:
+                timesteps = _whole(timesteps, spacing, convention)
+        count = len(sigmas) - self.discards
+        return self._grid_of(sigmas[:count], timesteps[:count], levels.final)
 
     def _grid_of(self, sigmas: np.ndarray, timesteps: np.ndarray, final: float | None = None) -> Grid:
         """Every step goes to the next level, and the last one to `final`."""
@@ -145,17 +242,16 @@ class Scheduler:
         return Grid(self.noise, sigmas, timesteps, targets, len(sigmas))
 
     def _final_level(self) -> float:
-        strides = SOLVERS[self.solver].convention.stride
-        ends_clean = self.set_alpha_to_one if strides else self.final_sigmas_type == "zero"
+        ends_clean = self.set_alpha_to_one if self._convention.stride else self.final_sigmas_type == "zero"
         return 0.0 if ends_clean else self.noise.sigmas[0]
 
-    def _scales(self, grid: Grid, solver: Solver) -> tuple[float, float]:
+    def _scales(self, grid: Grid) -> tuple[float, float]:
         """What turns standard-normal noise into the first sample, and the last sample into the result."""
         first, last = grid.sigmas[0], grid.targets[-1]
         if self.noise.continuous:  # diffusers starts EDM from sqrt(1 + sigma**2), whatever the data's deviation
             std = self.noise.data_std
             return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, self.noise.scale(last) * std
-        if solver.convention.unit_variance:
+        if self._convention.unit_variance:
             return 1.0, 1.0
         # With "leading", diffusers starts these samplers from unit variance too.
         start = 1.0 if self.spacing == "leading" else first / self.noise.scale(first)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import betaincinv
 
+from sdjax.errors import InputError
 from sdjax.schedulers.noise import NoiseSchedule
 
 
@@ -16,14 +17,15 @@ class Levels(NamedTuple):
     """The noise levels of a spacing.
 
     sigmas: [evaluations] float64, falling; mostly as many as steps. final: the level that the last step goes to, None
-    where the scheduler decides.
+    where the scheduler decides. timesteps: [evaluations], the network's input, None where it follows from the levels.
     """
 
     sigmas: np.ndarray
     final: float | None = None
+    timesteps: np.ndarray | None = None
 
 
-SigmaSpacing = Callable[[NoiseSchedule, float, float, int], Levels]
+SigmaSpacing = Callable[..., Levels]  # those in TAKE_RHO take an exponent too
 
 # Sabour et al. (2024), arXiv:2404.14507: levels optimised for 10 steps, as published with the paper.
 STABLE_DIFFUSION_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
@@ -33,14 +35,13 @@ GITS_LEVELS = (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0
 GITS_XL_LEVELS = (14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029)
 
 
-def karras(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
-    """Karras et al. (2022), arXiv:2206.00364, equation 5: even in sigma ** (1 / 7)."""
-    return Levels(karras_levels(low, high, steps))
+def karras(noise: NoiseSchedule, low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
+    """Karras et al. (2022), arXiv:2206.00364, equation 5: even in sigma ** (1 / rho)."""
+    return Levels(karras_levels(low, high, steps, rho))
 
 
-def karras_levels(low: float, high: float, steps: int) -> np.ndarray:
+def karras_levels(low: float, high: float, steps: int, rho: float = 7.0) -> np.ndarray:
     """[steps], from `high` to `low`."""
-    rho = 7.0
     return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
 
 
@@ -49,9 +50,9 @@ def exponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> Le
     return Levels(np.exp(np.linspace(np.log(high), np.log(low), steps)))
 
 
-def polyexponential(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
-    """Even in a power of log sigma. The power is 1 in k-diffusion and A1111, where this is `exponential`."""
-    return exponential(noise, low, high, steps)
+def polyexponential(noise: NoiseSchedule, low: float, high: float, steps: int, rho: float = 1.0) -> Levels:
+    """From the log of `high` to that of `low` as the power `rho` of a line. With 1 it is `exponential`. k-diffusion."""
+    return Levels(np.exp(np.linspace(1, 0, steps) ** rho * (np.log(high) - np.log(low)) + np.log(low)))
 
 
 def beta(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
@@ -145,6 +146,44 @@ def _interpolated(levels: tuple[float, ...], steps: int) -> Levels:
     return Levels(np.exp(np.interp(places, np.linspace(0, 1, len(levels)), np.log(levels))))
 
 
+def a1111_ddim(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """The trained timesteps 1, 1 + stride, ... as A1111's DDIM and PLMS visit them: no evaluation at the lowest one.
+
+    Raises InputError for one step, which there would be none.
+    """
+    if steps == 1:
+        raise InputError("A1111's DDIM and PLMS take one evaluation less than steps, of 1 step none: take 2, or ddim")
+    timesteps = np.unique(np.minimum(np.arange(0, len(noise), len(noise) // steps) + 1, len(noise) - 1))[::-1]
+    sigmas = noise.sigmas[timesteps]
+    return Levels(sigmas[:-1], sigmas[-1], timesteps[:-1].astype(np.float64))
+
+
+def a1111_unipc(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Even in timesteps from the last to the first, where it ends; between the trained ones, log alpha is linear.
+
+    Zhao et al. (2023), arXiv:2302.04867, the authors' code: A1111's UniPC.
+    """
+    count = len(range(0, len(noise), len(noise) // steps))
+    timesteps = np.linspace(len(noise) - 1, 0, count + 1)
+    log_alphas_cumprod = np.interp(timesteps, np.arange(len(noise)), -np.log1p(noise.sigmas**2))
+    *sigmas, final = np.sqrt(np.expm1(-log_alphas_cumprod))
+    return Levels(np.array(sigmas), final, timesteps[:-1])
+
+
+def a1111_lcm(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Even among the 50 timesteps that LCM distils on, both ends included; the network is asked at the nearest of them.
+
+    Luo et al. (2023), arXiv:2310.04378, as in A1111.
+    """
+    stride = len(noise) // 50
+    timesteps = np.arange(stride - 1, len(noise), stride)
+    logs = np.log(noise.sigmas[timesteps])
+    levels = np.interp(np.linspace(len(logs) - 1, 0, steps), np.arange(len(logs)), logs)
+    nearest = np.abs(levels[:, None] - logs).argmin(-1)
+    return Levels(np.exp(levels), timesteps=timesteps[nearest].astype(np.float64))
+
+
+TAKE_RHO = ("karras", "polyexponential")
 SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
     "karras": karras,
     "exponential": exponential,
@@ -164,4 +203,7 @@ SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
     "align_your_steps_xl": align_your_steps_xl,
     "align_your_steps_gits": align_your_steps_gits,
     "align_your_steps_gits_xl": align_your_steps_gits_xl,
+    "a1111_ddim": a1111_ddim,
+    "a1111_unipc": a1111_unipc,
+    "a1111_lcm": a1111_lcm,
 }

@@ -23,6 +23,7 @@ class Convention:
     unit_variance: bool  # samples start and end variance preserving; otherwise as x0 + sigma * noise
     integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded
     truncates: bool = False  # the timesteps of exponential and beta levels lose their fraction
+    a1111: bool = False  # from an image, A1111's steps are taken
     distilled: bool = False  # timesteps are chosen out of those that a model was distilled on, whatever their spacing
 
 
@@ -34,6 +35,9 @@ K_DIFFUSION_FAMILY = replace(DPM2_FAMILY, integer_karras=False)
 DPM_SOLVER_FAMILY = Convention(
     integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True, truncates=True
 )
+# A1111's samplers: those of k-diffusion, and those of CompVis, on the variance-preserving sample.
+A1111_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, a1111=True)
+A1111_COMPVIS_FAMILY = replace(A1111_FAMILY, unit_variance=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,17 +80,49 @@ class Picture:
     eta: Annotated[float | None, Setting(
         "Share of fresh noise, of samplers that draw some.", SAMPLING, unset="the sampler's own",
         infotext="Eta")] = None
+    s_churn: Annotated[float | None, Setting(
+        "Noise added before each step, of euler, heun and dpm2 (arXiv:2206.00364).", SAMPLING, 0, unset="none",
+        infotext="Sigma churn")] = None
+    s_tmin: Annotated[float | None, Setting(
+        "The lowest level at which it is added.", SAMPLING, 0, unset="0", infotext="Sigma tmin",
+        needs="s_churn")] = None
+    s_tmax: Annotated[float | None, Setting(
+        "The highest level at which it is added.", SAMPLING, above=0, unset="any", infotext="Sigma tmax",
+        needs="s_churn")] = None
+    s_noise: Annotated[float | None, Setting(
+        "A factor of the noise on the way.", SAMPLING, 0, unset="1", infotext="Sigma noise")] = None
+    discard_penultimate_sigma: Annotated[bool, Setting(
+        "Lay one level more, and leave out the one before the last.", SAMPLING,
+        infotext="Discard penultimate sigma")] = False
+    rho: Annotated[float | None, Setting(
+        "The exponent of the spacings karras and polyexponential.", SAMPLING, above=0, high=100, unset="7 and 1",
+        infotext="Schedule rho")] = None
+    sigma_min: Annotated[float | None, Setting(
+        "The lowest level of a sigma spacing.", SAMPLING, above=0, unset="the model's own",
+        infotext="Schedule min sigma")] = None
+    sigma_max: Annotated[float | None, Setting(
+        "The highest level of a sigma spacing.", SAMPLING, above=0, unset="the model's own",
+        infotext="Schedule max sigma")] = None
+    timesteps: Annotated[tuple[float, ...] | None, Setting(
+        "Timesteps of your own to visit, instead of steps and a spacing.", SAMPLING, unset="by steps and spacing",
+        low=0)] = None
+    sigmas: Annotated[tuple[float, ...] | None, Setting(
+        "Noise levels of your own to visit, and after them the one to end at, mostly 0.", SAMPLING,
+        unset="by steps and spacing", low=0)] = None
     height: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
     width: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
     hires_scale: Annotated[float | None, Setting(
         "Paint over the picture, enlarged so many times: large pictures come out better so than at once.", HIRES, 1, 16,
-        unset="no second pass")] = None
+        unset="no second pass", infotext="Hires upscale")] = None
     hires_upscaler: Annotated[str, Setting(
-        "Enlarge the latents, or the pixels.", HIRES, choices=UPSCALERS, needs="hires_scale", alike=True)] = "latent"
+        "Enlarge the latents, or the pixels.", HIRES, choices=UPSCALERS, needs="hires_scale", alike=True,
+        infotext="Hires upscaler")] = "latent"
     hires_strength: Annotated[float, Setting(
-        "How much of the enlarged picture is lost to noise.", HIRES, above=0, high=1, needs="hires_scale")] = 0.7
+        "How much of the enlarged picture is lost to noise.", HIRES, above=0, high=1, needs="hires_scale",
+        infotext="Denoising strength")] = 0.7
     hires_steps: Annotated[int | None, Setting(
-        "Sampler steps of the second pass.", HIRES, 1, unset="as the first", needs="hires_scale")] = None
+        "Sampler steps of the second pass.", HIRES, 1, unset="as the first", needs="hires_scale",
+        infotext="Hires steps")] = None
     clip_skip: Annotated[int | None, Setting(
         "Leave out so many last layers of the text encoder, besides those that the model itself leaves out.", PROMPT, 0,
         unset="none", infotext="Clip skip")] = None
@@ -102,6 +134,8 @@ class Picture:
     subseed_strength: Annotated[float, Setting(
         "How far the noise is on its way from the seed's to the subseed's.", NOISE, 0, 1,
         infotext="Variation seed strength")] = 0.0
+    eta_noise_seed_delta: Annotated[int, Setting(
+        "Added to the seed of the noise on the way (ENSD).", NOISE, 0, 2**31 - 1, infotext="ENSD")] = 0
     rng: Annotated[str, Setting(
         "Whose noise: torch is diffusers' on a CPU, philox a CUDA device's.", NOISE, choices=RNGS, infotext="RNG",
         alike=True)] = "jax"
@@ -114,6 +148,8 @@ class Picture:
             raise InputError("a mask_image says what to repaint of an image: give the image too, as a picture")
         if self.padding_mask_crop is not None and self.mask_image is None:
             raise InputError("padding_mask_crop is a border around a mask: give a mask_image")
+        if self.timesteps is not None and self.sigmas is not None:
+            raise InputError("timesteps and sigmas are two ways to say the same levels: give one of them")
         if self.prompt_syntax == "a1111" and (found := EXTRA_NETWORK.search(self.prompt)):
             warnings.warn(f"{found[0]} is read as words: LoRAs are files that a model is loaded with", stacklevel=2)
         from sdjax import schedulers  # imports JAX, which `--help` does without

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sdjax.errors import InputError
 
-Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "image"]
+Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "levels", "image"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Setting:
     def _is_within_bounds(self, value: Any) -> bool:
         return (
             (not self.choices or value in self.choices)
-            and (self.low is None or value >= self.low)
+            and (self.low is None or all(each >= self.low for each in (value if self.kind == "levels" else [value])))
             and (self.above is None or value > self.above)
             and (self.high is None or value <= self.high)
         )
@@ -99,6 +99,7 @@ KIND_OF: dict[Any, Kind] = {
     float: "number",
     float | tuple[float, ...]: "numbers",
     tuple[float, float]: "interval",
+    tuple[float, ...]: "levels",
     Any: "image",
 }
 
@@ -147,6 +148,11 @@ KINDS: dict[Kind, _Kind] = {
         "a finite number, or a list of one for each step",
         _are_finite,
         {"oneOf": [NUMBER, {"type": "array", "items": NUMBER, "minItems": 1}]},
+    ),
+    "levels": _Kind(
+        "falling finite numbers",
+        lambda value: isinstance(value, tuple | list) and _are_finite(value),
+        {"type": "array", "items": NUMBER, "minItems": 1},
     ),
     "interval": _Kind(
         "a start and an end, 0 <= start < end <= 1",

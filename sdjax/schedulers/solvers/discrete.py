@@ -25,16 +25,18 @@ def ddpm(grid: Grid, variance_type: str = "fixed_small") -> Iterator[Row]:
         yield Row(s, t, towards(X, D, s, down) + up * Z)
 
 
-def lcm(grid: Grid, timestep_scaling: float = 10.0) -> Iterator[Row]:
+def lcm(grid: Grid, timestep_scaling: float = 10.0, variance_preserving: bool = True) -> Iterator[Row]:
     """Multistep consistency sampling. Luo et al. (2023), arXiv:2310.04378, algorithm 3: to x0, then noise up.
 
     timestep_scaling: of the timestep in the consistency model's boundary condition (Song et al., 2023,
         arXiv:2303.01469, equation 5, with sigma_data 0.5). The last step ends without noise.
+    variance_preserving: the boundary condition is one of the sample as the network sees it, not of x0 + sigma * noise.
     """
     for s, t in zip(grid.sigmas, [*grid.sigmas[1:], 0.0]):
         scaled = timestep_scaling * grid.timestep(s)
         skip, out = 0.5**2 / (scaled**2 + 0.5**2), scaled / np.sqrt(scaled**2 + 0.5**2)
-        yield Row(s, t, out * D + skip * X / grid.noise.scale(s) + t * Z)
+        scale = grid.noise.scale(s) if variance_preserving else 1.0
+        yield Row(s, t, out * D + skip * X / scale + t * Z)
 
 
 def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
@@ -77,7 +79,7 @@ SOLVERS = {
         1,
         "Luo et al. (2023), arXiv:2310.04378",
         stochastic=True,
-        options={"timestep_scaling": 10.0},
+        options={"timestep_scaling": 10.0, "variance_preserving": True},
     ),
     "tcd": Solver(
         tcd,

@@ -26,14 +26,14 @@ from sdjax.schedulers.spacings import DDIM_FAMILY, K_DIFFUSION_FAMILY, Grid
 ADAMS_BASHFORTH = ([1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
 
-def pndm(grid: Grid, skip_prk_steps: bool = True) -> Iterator[Row]:
+def pndm(grid: Grid, skip_prk_steps: bool = True, single_step_twice: bool = False) -> Iterator[Row]:
     """Pseudo linear multistep. Liu et al. (2022), arXiv:2202.09778, equations 11 to 13, on the network's outputs.
 
     skip_prk_steps: start as Stable Diffusion does (PLMS), with the first step taken twice, and not with the paper's
         three Runge-Kutta steps of four evaluations each.
+    single_step_twice: take a step twice also where it is the only one, as A1111 and not diffusers.
     """
-    warm_up = plms_start if skip_prk_steps else runge_kutta_start
-    yield from warm_up(grid)
+    yield from plms_start(grid, single_step_twice) if skip_prk_steps else runge_kutta_start(grid)
     done = 1 if skip_prk_steps else 3
     for k, (s, t) in enumerate(grid.tail(done), start=done):
         outputs = [grid.noise.output(X, D, s), D1, D2, D3]
@@ -46,15 +46,15 @@ def transfer(grid: Grid, x, output, s: float, t: float):
     return towards(x, grid.noise.denoised(x, output, s), s, t)
 
 
-def plms_start(grid: Grid) -> Iterator[Row]:
+def plms_start(grid: Grid, single_step_twice: bool) -> Iterator[Row]:
     """The first step, taken twice: plainly, then again with the mean of the outputs at both its ends."""
     s, t = grid.sigmas[0], grid.targets[0]
     output = grid.noise.output(X, D, s)
-    if len(grid) == 1:
+    if len(grid) == 1 and not single_step_twice:
         yield Row(s, t, transfer(grid, X, output, s, t))
         return
     yield Row(s, t, transfer(grid, X, output, s, t), saved=X, d1=output, is_step=False)
-    middle = grid.sigmas[1]
+    middle = grid.sigmas[1] if len(grid) > 1 else t
     output = grid.noise.output(X, D, middle)
     # Off its own grid a stride does not arrive from `s`; the same variance-preserving sample is taken to be there.
     origin = s if grid.stride is None else float(grid.noise.sigma(grid.timesteps[1] + grid.stride))
@@ -182,7 +182,13 @@ def er_sde(grid: Grid, max_stage: int = 3, s_noise: float = 1.0) -> Iterator[Row
         visited = [s, *visited[:1]]
 
 
-PLMS = Solver(pndm, DDIM_FAMILY, 4, "Liu et al. (2022), arXiv:2202.09778", options={"skip_prk_steps": True})
+PLMS = Solver(
+    pndm,
+    DDIM_FAMILY,
+    4,
+    "Liu et al. (2022), arXiv:2202.09778",
+    options={"skip_prk_steps": True, "single_step_twice": False},
+)
 RES = "Zhang et al. (2023), arXiv:2308.02157; ComfyUI"
 
 SOLVERS = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,43 @@ from sdjax.schedulers.solvers.rows import D1, RAW, SAVED, D, Row, Solver, X, Z, 
 from sdjax.schedulers.spacings import DDIM_FAMILY, DPM2_FAMILY, K_DIFFUSION_FAMILY, Grid
 
 
-def euler(grid: Grid) -> Iterator[Row]:
-    """Euler's method. Karras et al. (2022), arXiv:2206.00364, algorithm 1 without its second half."""
-    for s, t in grid:
-        yield Row(s, t, towards(X, D, s, t, RAW))
+class Step(NamedTuple):
+    """A step from a level to a target, and from there up to the level `after` by noise of the deviation `up`."""
+
+    level: float
+    target: float
+    after: float
+    up: float
+
+
+def churned(grid: Grid, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> Iterator[Step]:
+    """The steps of Karras et al. (2022), arXiv:2206.00364, algorithm 2.
+
+    A step from a level in [s_tmin, s_tmax] starts higher by the factor 1 + s_churn / steps, at most the root of 2. The
+    noise that takes the sample there is added at the end of the step before; s_noise multiplies it. The first step has
+    none before it: its noise is added to the first sample, at the price of an evaluation, by `churn_first`.
+    """
+    factor = 1 + min(s_churn / len(grid), np.sqrt(2) - 1)
+    levels = [s * factor if s_tmin <= s <= s_tmax else s for s in grid.sigmas]
+    for s, t, up_to in zip(levels, grid.targets, [*levels[1:], grid.targets[-1]]):
+        yield Step(s, t, up_to, s_noise * np.sqrt(max(up_to**2 - t**2, 0)))
+
+
+def churn_first(grid: Grid, first: float, s_noise: float) -> Iterator[Row]:
+    """The first sample, with noise up to the level where the first step starts, if that is above the grid's."""
+    level = grid.sigmas[0]
+    if first > level:
+        yield Row(level, first, X + s_noise * np.sqrt(first**2 - level**2) * Z, is_step=False)
+
+
+def euler(
+    grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = np.inf, s_noise: float = 1.0
+) -> Iterator[Row]:
+    """Euler's method. Karras et al. (2022), arXiv:2206.00364, algorithm 2 without its second half; see `churned`."""
+    steps = list(churned(grid, s_churn, s_tmin, s_tmax, s_noise))
+    yield from churn_first(grid, steps[0].level, s_noise)
+    for s, t, after, up in steps:
+        yield Row(s, after, towards(X, D, s, t, RAW) + up * Z)
 
 
 def euler_ancestral(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
@@ -29,15 +63,19 @@ def ddim(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
     return euler_ancestral(grid, eta)
 
 
-def heun(grid: Grid) -> Iterator[Row]:
-    """Heun's method, two evaluations a step. Karras et al. (2022), arXiv:2206.00364, algorithm 1."""
-    for s, t in grid:
-        yield from heun_step(s, t, t)
+def heun(
+    grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = np.inf, s_noise: float = 1.0
+) -> Iterator[Row]:
+    """Heun's method, two evaluations a step. Karras et al. (2022), arXiv:2206.00364, algorithm 2; see `churned`."""
+    steps = list(churned(grid, s_churn, s_tmin, s_tmax, s_noise))
+    yield from churn_first(grid, steps[0].level, s_noise)
+    for s, t, after, up in steps:
+        yield from heun_step(s, t, after, up)
 
 
-def heun_step(s: float, t: float, after: float) -> Iterator[Row]:
-    """Heun's step from `s` to `t`, then up to the level `after` by fresh noise."""
-    noise = np.sqrt(max(after**2 - t**2, 0)) * Z
+def heun_step(s: float, t: float, after: float, up: float) -> Iterator[Row]:
+    """Heun's step from `s` to `t`, then up to the level `after` by fresh noise of deviation `up`."""
+    noise = up * Z
     if t == 0:
         yield Row(s, after, D + noise)
     else:
@@ -69,23 +107,31 @@ def restart(grid: Grid, restart_list: Mapping[float, Sequence[float]] | None = N
         start = _nearest(levels, top)
         if start < k:
             path += [karras_levels(levels[k], levels[start], int(points))] * int(repeats)
-    after = [run[0] for run in path[1:]] + [levels[-1]]
-    for run, top in zip(path, after):
+    tops = [run[0] for run in path[1:]] + [levels[-1]]
+    for run, top in zip(path, tops):
         for k, (s, t) in enumerate(pairwise(run)):
-            yield from heun_step(s, t, top if k == len(run) - 2 else t)
+            after = top if k == len(run) - 2 else t
+            yield from heun_step(s, t, after, np.sqrt(max(after**2 - t**2, 0)))
 
 
 def _nearest(levels: np.ndarray, level: float) -> int:
     return int(np.argmin(np.abs(levels - level)))
 
 
-def dpm2(grid: Grid) -> Iterator[Row]:
-    """The midpoint method in log sigma. DPM-Solver-2: Lu et al. (2022), arXiv:2206.00927, algorithm 1. k-diffusion."""
-    for s, t in grid:
+def dpm2(
+    grid: Grid, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = np.inf, s_noise: float = 1.0
+) -> Iterator[Row]:
+    """The midpoint method in log sigma. DPM-Solver-2: Lu et al. (2022), arXiv:2206.00927, algorithm 1. k-diffusion.
+
+    See `churned` for the options.
+    """
+    steps = list(churned(grid, s_churn, s_tmin, s_tmax, s_noise))
+    yield from churn_first(grid, steps[0].level, s_noise)
+    for s, t, after, up in steps:
         if t == 0:
             yield Row(s, t, D)
         else:
-            yield from dpm_solver_step(grid.noise, 2, s, t, t)
+            yield from dpm_solver_step(grid.noise, 2, s, t, after, up)
 
 
 def dpm_fast(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
@@ -134,11 +180,13 @@ def dpm_solver_step(
     yield Row(second, after, x + up * Z, timestep=float(noise.timestep(second)))
 
 
+CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0}
+
 SOLVERS = {
     "ddim": Solver(ddim, DDIM_FAMILY, 1, "Song et al. (2021), arXiv:2010.02502", options={"eta": 0.0}),
-    "euler": Solver(euler, K_DIFFUSION_FAMILY, 1, "Karras et al. (2022), arXiv:2206.00364"),
+    "euler": Solver(euler, K_DIFFUSION_FAMILY, 1, "Karras et al. (2022), arXiv:2206.00364", options=CHURN),
     "euler_ancestral": Solver(euler_ancestral, K_DIFFUSION_FAMILY, 1, "k-diffusion", True, {"eta": 1.0}),
-    "heun": Solver(heun, K_DIFFUSION_FAMILY, 2, "Karras et al. (2022), arXiv:2206.00364"),
+    "heun": Solver(heun, K_DIFFUSION_FAMILY, 2, "Karras et al. (2022), arXiv:2206.00364", options=CHURN),
     "restart": Solver(
         restart,
         K_DIFFUSION_FAMILY,
@@ -147,6 +195,6 @@ SOLVERS = {
         stochastic=True,
         options={"restart_list": None},
     ),
-    "dpm2": Solver(dpm2, DPM2_FAMILY, 2, "Lu et al. (2022), arXiv:2206.00927"),
+    "dpm2": Solver(dpm2, DPM2_FAMILY, 2, "Lu et al. (2022), arXiv:2206.00927", options=CHURN),
     "dpm_fast": Solver(dpm_fast, K_DIFFUSION_FAMILY, 3, "Lu et al. (2022), arXiv:2206.00927", options={"eta": 0.0}),
 }
