@@ -1,16 +1,60 @@
-"""A1111's web UI: what it calls samplers and spacings, and how it runs them.
+"""A1111's web UI: what it calls samplers and spacings, how it runs them, and how its prompts name LoRAs.
 
 Its samplers are those of diffusers and k-diffusion, run on other levels, with other ends and other defaults. A sampler
 that is called by its label ("DPM++ 2M") is run as here; by its name in SOLVERS ("dpmpp_2m"), as in diffusers.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-# How prompts name files that are added to the model.
-EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
+from sdjax.errors import InputError
+
+MENTION = re.compile(r"<(lora|lyco|hypernet):([^>]+)>")
+
+
+class Mention(NamedTuple):
+    """A LoRA that a prompt names, and the scale that it has in each network."""
+
+    name: str
+    text_encoder: float
+    unet: float
+
+
+def without_mentions(prompt: str) -> str:
+    """A prompt without the LoRAs that it names."""
+    return MENTION.sub("", prompt)
+
+
+def mentions_of(prompt: str) -> tuple[Mention, ...]:
+    """The LoRAs that a prompt names.
+
+    "<lora:name:0.8>" is a scale for both networks, "<lora:name:0.8:0.5>" one for the text encoder and one for the UNet;
+    "te=0.8" and "unet=0.5" say the same by name; "lyco" is the same as "lora". Raises InputError for scales that are no
+    finite numbers, for other arguments, and for hypernetworks.
+    """
+    return tuple(_mention(found[0], *found.groups()) for found in MENTION.finditer(prompt))
+
+
+def _mention(written: str, kind: str, arguments: str) -> Mention:
+    if kind == "hypernet":
+        raise InputError(f"{written}: hypernetworks are not supported; LoRAs are")
+    name, *values = arguments.split(":")
+    places = ["te", "unet"]
+    scales: dict[str, float] = {}
+    for value in values:
+        key, _, number = value.rpartition("=")
+        key = key or (places.pop(0) if places else value)
+        try:
+            scales[key] = float(number)
+        except ValueError:
+            scales[key] = math.nan
+    if not name or scales.keys() - {"te", "unet"} or not all(map(math.isfinite, scales.values())):
+        raise InputError(f"{written} should be <lora:name:scale>, or <lora:name:te=scale:unet=scale>")
+    text_encoder = scales.get("te", 1.0)
+    return Mention(name, text_encoder, scales.get("unet", text_encoder))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def load(
     vae_tiling: bool | None = None,
     preview_vae: str | os.PathLike | None = None,
     loras: Sequence[tuple[str | os.PathLike, float]] = (),
+    lora_dir: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
     single_file: Choices | None = None,
@@ -50,6 +51,7 @@ def load(
     preview_vae: what decodes previews (`preview_every`): a VAE, as for `vae`; "linear" for a guess at the colours,
         which costs nothing; the model's own where None.
     loras: LoRA files, each with its scale; see `Pipeline.load_lora_weights`.
+    lora_dir: a folder of LoRA files that prompts may name, as in A1111: "a cat <lora:file_name:0.8>".
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
     progress: called while a model is converted; see `sdjax.convert.convert`.
@@ -59,6 +61,8 @@ def load(
         dtype = default_dtype()
     if dtype not in FLOATS:
         raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
+    if lora_dir is not None and not os.path.isdir(lora_dir):
+        raise InputError(f"there is no folder {lora_dir} of LoRAs")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
     keep_compiled_programs()
     opened = read_model(
@@ -73,7 +77,7 @@ def load(
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview)
+    pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview, lora_dir=lora_dir)
     pipe.use_loras(adapters)
     return pipe
 

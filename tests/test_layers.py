@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "version", "a1111"},
+    {"errors", "version"},
+    {"a1111"},
     {"models", "schedulers"},
     {"settings"},
     {"files"},

@@ -10,9 +10,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file, save, save_file
 
 import sdjax
+from sdjax.a1111 import mentions_of, without_mentions
 from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
 from sdjax.adapters.lora_files import Factors, read_lora
 from sdjax.cli import main
@@ -418,6 +420,102 @@ def test_what_does_not_go_with_a_lora_is_said(both, tmp_path, capsys, option, me
     assert not (tmp_path / "made").exists()
 
 
-def test_a_lora_in_a_prompt_is_warned_of():
-    with pytest.warns(UserWarning, match="<lora:cat:0.7> is read as words"):
-        Picture("a cat <lora:cat:0.7>")
+@pytest.mark.parametrize(
+    ("written", "text_encoder", "unet"),
+    [
+        ("<lora:cat>", 1, 1),
+        ("<lora:cat:0.7>", 0.7, 0.7),
+        ("<lyco:cat:-1>", -1, -1),
+        ("<lora:cat:0.7:0.2>", 0.7, 0.2),
+        ("<lora:cat:unet=0.2>", 1, 0.2),
+        ("<lora:cat:te=0.7>", 0.7, 0.7),
+        ("<lora:cat:0.5:te=0.7:unet=0.2>", 0.7, 0.2),
+    ],
+)
+def test_loras_are_named_as_in_a1111(written, text_encoder, unet):
+    assert mentions_of(f"a {written} b") == (("cat", text_encoder, unet),)
+    assert without_mentions(f"a {written}b") == "a b"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["<lora:cat:x>", "<lora:cat:nan>", "<lora::1>", "<lora:cat:1:1:16>", "<lora:cat:dyn=16>", "<lora:cat:te=>"]
+)
+def test_wrong_mentions_are_refused_with_the_prompt(wrong):
+    with pytest.raises(InputError, match="should be <lora:name:scale>"):
+        Picture(f"a cat {wrong}")
+    Picture(f"a cat {wrong}", prompt_syntax="plain")
+
+
+def test_hypernetworks_are_refused_by_name():
+    with pytest.raises(InputError, match="<hypernet:x:1>: hypernetworks are not supported"):
+        Picture("a cat <hypernet:x:1>")
+
+
+@pytest.fixture
+def folder(tmp_path, write):
+    """A folder with two LoRAs, one in a folder of its own."""
+    (tmp_path / "loras" / "more").mkdir(parents=True)
+    text = kohya("lora_te_text_model_encoder_layers_0_self_attn_q_proj", dense(128, seed=4), alpha=2)
+    write(kohya(KOHYA, alpha=8) | text).rename(tmp_path / "loras" / "first.safetensors")
+    write(kohya(KOHYA, dense(seed=7))).rename(tmp_path / "loras" / "more" / "second.safetensors")
+    return tmp_path / "loras"
+
+
+def test_loras_in_prompts_are_those_of_the_pipeline(folder, compilations):
+    pipe = sdjax.load(lora_dir=folder)
+    plain = pipe(HEART, **STEPS).images
+    params = pipe.params
+    compilations.clear()
+    named = pipe(f"{HEART}<lora:first:0.5> <lora:second:2>", **STEPS).images
+    other = pipe(f"<lora:first:1:0>{HEART}", **STEPS).images
+    again = pipe(HEART, **STEPS).images
+    assert len(compilations) == 0 and pipe.params is params
+    assert np.array_equal(plain, again)
+    pipe.load_lora_weights(folder / "first.safetensors", scale=0.5)
+    beside = pipe(f"{HEART} <lora:second:2>", **STEPS).images
+    pipe.load_lora_weights(folder / "more" / "second.safetensors", scale=2)
+    assert np.array_equal(named, beside) and np.array_equal(named, pipe(HEART, **STEPS).images)
+    assert np.abs(named - plain).max() > 0.01
+    pipe.use_loras(
+        {
+            "text alone": lora_for(read_lora(folder / "first.safetensors"), pipe.networks.modules, 0)._replace(
+                text_scale=1
+            )
+        }
+    )
+    assert np.array_equal(other, pipe(HEART, **STEPS).images) and np.abs(other - plain).max() > 1e-4
+
+
+def test_a_lora_that_is_not_there_is_said_with_what_is(pipe, folder):
+    with pytest.raises(InputError, match="names the LoRA 'first': say in which folder it is"):
+        pipe("a <lora:first:1>", **STEPS)
+    pipe = sdjax.load(lora_dir=folder)
+    with pytest.raises(InputError, match=r"no LoRA 'firs' in .*; did you mean first"):
+        pipe("a <lora:firs:1>", **STEPS)
+    (folder / "more" / "first.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"more than one LoRA in .* is called 'first'"):
+        pipe("a <lora:first:1>", **STEPS)
+    with pytest.raises(InputError, match="the prompts of a batch name the same LoRAs"):
+        pipe(["a <lora:second:1>", "b"], **STEPS)
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere of LoRAs"):
+        sdjax.load(lora_dir=folder / "nowhere")
+
+
+def test_rows_and_pictures_name_loras(folder, tmp_path, capsys):
+    rows, out, one, again = (tmp_path / name for name in ("rows.txt", "out", "one.png", "again.png"))
+    rows.write_text("a star\na star <lora:first:1>\na ring <lora:first:1>\n")
+    options = ["--steps", "2", "--seed", "5", "--lora-dir", str(folder)]
+    assert main(["batch", str(rows), "-o", str(out), *options]) == 0
+    pictures = [np.asarray(Image.open(path)) for path in sorted(out.rglob("*.png"))]
+    assert len(pictures) == 3 and len({picture.tobytes() for picture in pictures}) == 3
+    capsys.readouterr()
+    assert main(["batch", str(rows), "-o", str(out), *options]) == 0  # it is the same run
+    (folder / "first.safetensors").write_bytes((folder / "more" / "second.safetensors").read_bytes())
+    assert main(["batch", str(rows), "-o", str(out), *options]) == 1
+    assert "model_hash" in capsys.readouterr().err
+    assert main(["generate", "a star <lora:second:1>", "-o", str(one), *options]) == 0
+    assert main(["generate", "--like", str(one), "--lora-dir", str(folder), "-o", str(again)]) == 0
+    assert one.read_bytes() == again.read_bytes()
+    assert main(["generate", "--like", str(one), "-o", str(again)]) == 0
+    assert "not followed: <lora:second:1>" in capsys.readouterr().err
+    assert read_settings(again)["prompt"] == "a star "

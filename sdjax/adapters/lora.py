@@ -21,14 +21,22 @@ from sdjax.parallel import replicate
 
 
 class Lora(NamedTuple):
-    """A LoRA that fits a model: factors by component and Flax path, and how strongly it is applied."""
+    """A LoRA that fits a model: factors by component and Flax path, and how strongly it is applied.
+
+    text_scale: in the text encoder, where it is another than in the UNet.
+    """
 
     path: Path
     factors: Mapping[tuple[str, str], Factors]
     scale: float
+    text_scale: float | None = None
 
     def __str__(self) -> str:
         return f"{self.path}:{self.scale}"
+
+    def scale_in(self, component: str) -> float:
+        """How strongly it is applied to a component's kernels."""
+        return self.scale if component == "unet" or self.text_scale is None else self.text_scale
 
 
 def lora_for(file: LoraFile, modules: Mapping[str, nn.Module], scale: float) -> Lora:
@@ -68,7 +76,8 @@ def kernels_of(loras: Iterable[Lora]) -> list[tuple[str, str]]:
 
 def added(base: np.ndarray, loras: Collection[Lora], place: tuple[str, str]) -> np.ndarray:
     """A kernel with what `loras` add to it: summed in float32; at scale 0 the base itself."""
-    terms = [(lora.factors[place], lora.scale) for lora in loras if place in lora.factors and lora.scale != 0]
+    there = [(lora.factors[place], lora.scale_in(place[0])) for lora in loras if place in lora.factors]
+    terms = [(factors, scale) for factors, scale in there if scale != 0]
     if not terms:
         return base
     kernel = base.astype(np.float32)

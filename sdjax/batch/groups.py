@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sdjax.batch.rows import Item, Problem
-from sdjax.errors import InputError
+from sdjax.errors import CheckpointError, InputError
 from sdjax.pipeline.order import GroupKey, order_of
 from sdjax.pipeline.resolve import Facts
 
@@ -32,7 +32,7 @@ def place(item: Item, facts: Facts) -> Placed | Problem:
     try:
         order = order_of([item.outline()], facts)
         return Placed(order.key, order.nfe, item)
-    except InputError as error:
+    except (InputError, CheckpointError) as error:
         return Problem(item.row, str(error))
 
 

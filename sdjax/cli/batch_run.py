@@ -59,6 +59,8 @@ def run_of(
     from sdjax.batch.runner import Run
 
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
+    named = {mention.name for each in placed for mention in each.key.loras}
+    files += [(pipe.facts.loras.find(name), 1.0) for name in sorted(named) if pipe.facts.loras]
     identity = {
         "rows": fingerprint,
         "pictures": len(placed),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdjax.a1111 import MENTION, without_mentions
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import Painting
 from sdjax.errors import InputError
@@ -30,6 +31,14 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
         raise InputError(f"{path} does not say which of sdjax's models made it: give --model")
     if found.get("not_followed"):
         log.warning("%s: not followed: %s", path, ", ".join(found["not_followed"]))
+    prompt = found.get("prompt", "")
+    if (
+        loading.lora_dir is None
+        and found.get("prompt_syntax") != "plain"
+        and (named := [mention[0] for mention in MENTION.finditer(prompt)])
+    ):
+        log.warning("%s: not followed: %s (--lora-dir says where they are)", path, ", ".join(named))
+        prompt = without_mentions(prompt)
     request = replace(
         painting,
         seeds=painting.seeds or [found.get("seed", 0)],
@@ -43,7 +52,7 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
             loras=loading.loras or files_and_scales(found.get("loras")),
         ),
     )
-    return prompts or [found.get("prompt", "")], request
+    return prompts or [prompt], request
 
 
 def _settings(found: dict[str, Any]) -> dict[str, Any]:

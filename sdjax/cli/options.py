@@ -85,6 +85,14 @@ Loras = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+LoraDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder of LoRAs that prompts may name: <lora:file_name:0.8>.",
+        rich_help_panel=MODEL,
+    ),
+]
 Embedding = Annotated[
     list[Path] | None,
     typer.Option(

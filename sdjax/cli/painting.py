@@ -35,6 +35,7 @@ class Loading:
     vae_tiling: bool | None = None
     embeddings: Sequence[Path] = ()
     loras: Sequence[tuple[str, float]] = ()
+    lora_dir: Path | None = None
     preview_vae: str | None = None
 
     def open(self, report: Callable[..., None] | None, task: str | None = None) -> "Pipeline":
@@ -49,6 +50,7 @@ class Loading:
             vae_tiling=self.vae_tiling,
             preview_vae=self.preview_vae,
             loras=self.loras,
+            lora_dir=self.lora_dir,
             progress=report,
         )
         own = pipe.facts.task.name
@@ -70,6 +72,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("model", options.Model if model else options.AnyModel, model),
         option("embedding", options.Embedding, None),
         option("lora", options.Loras, None),
+        option("lora_dir", options.LoraDir, None),
         option("vae", options.Vae, None),
         option("vae_tiling", options.VaeTiling, None),
         option("dtype", options.Dtype, None),
@@ -89,7 +92,7 @@ def configured(
         @wraps(command)
         def run(**values: Any) -> None:
             given = {each.name: values.pop(each.name) for each in settings}
-            named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling")}
+            named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling", "lora_dir")}
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
             command(
                 **values,

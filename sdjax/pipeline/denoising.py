@@ -41,7 +41,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """An order with its texts and images encoded, on the devices. `noise` counts on as rows are taken."""
+    """An order with its texts and images encoded, on the devices. `noise` counts on as rows are taken.
+
+    unet: the parameters that it is denoised with.
+    """
 
     order: Order
     images: Sequence[ImageInputs]
@@ -52,10 +55,11 @@ class Batch:
     shared: dict[str, Any]
     weights: jax.Array
     arrays: tuple[Any, Any]
+    unet: Any
 
     @classmethod
     def of(
-        cls, order: Order, images: Sequence[ImageInputs], contexts: Contexts, noise: Noise, start: BatchStart
+        cls, order: Order, images: Sequence[ImageInputs], contexts: Contexts, noise: Noise, start: BatchStart, unet: Any
     ) -> "Batch":
         """Puts the arrays of a batch on the devices."""
         if not order.draws.any():
@@ -63,7 +67,7 @@ class Batch:
             noise = DeviceNoise(seeds, seeds)  # whose program serves every sampler
         known, shared = shard(start.known), shard({"channels": start.channels, "class_labels": start.class_labels})
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
-        return cls(order, images, contexts, noise, start.x, known, shared, weights, arrays)
+        return cls(order, images, contexts, noise, start.x, known, shared, weights, arrays, unet)
 
     def on_host(self, step: Step) -> State:
         """The state [batch, ...] of the batch after a step, to keep, save or branch from."""

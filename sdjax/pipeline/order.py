@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax import schedulers
-from sdjax.a1111 import LABELS, SAMPLERS
+from sdjax.a1111 import LABELS, SAMPLERS, Mention
 from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
@@ -44,6 +44,7 @@ class GroupKey(NamedTuple):
     edited: int  # rows of the plan where the prompt changes on the way, else 0
     guided: tuple[bool, ...]  # one where all rows are alike
     noise: str  # where it is drawn
+    loras: tuple[Mention, ...]  # that the prompts name
     second_pass: tuple[Any, ...] | None
 
 
@@ -154,6 +155,11 @@ class Order:
         )
 
     @property
+    def loras(self) -> tuple[Mention, ...]:
+        """The LoRAs that the prompts name."""
+        return self.recipes[0].loras
+
+    @property
     def chunks(self) -> int:
         """Chunks of tokens that every context is tiled to."""
         columns, negatives = self.texts
@@ -176,6 +182,7 @@ class Order:
             edited=self.nfe if is_edited else 0,
             guided=guided if len(set(guided)) > 1 else guided[:1],
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
+            loras=self.loras,
             second_pass=_second_pass(picture) if picture.hires_scale else None,
         )
 
@@ -198,9 +205,10 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
         values = sorted({str(getattr(picture, setting.name)) for picture in pictures}) if setting.alike else []
         if len(values) > 1:
             raise InputError(f"the pictures of a batch have one {setting.name}, not {', '.join(values)}")
-    return Order(
-        facts, [recipe_of(picture, facts, first is not None) for picture in pictures], _size_of(pictures, facts), first
-    )
+    recipes = [recipe_of(picture, facts, first is not None) for picture in pictures]
+    if len({recipe.loras for recipe in recipes}) > 1:
+        raise InputError("the prompts of a batch name the same LoRAs: draw others one after another (or `sdjax batch`)")
+    return Order(facts, recipes, _size_of(pictures, facts), first)
 
 
 def _second_pass(picture: Picture) -> tuple[Any, ...]:

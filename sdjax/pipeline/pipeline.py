@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from sdjax.a1111 import Mention
 from sdjax.adapters.lora import Lora, kernels_of, lora_for, rescaled, with_another, with_loras
 from sdjax.adapters.lora_files import read_lora
+from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.adapters.textual_inversion import learn
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component, Model
@@ -70,15 +72,19 @@ class Pipeline:
         vae_tiling: bool | None = None,
         preview: Component | Literal["linear"] | None = None,
         words: Words = MappingProxyType({}),
+        lora_dir: str | PathLike[str] | None = None,
     ):
         """The arguments are those of `sdjax.load`, opened; `words` are learned ones that the model holds already."""
         self.model = model
         self.dtype = np.dtype(dtype)
-        self.facts = replace(Facts.of(model), words=words)
+        modules = {name: component.module for name, component in model.components.items()}
+        folder = None if lora_dir is None else LoraFolder(lora_dir, modules)
+        self.facts = replace(Facts.of(model), words=words, loras=folder)
         self.loras: dict[str, Lora] = {}
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.networks = Networks.of(model, self.dtype, vae_tiling, preview)
             placed = {name: replicate(model.components[name].params, self.dtype) for name in ("text_encoder", "unet")}
+        self._latest: tuple[Any, tuple[Mention, ...], Mapping[str, Any]] = (None, (), {})
         self.params: Mapping[str, Any] = {**placed, "vae": self.networks.autoencoder.params}
 
     @documented
@@ -157,9 +163,10 @@ class Pipeline:
             [(picture.seed + picture.eta_noise_seed_delta) % 2**64 for picture in order.pictures],
         )
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
-        contexts = contexts_of(order, partial(self.networks.encode_text, self.params["text_encoder"]))
+        params = self._params_with(order.loras)
+        contexts = contexts_of(order, partial(self.networks.encode_text, params["text_encoder"]))
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
-        return Batch.of(order, images, contexts, noise, start)
+        return Batch.of(order, images, contexts, noise, start, params["unet"])
 
     def denoise(self, batch: Batch, stops: Iterable[int] = (), state: State | None = None) -> Iterator[Step]:
         """Yields a batch after each row in `stops` and after its last one; see `denoising.steps`.
@@ -244,8 +251,23 @@ class Pipeline:
         other.params = {**self.params, **{name: replicate(tree, self.dtype) for name, tree in params.items()}}
         return other
 
+    def _params_with(self, mentions: tuple[Mention, ...]) -> Mapping[str, Any]:
+        """The parameters with the LoRAs that prompts name. The latest are kept: the next batch mostly has the same."""
+        if not mentions:
+            return self.params
+        plain, latest, params = self._latest
+        if plain is not self.params or latest != mentions:
+            assert self.facts.loras is not None  # which the order has asked for
+            self._latest = (None, (), {})  # first, for the memory
+            loras = self.facts.loras.open(mentions)
+            with fitting_in_memory("the parameters that the LoRAs of the prompt change"):
+                kernels = kernels_of(loras)
+                params = with_loras(self.params, self.model, [*self.loras.values(), *loras], kernels, self.dtype)
+            self._latest = (self.params, mentions, params)
+        return params
+
     def _advance(self, batch: Batch) -> Advance:
-        return partial(self.networks.denoise, self.params["unet"], len(batch.first))
+        return partial(self.networks.denoise, batch.unet, len(batch.first))
 
     def _draw(
         self,

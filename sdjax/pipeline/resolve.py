@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from sdjax import schedulers
+from sdjax.a1111 import Mention, mentions_of, without_mentions
+from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.pipeline.tasks import Size, Task, task_of
@@ -25,6 +27,7 @@ class Facts:
     low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model.
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoder. words: learned ones, with their token ids.
+    loras: those that prompts may name.
     """
 
     task: Task
@@ -37,6 +40,7 @@ class Facts:
     layers: int
     tokenizer: Tokenizer
     words: Words
+    loras: LoraFolder | None
 
     @classmethod
     def of(cls, model: Model) -> "Facts":
@@ -53,6 +57,7 @@ class Facts:
             layers=text_encoder.num_hidden_layers,
             tokenizer=load_tokenizer(model.tokenizer),
             words={},
+            loras=None,
         )
 
 
@@ -69,8 +74,17 @@ class Recipe:
     @cached_property
     def parts(self) -> list[Part]:
         """The conditions of the prompt."""
-        picture = self.picture
-        return [Part(picture.prompt, 1.0)] if picture.prompt_syntax == "plain" else parts_of(picture.prompt)
+        text = self.picture.prompt
+        return [Part(text, 1.0)] if self._is_plain else parts_of(without_mentions(text))
+
+    @cached_property
+    def loras(self) -> tuple[Mention, ...]:
+        """The LoRAs that the prompt names."""
+        return () if self._is_plain else mentions_of(self.picture.prompt)
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.picture.prompt_syntax == "plain"
 
     @property
     def scales_by_row(self) -> np.ndarray:
@@ -129,6 +143,11 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         raise InputError(f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler and ddim")
     recipe = Recipe(picture, scheduler, plan, scale, int(steps))
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
+    if recipe.loras and facts.loras is None:
+        name = recipe.loras[0].name
+        raise InputError(f"the prompt names the LoRA {name!r}: say in which folder it is (lora_dir, --lora-dir)")
+    if facts.loras:
+        facts.loras.open(recipe.loras)  # refuses those that do not fit the model
     return recipe
 
 

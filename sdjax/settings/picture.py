@@ -1,11 +1,10 @@
 """The schema: every setting of a picture, as a field with its type, its default and its words."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, get_args, get_type_hints
 
-from sdjax.a1111 import EXTRA_NETWORK
+from sdjax.a1111 import mentions_of
 from sdjax.errors import InputError
 from sdjax.settings.setting import Setting, kind_of
 
@@ -150,8 +149,8 @@ class Picture:
             raise InputError("padding_mask_crop is a border around a mask: give a mask_image")
         if self.timesteps is not None and self.sigmas is not None:
             raise InputError("timesteps and sigmas are two ways to say the same levels: give one of them")
-        if self.prompt_syntax == "a1111" and (found := EXTRA_NETWORK.search(self.prompt)):
-            warnings.warn(f"{found[0]} is read as words: LoRAs are files that a model is loaded with", stacklevel=2)
+        if self.prompt_syntax == "a1111":
+            mentions_of(self.prompt)
         from sdjax import schedulers  # imports JAX, which `--help` does without
 
         schedulers.create("ddim" if self.sampler is None else self.sampler, self.spacing)
