@@ -16,6 +16,8 @@ SIGNS = (
     ("a LoRA in kohya's format", r"lora_(unet|te\d?)_"),
     ("a LoRA in diffusers' format", r".*(\.lora[._](A|B|down|up)\.|_lora\.(down|up)\.)"),
     ("a textual inversion embedding", r"emb_params$|string_to_param|clip_[lg]$|<.*>$"),
+    ("a Stable Diffusion unCLIP checkpoint", r"noise_augmentor\.|embedder\.model\.visual\."),
+    ("a latent diffusion model with a BERT text encoder", r"cond_stage_model\.transformer\.(token_emb|attn_layers)\."),
     (SINGLE_FILE, r"model\.diffusion_model\.input_blocks\.0\.0\.weight$"),
     (VAE, r"(first_stage_model\.)?decoder\.up\.\d+\.block\."),
     (TINY_VAE, r"((encoder|decoder)\.layers\.)?\d+\.conv\.0\.weight$"),

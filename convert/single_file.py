@@ -13,11 +13,12 @@ from sdjax.convert import ldm_configs as ldm
 from sdjax.convert.directory import read_config
 from sdjax.convert.keys import source_name
 from sdjax.convert.ldm import ema_name, inside, open_clip_name, unet_name, unpacked, vae_name
+from sdjax.convert.original_yaml import Said, read_yaml
 from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.convert.source import Part, Source
 from sdjax.convert.state import IGNORED, State, check_claimed, open_state
 from sdjax.convert.taesd import read_tiny_vae
-from sdjax.convert.tokenizer import END, tokenizer_files
+from sdjax.convert.tokenizer import END, FILES, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
 from sdjax.models import COMPONENTS, MODELS
 
@@ -35,7 +36,8 @@ class Choices:
 
     ema: whether the averaged weights are taken; where None, they are if the file has them.
     prediction_type: "epsilon" or "v_prediction".
-    config: a diffusers directory whose configurations are taken in place of those inferred from the tensors.
+    config: a diffusers directory whose configurations are taken in place of those inferred from the tensors; or an
+        original .yaml, which a file of the same name beside the checkpoint is, too.
     tokenizer: a folder with vocab.json and merges.txt; where None, they come from the hub.
     """
 
@@ -48,10 +50,25 @@ class Choices:
         """Raises InputError for choices that cannot work."""
         if self.prediction_type not in (None, *PREDICTIONS):
             raise InputError(f"prediction_type is {self.prediction_type!r}, it can be {' or '.join(PREDICTIONS)}")
-        if self.config is not None and not self.config.is_dir():
-            raise InputError(f"{self.config} is no folder: config takes a diffusers directory, no original .yaml")
-        if self.tokenizer is not None and not (self.tokenizer / "vocab.json").is_file():
-            raise InputError(f"{self.tokenizer} is no tokenizer: it has no vocab.json")
+        if self.config is not None and not self.config.is_dir() and not self._is_yaml:
+            raise InputError(f"there is no {self.config}: config takes a diffusers directory or an original .yaml")
+        for name in FILES if self.tokenizer is not None else ():
+            if not (self.tokenizer / name).is_file():
+                raise InputError(f"{self.tokenizer} is no tokenizer: it has no {name}")
+
+    @property
+    def folder(self) -> Path | None:
+        """The diffusers directory, if that is the configuration."""
+        return None if self._is_yaml else self.config
+
+    def yaml(self, checkpoint: Path) -> Path | None:
+        """The original configuration of a checkpoint, if there is one."""
+        beside = checkpoint.with_suffix(".yaml")
+        return self.config if self._is_yaml else beside if self.config is None and beside.is_file() else None
+
+    @property
+    def _is_yaml(self) -> bool:
+        return self.config is not None and self.config.is_file() and self.config.suffix in (".yaml", ".yml")
 
 
 NOTHING_CHOSEN = Choices()
@@ -66,7 +83,7 @@ def read_single_file(path: Path, choices: Choices) -> Source:
     state = open_state(path)
     what = describe(state.shapes)
     if what in (VAE, TINY_VAE):
-        if choices != Choices(config=choices.config) or (what == TINY_VAE and choices.config):
+        if choices != Choices(config=choices.folder) or (what == TINY_VAE and choices.config):
             raise InputError(f"{path} is {what}: there is no EMA, prediction type or tokenizer to choose")
         return _autoencoder(state, choices) if what == VAE else read_tiny_vae(state)
     if what != SINGLE_FILE:
@@ -75,7 +92,7 @@ def read_single_file(path: Path, choices: Choices) -> Source:
     prefix, unet = _unet_names(state, choices.ema)
     encoder = ldm.OPEN_CLIP if state.has(ldm.OPEN_CLIP) else ldm.CLIP
     check_claimed(state, (ldm.UNET, ldm.VAE, encoder))
-    configs = _read_configs(choices) if choices.config else _infer_configs(state, kind, choices)
+    configs = _read_configs(choices) if choices.folder else _infer_configs(state, kind, choices)
     text = _open_clip_part if encoder == ldm.OPEN_CLIP else _clip_part
     parts = {
         "text_encoder": text(state, configs["text_encoder"]),
@@ -115,19 +132,22 @@ def said_prediction_type(state: State, kind: ldm.Kind) -> str | None:
 
 
 def _infer_configs(state: State, kind: ldm.Kind, choices: Choices) -> dict[str, dict[str, Any]]:
-    where, prediction = str(state.path), choices.prediction_type or prediction_type(state, kind)
+    yaml = choices.yaml(state.path)
+    said = read_yaml(yaml, kind) if yaml else Said()
+    where = str(state.path)
+    prediction = choices.prediction_type or said.prediction_type or prediction_type(state, kind)
     size = 64 if kind is ldm.SD2 and prediction == "epsilon" else kind.sample_size
     configs = {
         "text_encoder": ldm.text_config(state.shapes, where),
         "unet": {**ldm.unet_config(state.shapes, kind, where), "sample_size": size},
         "vae": ldm.vae_config(state.shapes, ldm.VAE, kind, where),
-        "scheduler": ldm.scheduler_config(kind, prediction, "ztsnr" in state.shapes),
+        "scheduler": ldm.scheduler_config(kind, prediction, "ztsnr" in state.shapes) | said.scheduler,
     }
     return configs | ({"low_res_scheduler": ldm.LOW_RES_SCHEDULER} if kind is ldm.UPSCALER else {})
 
 
 def _read_configs(choices: Choices) -> dict[str, dict[str, Any]]:
-    folder = choices.config
+    folder = choices.folder
     assert folder is not None
     configs = {component: read_config(folder, f"{component}/config.json") for component in COMPONENTS}
     schedulers = ["scheduler", *(["low_res_scheduler"] if (folder / "low_res_scheduler").is_dir() else [])]
@@ -189,7 +209,7 @@ def _autoencoder(state: State, choices: Choices) -> Source:
     """A file that holds nothing but a VAE, which becomes a model of one component."""
     prefix = ldm.VAE if state.has(ldm.VAE) else ""
     check_claimed(state, (prefix,))
-    folder = choices.config
+    folder = choices.folder
     if folder is None:
         config = ldm.vae_config(state.shapes, prefix, ldm.SD1, str(state.path))
     else:
@@ -222,13 +242,14 @@ def _copied(configs: dict[str, dict[str, Any]], choices: Choices, pad_token: str
 
 def _tokenizer(choices: Choices) -> Path | None:
     """The folder with the tokenizer, if a user named one, or named a model that has one."""
-    beside = choices.config / "tokenizer" if choices.config else None
+    beside = choices.folder / "tokenizer" if choices.folder else None
     return choices.tokenizer or (beside if beside is not None and (beside / "vocab.json").is_file() else None)
 
 
 def _files(path: Path, choices: Choices) -> list[Path]:
-    files = [path]
-    for folder in (choices.config, _tokenizer(choices)):
+    yaml = choices.yaml(path)
+    files = [path, *([yaml] if yaml else [])]
+    for folder in (choices.folder, _tokenizer(choices)):
         files += sorted(file for file in folder.rglob("*.json") if file.is_file()) if folder else []
     return files
 

@@ -122,6 +122,15 @@ def test_weights_beyond_float32_are_said():
         weighted_chunks(TOKENIZER, f"(a:{'9' * 50})", {})
 
 
+def test_an_exclamation_mark_is_a_word_to_open_clip_and_padding_to_diffusers(shared):
+    """256 is "!</w>" and 995 "!!!</w>" in CLIP's vocabulary, 0 the "!" that Stable Diffusion 2 pads with."""
+    tokenizer = load_tokenizer(shared / "reference/hub/stabilityai/stable-diffusion-2-1/tokenizer")
+    vocabulary = tokenizer.backend.get_vocab()
+    assert [vocabulary[word] for word in ("!", "!</w>", "!!!</w>")] == [0, 256, 995]
+    assert weighted_chunks(tokenizer, "wow! wow!!!", {}).ids[0, 1:5].tolist() == [2781, 256, 2781, 995]
+    assert one_chunk(tokenizer, "wow! wow!!!", {}).ids[0, 1:7].tolist() == [2781, 0, 2781, 0, 0, 0]
+
+
 @pytest.mark.parametrize("repository", ["runwayml/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1"])
 def test_chunks_are_filled_up_as_plain_prompts_are(shared, repository):
     tokenizer = load_tokenizer(shared / "reference" / "hub" / repository / "tokenizer")

@@ -13,13 +13,16 @@ from ldm_checkpoints import ema_of, random_state, small_configs, small_shapes
 from safetensors.numpy import save_file
 
 import sdjax
+from sdjax.cli import main
 from sdjax.convert import Choices, convert, fill, resolve
 from sdjax.convert.ldm_configs import UPSCALER, kind_of
 from sdjax.convert.recognise import describe
 from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
+from sdjax.convert.tokenizer import tokenizer_files
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import read_json, read_model
+from sdjax.files.pictures import read_settings
 from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build
 from sdjax.prompts import load_tokenizer, one_chunk
@@ -213,15 +216,73 @@ def test_configurations_of_a_directory_are_taken(shared, file, converted, tmp_pa
 
 
 def test_choices_that_cannot_work_are_refused(file, tiny, tmp_path):
-    yaml = tmp_path / "v1-inference.yaml"
-    yaml.write_text("model:")
     for choices, message in (
-        ({"config": yaml}, "no original .yaml"),
+        (
+            {"config": tmp_path / "v1.yaml"},
+            "there is no .*v1.yaml: config takes a diffusers directory or an original .yaml",
+        ),
         ({"tokenizer": tmp_path}, "no vocab.json"),
         ({"prediction_type": "v"}, "epsilon or v_prediction"),
     ):
-        assert message in refused(file, tmp_path, **choices)
+        assert re.search(message, refused(file, tmp_path, **choices))
     assert "is no file" in refused(tiny, tmp_path, ema=True)
+
+
+# The configuration beside a file
+
+V2_YAML = """
+model:
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    parameterization: "v"
+    linear_start: 0.0009
+    linear_end: 0.0120
+    timesteps: 1000
+    image_size: 64
+"""
+
+
+def test_a_yaml_beside_a_file_says_what_it_predicts(state, converted, tokenizer, tmp_path, caplog):
+    path = changed(state, tmp_path)
+    (tmp_path / "changed.yaml").write_text(V2_YAML)
+    config = small_files(path, tokenizer)["scheduler/scheduler_config.json"]
+    assert config["prediction_type"] == "v_prediction" and config["_class_name"] == "DDIMScheduler"
+    assert (config["beta_start"], config["beta_end"], config["num_train_timesteps"]) == (0.0009, 0.012, 1000)
+    assert "v_prediction" not in json.dumps(small_files(path, tokenizer, prediction_type="epsilon"))
+    other = tmp_path / "other.yml"
+    other.write_text(V2_YAML.replace('parameterization: "v"', "image_size: 32"))
+    named = small_files(path, tokenizer, config=other)["scheduler/scheduler_config.json"]
+    assert (named["prediction_type"], named["_class_name"]) == ("epsilon", "PNDMScheduler")
+    source = read_single_file(path, Choices(tokenizer=tokenizer))
+    assert tmp_path / "changed.yaml" in source.files  # which are what a conversion in the cache is known by
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            V2_YAML.replace("LatentDiffusion", "LatentInpaintDiffusion"),
+            "is of a LatentInpaintDiffusion, and the tensors",
+        ),
+        (
+            V2_YAML.replace("LatentDiffusion", "ImageEmbeddingConditionedLatentDiffusion"),
+            "which sdjax does not convert",
+        ),
+        (V2_YAML.replace('"v"', "x0"), "parameterization is 'x0', it can be eps or v"),
+        (V2_YAML.replace("timesteps: 1000", "beta_schedule: cosine"), "beta_schedule is 'cosine'"),
+        (V2_YAML.replace("timesteps: 1000", "timesteps: [1]"), "should be a number"),
+        ("model: [", "cannot be read as YAML"),
+        ("[" * 5000, "cannot be read as YAML"),
+        ("!!python/object/apply:os.system ['touch was-run']", "cannot be read as YAML"),
+        ("a: 1", "has no table `model`"),
+        ("a: " + "x" * 2**20, "larger than any configuration"),
+    ],
+)
+def test_yamls_that_do_not_fit_are_refused(state, tokenizer, tmp_path, text, message):
+    path = changed(state, tmp_path)
+    (tmp_path / "changed.yaml").write_text(text)
+    assert message in refused(path, tmp_path, tokenizer=tokenizer)
+    assert not Path("was-run").exists()
 
 
 # The tokenizer
@@ -242,6 +303,39 @@ def test_the_tokenizer_comes_from_the_hub(shared, file, tmp_path, hub, ask_hub, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdjax.convert.hub.hf_hub_download", lambda *_: exec("raise OSError"))
         assert "--tokenizer" in refused(file, tmp_path)
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+def test_vocabulary_and_merges_alone_are_a_tokenizer(shared, tokenizer, tmp_path, pad):
+    bare, made = tmp_path / "bare", tmp_path / "made"
+    bare.mkdir()
+    made.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (bare / name).write_bytes((tokenizer / name).read_bytes())
+    for name, content in tokenizer_files(bare, pad).items():
+        (made / Path(name).name).write_bytes(content)
+    kind = "stabilityai/stable-diffusion-2-1" if pad == "!" else "runwayml/stable-diffusion-v1-5"
+    prompts = ["a lighthouse in a storm!", ""]
+    assert padded_ids(made, prompts) == padded_ids(shared / "reference/hub" / kind / "tokenizer", prompts)
+    # As it stands, it has no length of its own: the text encoder's is taken.
+    assert load_tokenizer(bare).length == 77 and load_tokenizer(bare, 32).length == 32
+    kept = tokenizer_files(tokenizer, pad)
+    assert kept == {f"tokenizer/{path.name}": path.read_bytes() for path in tokenizer.iterdir()}
+    (bare / "merges.txt").unlink()
+    with pytest.raises(InputError, match=r"no merges\.txt"):
+        Choices(tokenizer=bare).check()
+
+
+def test_a_picture_of_a_single_file_with_choices(file, tokenizer, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SDJAX_CACHE", str(tmp_path / "cache"))
+    path, again = tmp_path / "picture.png", tmp_path / "again.png"
+    size = ["--height", "64", "--width", "64", "--steps", "1"]
+    choices = ["--tokenizer", str(tokenizer), "--prediction-type", "v_prediction", "--no-ema"]
+    assert main(["generate", "a", "--model", str(file), *choices, *size, "-o", str(path)]) == 0
+    settings = read_settings(path)
+    assert (settings["prediction_type"], settings["ema"]) == ("v_prediction", False)
+    assert main(["generate", "--like", str(path), "-o", str(again)]) == 0
+    assert again.read_bytes() == path.read_bytes()
 
 
 def test_stable_diffusion_2_fills_up_with_its_own_token(shared, tokenizer, tmp_path, monkeypatch):
@@ -290,6 +384,8 @@ def test_what_is_no_single_file_is_called_by_its_name(shared, shapes_sd, tmp_pat
         ({"emb_params": np.zeros((1, 8), np.float32)}, "textual inversion"),
         ({"a": np.zeros(1, np.float32)}, "nothing that sdjax knows"),
         ({}, "nothing that sdjax knows"),
+        ({"noise_augmentor.data_mean": np.zeros(1, np.float32)}, "a Stable Diffusion unCLIP checkpoint"),
+        ({"cond_stage_model.transformer.token_emb.weight": np.zeros(1, np.float32)}, "BERT text encoder"),
     ):
         save_file(tensors, tmp_path / "x.safetensors")
         assert name in refused(tmp_path / "x.safetensors", tmp_path)

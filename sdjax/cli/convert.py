@@ -9,8 +9,6 @@ from sdjax.cli import options
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
 
-OF_FILES = "Single files"
-
 
 def convert(
     source: Annotated[
@@ -36,35 +34,10 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with PyTorch on random input; needs torch and diffusers.")
     ] = False,
-    ema: Annotated[
-        bool | None,
-        typer.Option(
-            "--ema/--no-ema",
-            help="The averaged weights, or those of the last step.",
-            show_default="averaged, if there are any",
-            rich_help_panel=OF_FILES,
-        ),
-    ] = None,
-    prediction_type: Annotated[
-        Literal["epsilon", "v_prediction"] | None,
-        typer.Option(help="What the UNet predicts.", show_default="as the file says", rich_help_panel=OF_FILES),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="A diffusers directory: its configurations are taken, not its weights.",
-            show_default="found from the tensors",
-            rich_help_panel=OF_FILES,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder with vocab.json and merges.txt.",
-            show_default="CLIP's, from the hub",
-            rich_help_panel=OF_FILES,
-        ),
-    ] = None,
+    ema: options.Ema = None,
+    prediction_type: options.PredictionType = None,
+    config: options.Config = None,
+    tokenizer: options.TokenizerFolder = None,
 ) -> None:
     """Convert a PyTorch checkpoint to a model directory, which then loads in a moment; or back.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdjax.a1111 import MENTION, without_mentions
 from sdjax.cli.options import files_and_scales
-from sdjax.cli.painting import Painting
+from sdjax.cli.painting import OF_FILES, Painting
 from sdjax.errors import InputError
 from sdjax.files.pictures import read_settings
 from sdjax.settings import SETTINGS
@@ -47,12 +47,22 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
             loading,
             model=model,
             dtype=loading.dtype or found.get("dtype"),
+            single_file={**_choices(found), **loading.single_file},
             vae=loading.vae or found.get("vae"),
             embeddings=loading.embeddings or [Path(each) for each in found.get("embeddings", [])],
             loras=loading.loras or files_and_scales(found.get("loras")),
         ),
     )
     return prompts or [prompt], request
+
+
+def _choices(found: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen for a single file, as `Loading` has it."""
+    return {
+        name: Path(found[name]) if name in ("config", "tokenizer") else found[name]
+        for name in OF_FILES
+        if name in found
+    }
 
 
 def _settings(found: dict[str, Any]) -> dict[str, Any]:

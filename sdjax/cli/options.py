@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-MODEL, LOOKING = "Model", "Looking inside"
+MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint.")]
 Output = Annotated[
@@ -99,6 +99,35 @@ Embedding = Annotated[
         metavar="FILE",
         help="A textual inversion, whose word prompts may use; may be given several times.",
         rich_help_panel=MODEL,
+    ),
+]
+Ema = Annotated[
+    bool | None,
+    typer.Option(
+        "--ema/--no-ema",
+        help="The averaged weights, or those of the last step.",
+        show_default="averaged, if there are any",
+        rich_help_panel=OF_FILES,
+    ),
+]
+PredictionType = Annotated[
+    Literal["epsilon", "v_prediction"] | None,
+    typer.Option(help="What the UNet predicts.", show_default="as the file says", rich_help_panel=OF_FILES),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="A diffusers directory, whose configurations are taken and not its weights, or an original .yaml.",
+        show_default="a .yaml of the same name, else found from the tensors",
+        rich_help_panel=OF_FILES,
+    ),
+]
+TokenizerFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder with vocab.json and merges.txt.",
+        show_default="CLIP's, from the hub",
+        rich_help_panel=OF_FILES,
     ),
 ]
 

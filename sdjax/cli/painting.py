@@ -1,7 +1,7 @@
 """What the painting commands share: their options, and what they do once these are read."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import Parameter
 from pathlib import Path
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loading:
-    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion."""
+    """What is loaded before anything is painted: the arguments of `sdjax.load`, and files of textual inversion.
+
+    single_file: the fields of `sdjax.convert.Choices` that were given.
+    """
 
     model: str | None
     dtype: str | None = None
@@ -36,11 +39,13 @@ class Loading:
     embeddings: Sequence[Path] = ()
     loras: Sequence[tuple[str, float]] = ()
     lora_dir: Path | None = None
+    single_file: Mapping[str, Any] = field(default_factory=dict)
     preview_vae: str | None = None
 
     def open(self, report: Callable[..., None] | None, task: str | None = None) -> "Pipeline":
         """The pipeline. Raises InputError for a model of another task, where one is wanted."""
         import sdjax
+        from sdjax.convert import Choices
 
         assert self.model is not None
         pipe = sdjax.load(
@@ -51,6 +56,7 @@ class Loading:
             preview_vae=self.preview_vae,
             loras=self.loras,
             lora_dir=self.lora_dir,
+            single_file=Choices(**self.single_file),
             progress=report,
         )
         own = pipe.facts.task.name
@@ -63,7 +69,16 @@ class Loading:
     def settings(self) -> dict[str, Any]:
         """The part of it that a picture depends on; the pipeline adds the LoRAs."""
         files = {"embeddings": [str(path) for path in self.embeddings]} if self.embeddings else {}
-        return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **files}
+        choices = {name: str(value) if isinstance(value, Path) else value for name, value in self.single_file.items()}
+        return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **choices, **files}
+
+
+OF_FILES = {
+    "ema": options.Ema,
+    "prediction_type": options.PredictionType,
+    "config": options.Config,
+    "tokenizer": options.TokenizerFolder,
+}
 
 
 def loading_options(model: str | None) -> list[Parameter]:
@@ -76,6 +91,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("vae", options.Vae, None),
         option("vae_tiling", options.VaeTiling, None),
         option("dtype", options.Dtype, None),
+        *(option(name, kind, None) for name, kind in OF_FILES.items()),
     ]
 
 
@@ -93,11 +109,12 @@ def configured(
         def run(**values: Any) -> None:
             given = {each.name: values.pop(each.name) for each in settings}
             named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling", "lora_dir")}
+            choices = {name: value for name in OF_FILES if (value := values.pop(name)) is not None}
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
             command(
                 **values,
                 settings={name: value for name, value in given.items() if value is not None},
-                loading=Loading(**named, embeddings=embeddings, loras=loras),
+                loading=Loading(**named, embeddings=embeddings, loras=loras, single_file=choices),
             )
 
         return extended(run, command, {"settings", "loading"}, [*loading, *settings])

@@ -55,7 +55,7 @@ class Facts:
             channels=vae.latent_channels,
             native=(unet.sample_size or 0) * vae.factor,
             layers=text_encoder.num_hidden_layers,
-            tokenizer=load_tokenizer(model.tokenizer),
+            tokenizer=load_tokenizer(model.tokenizer, text_encoder.max_position_embeddings),
             words={},
             loras=None,
         )

@@ -36,7 +36,7 @@ def weighted_chunks(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
     room = tokenizer.length - 2
     chunks: list[list[tuple[int, float]]] = [[]]
     last_comma = None  # its place in the chunk
-    for part, unit_ids in zip(parts, units(tokenizer, [text for text, _ in parts], words)):
+    for part, unit_ids in zip(parts, units(tokenizer.open_clip, [text for text, _ in parts], words)):
         if part == BREAK:
             chunks.append([])
             last_comma = None
@@ -64,7 +64,7 @@ def weighted_chunks(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
 
 def one_chunk(tokenizer: Tokenizer, prompt: str, words: Words) -> Tokens:
     """A prompt taken literally, in one chunk. Words that do not fit are left out, with a warning that shows them."""
-    ids = [token for unit in units(tokenizer, [prompt], words)[0] for token in unit]
+    ids = [token for unit in units(tokenizer.backend, [prompt], words)[0] for token in unit]
     room = tokenizer.length - 2
     if len(ids) > room:
         known = [token for token in ids[room:] if token < tokenizer.backend.get_vocab_size()]

@@ -13,24 +13,30 @@ import tokenizers
 from sdjax.errors import CheckpointError
 from sdjax.files.cache import cached
 
+POSITIONS = 77  # of CLIP's text encoders
+
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A checkpoint's tokenizer: the library's own, and how the text encoder wants a prompt framed.
 
+    backend: as transformers and diffusers read words. open_clip: as open_clip and A1111 do. They differ where padding
+        is a word: Stable Diffusion 2 pads with "!", and transformers reads every "!" of a prompt as padding.
     length: of the encoder's input, in tokens. bos, eos, pad: the ids of begin, end, and the padding after it.
     """
 
     backend: tokenizers.Tokenizer
+    open_clip: tokenizers.Tokenizer
     length: int
     bos: int
     eos: int
     pad: int
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, positions: int = POSITIONS) -> Tokenizer:
     """The CLIP tokenizer in a folder, beside whatever else. Raises CheckpointError where files are missing or damaged.
 
+    positions: of the text encoder; the length is not above it.
     Transformers reads the files, which come in many forms, and takes a second to be imported: its result is
     cached.
     """
@@ -40,7 +46,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         stored = json.loads(cached("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
-    return Tokenizer(tokenizers.Tokenizer.from_str(stored.pop("backend")), **stored)
+    backends = {name: tokenizers.Tokenizer.from_str(stored[name]) for name in ("backend", "open_clip")}
+    return Tokenizer(**{**stored, **backends, "length": min(stored["length"], positions)})
 
 
 def _read(folder: Path) -> bytes:
@@ -52,18 +59,27 @@ def _read(folder: Path) -> bytes:
     backend.no_truncation()  # chunks are cut and filled up here
     backend.no_padding()
     ids = {"bos": read.bos_token_id, "eos": read.eos_token_id, "pad": read.pad_token_id}
-    stored = {"backend": backend.to_str(), "length": read.model_max_length, **ids}
-    return json.dumps(stored).encode()
+    stored = {"backend": backend.to_str(), "open_clip": _without_padding(backend, read.pad_token, read.eos_token)}
+    return json.dumps({**stored, "length": int(read.model_max_length), **ids}).encode()
 
 
-def units(tokenizer: Tokenizer, texts: Sequence[str], words: Mapping[str, Sequence[int]]) -> list[list[list[int]]]:
+def _without_padding(backend: tokenizers.Tokenizer, pad: str, eos: str) -> str:
+    """A tokenizer that does not look for the padding in texts."""
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != pad or pad == eos]
+    return json.dumps(content)
+
+
+def units(
+    backend: tokenizers.Tokenizer, texts: Sequence[str], words: Mapping[str, Sequence[int]]
+) -> list[list[list[int]]]:
     """The token ids of each text, in lists that stay together: most hold one id, learned words all that they have.
 
     words: the ids of each learned word. It is found whatever its case is, but not inside of another word.
     """
     cut = [_cut(text, words) for text in texts]
     plain = [piece for pieces in cut for piece in pieces if isinstance(piece, str)]
-    ids = (encoded.ids for encoded in tokenizer.backend.encode_batch(plain, add_special_tokens=False))
+    ids = (encoded.ids for encoded in backend.encode_batch(plain, add_special_tokens=False))
     return [
         [
             unit
