@@ -59,13 +59,14 @@ def _mention(written: str, kind: str, arguments: str) -> Mention:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How A1111 runs a sampler.
+    """How A1111, or another tool, runs a sampler.
 
     solver: its name in SOLVERS. automatic: the spacing that the schedule type "Automatic" stands for.
     levels: the spacing that it has whatever the schedule type, or None. discards: whether its level before the last is
         left out ("discard penultimate sigma"). two_a_step: whether its evaluations, two a step, are the steps that a
         prompt's edits count. variance_preserving: whether its samples are, as CompVis' are and k-diffusion's are not.
-    options: of the solver, where they are not its defaults.
+    options: of the solver, where they are not its defaults. final: the level that the last step goes to, if not 0.
+    guidance_factor: on the guidance scale.
     """
 
     solver: str
@@ -75,6 +76,8 @@ class Sampler:
     two_a_step: bool = False
     variance_preserving: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    final: float = 0.0
+    guidance_factor: float = 1.0
 
 
 SAMPLERS = {
@@ -93,6 +96,7 @@ SAMPLERS = {
     "DPM fast": Sampler("dpm_fast", levels="uniform", options={"eta": 1.0}),
     "Restart": Sampler("restart", "karras", two_a_step=True),
     "DDIM": Sampler("ddim", levels="a1111_ddim", variance_preserving=True),
+    "DDIM CFG++": Sampler("ddim_cfg_pp", levels="a1111_ddim", variance_preserving=True, guidance_factor=1 / 12.5),
     "PLMS": Sampler("plms", levels="a1111_ddim", variance_preserving=True, options={"single_step_twice": True}),
     "UniPC": Sampler(
         "unipc",

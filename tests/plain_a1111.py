@@ -20,7 +20,7 @@ SCHEDULES = (
     "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Align Your Steps",
     "Simple", "Normal", "DDIM", "Beta",
 )  # fmt: skip
-COMPVIS = ("DDIM", "PLMS", "UniPC")
+COMPVIS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
 KARRAS = ("DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a", "Restart")
 EXPONENTIAL = ("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE")
 AYS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
@@ -32,7 +32,7 @@ FRESH = rng.standard_normal((128, *SHAPE))
 
 DIFFERENT = {
     "one step of Align Your Steps": "starts from all noise; A1111's interpolation starts from the lowest level, 0.029",
-    "DDIM and PLMS of one step": "are refused; A1111 takes no evaluation there, and gives the noise back",
+    "DDIM, DDIM CFG++ and PLMS of one step": "are refused; A1111 takes no evaluation there, and gives the noise back",
     "UniPC of one or two steps": "takes them; A1111 ends in an AssertionError, since its order is 3",
     "LCM with a schedule type of its own": "asks at every timestep; A1111 at the nearest that was distilled on",
     "UniPC from an image": "takes the last of the usual levels; A1111 lays others, from the image's level on",
@@ -43,6 +43,11 @@ DIFFERENT = {
 def network(x, t):
     """A stand-in for a network: bounded, not linear, different at every timestep."""
     return np.cos(1.3 * x + 0.002 * t) + 0.2 * x
+
+
+def unconditional(x, t):
+    """That of the stand-in's unconditional half, for CFG++."""
+    return np.cos(1.1 * x + 0.001 * t) - 0.1 * x
 
 
 def sigma_of(timestep):
@@ -118,13 +123,17 @@ def compvis(label, steps, taken=None):
         timesteps, a = every[:taken], ALPHAS[every[taken]]
         x = LATENTS * math.sqrt(a) + START * math.sqrt(1 - a)
 
-    def step(x, e, k):
+    def step(x, e, k, direction=None):
         a, before = ALPHAS[timesteps[k]], ALPHAS[timesteps[k - 1]]
-        return math.sqrt(before) * (x - math.sqrt(1 - a) * e) / math.sqrt(a) + math.sqrt(1 - before) * e
+        noise = e if direction is None else direction
+        return math.sqrt(before) * (x - math.sqrt(1 - a) * e) / math.sqrt(a) + math.sqrt(1 - before) * noise
 
     past = []
     for k in range(len(timesteps) - 1, 0, -1):
         e = network(x, timesteps[k])
+        if label == "DDIM CFG++":
+            x = step(x, e, k, unconditional(x, timesteps[k]))
+            continue
         if label == "DDIM":
             mean = e
         elif not past:
@@ -187,17 +196,18 @@ def ours(label, schedule, steps, strength=1.0):
     if schedule != "Automatic" and not a1111.SAMPLERS[label].levels:
         spacing = schedule
     plan = schedulers.create(label, spacing).plan(steps, strength)
-    return run(plan, plan.start(START, LATENTS if strength < 1 else None))
+    return run(plan, plan.start(START, LATENTS if strength < 1 else None), cfg_pp=label.endswith("CFG++"))
 
 
-def run(plan, x, fresh=FRESH):
-    """A plan by a plain loop over its rows, in float64; fresh: the noise of each row."""
+def run(plan, x, fresh=FRESH, cfg_pp=False):
+    """A plan by a plain loop over its rows, in float64, with the noise of each row; cfg_pp: RAW is the other half's."""
     registers = np.zeros((plan.rows.weights.shape[-2], *x.shape))
     registers[0] = x
     for k in range(int(plan.nfe)):
         a, b = plan.rows.estimate[k]
-        denoised = a * registers[0] + b * network(registers[0], plan.timesteps[k])
-        registers = np.tensordot(plan.rows.weights[k], np.concatenate([registers, [denoised, denoised, fresh[k]]]), 1)
+        halves = (network, unconditional if cfg_pp else network)
+        estimates = [a * registers[0] + b * half(registers[0], plan.timesteps[k]) for half in halves]
+        registers = np.tensordot(plan.rows.weights[k], np.concatenate([registers, [*estimates, fresh[k]]]), 1)
     return registers[0] * plan.result_scale
 
 

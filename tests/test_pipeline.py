@@ -50,6 +50,17 @@ def test_other_settings_compile_nothing(pipe, compilations):
     assert len(compilations) == 0
 
 
+def test_cfg_plus_plus_by_the_samplers_name(pipe):
+    settings = {"num_inference_steps": 4, "output_type": "latent", "seed": 3, "negative_prompt": "a blue ring"}
+    by_name = pipe(HEART, sampler="euler_cfg_pp", guidance_scale=0.8, **settings).images
+    asked_for = pipe(HEART, sampler="euler", cfg_plus_plus=True, guidance_scale=0.8, **settings).images
+    np.testing.assert_array_equal(by_name, asked_for)
+    theirs = pipe(HEART, sampler="DDIM CFG++", guidance_scale=10.0, **settings)
+    ddim = pipe(HEART, sampler="DDIM", cfg_plus_plus=True, guidance_scale=0.8, **settings)
+    np.testing.assert_allclose(theirs.images, ddim.images, atol=1e-5)
+    assert theirs.settings[0]["sampler"] == "DDIM CFG++" and theirs.settings[0]["guidance_scale"] == 10
+
+
 def test_conditions_joined_by_and(pipe, compilations):
     settings = {"num_inference_steps": 3, "output_type": "latent", "seed": 3, "guidance_scale": 4.0}
     plain = pipe(HEART, **settings).images

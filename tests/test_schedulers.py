@@ -229,7 +229,7 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
     plan = scheduler.plan(steps, strength)
     for table in (*plan.rows, plan.start_scale, plan.result_scale):
         assert np.isfinite(table).all()
-    if solver not in ("restart", "ddim_inverse"):  # which are there to rise
+    if solver not in ("restart", "ddim_inverse", "heunpp2"):  # which are there to rise, or look ahead
         assert np.all(np.diff(plan.sigmas) <= 1e-12)
     taken = int(levels * strength)
     if solver == "dpm_fast":  # a step asked for is one evaluation, so that its methods' steps are fewer
@@ -352,7 +352,7 @@ def test_one_compilation_for_every_setting():
     for seed, solver in enumerate(SOLVERS):
         for spacing in SPACINGS:
             fewest = 2 if spacing == "a1111_ddim" else 1
-            for steps, strength in ((fewest, 1.0), (20, 0.6), (50, 1.0)):
+            for steps, strength in ((fewest, 1.0), (20, 0.6), (40, 1.0)):
                 plan = schedulers.create(solver, spacing).plan(steps, strength).padded()
                 assert np.isfinite(draw(plan, jnp.float32(START), jax.random.key(seed))).all()
     assert len(compiled) == 1

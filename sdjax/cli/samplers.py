@@ -19,7 +19,7 @@ def samplers(
     """List the samplers and the spacings of their noise levels, or explain one.
 
     Any sampler and any spacing runs any model, at any number of steps, without another compilation. Names are those of
-    the field; A1111's are understood too, such as "DPM++ 2M Karras".
+    the field. A1111's ("DPM++ 2M Karras") and ComfyUI's ("ComfyUI dpm_2") are run as there; they are listed at the end.
 
     [bold]Examples[/bold]
 
@@ -27,7 +27,7 @@ def samplers(
 
     sdjax samplers --explain "DPM++ 2M Karras" --steps 3
     """
-    from sdjax import schedulers
+    from sdjax import a1111, comfyui, schedulers
 
     console = Console()
     if explain is not None:
@@ -44,3 +44,6 @@ def samplers(
         table.add_row(name, str(solver.order), f"{evaluations:.3g}", "yes" if solver.stochastic else "", solver.source)
     console.print(table)
     console.print(f"\n[bold]spacings[/bold]  {', '.join(schedulers.SPACINGS)}")
+    names = [label.removeprefix("ComfyUI ") for label in comfyui.SAMPLERS]
+    console.print(f"\n[bold]as in A1111[/bold]  {', '.join(a1111.SAMPLERS)}")
+    console.print(f"\n[bold]as in ComfyUI, after the word ComfyUI[/bold]  {', '.join(names)}")

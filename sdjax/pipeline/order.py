@@ -98,7 +98,7 @@ class Order:
         return Guidance(
             scale=scales,
             rescale=of_pictures("guidance_rescale"),
-            plus_plus=np.array([picture.cfg_plus_plus for picture in self.pictures]),
+            plus_plus=np.array([recipe.cfg_plus_plus for recipe in self.recipes]),
             kind=np.array([list(GUIDANCES).index(picture.guidance) for picture in self.pictures], np.int32),
             eta=of_pictures("apg_eta"),
             norm_threshold=of_pictures("apg_norm_threshold"),

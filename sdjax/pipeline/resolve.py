@@ -14,7 +14,7 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Part, Tokenizer, Words, load_tokenizer, parts_of
-from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
+from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
 from sdjax.settings import SETTINGS, Picture
 
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are options of a solver
@@ -97,13 +97,18 @@ class Recipe:
         if len(scales) not in (1, steps):
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
         inside = (step >= low * steps) & (step < high * steps)
-        found = np.where(inside, np.broadcast_to(scales, steps)[step], 1)
+        found = np.where(inside, np.broadcast_to(scales, steps)[step] * self.scheduler.guidance_factor, 1)
         return found * np.float32(self.parts[0].weight) if len(self.parts) == 1 else found
 
     @property
     def guided(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
-        return (self.scales_by_row != 1) | self.picture.cfg_plus_plus | (len(self.parts) > 1)
+        return (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.parts) > 1)
+
+    @property
+    def cfg_plus_plus(self) -> bool:
+        """Whether noise is inferred from the unconditional estimate: the picture asks for it, or its sampler does."""
+        return self.picture.cfg_plus_plus or SOLVERS[self.scheduler.solver].cfg_plus_plus
 
     def settings(self, size: Size, task: Task) -> dict[str, Any]:
         """The settings that reproduce the picture, by their labels; images are left out."""
@@ -140,7 +145,9 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         # A1111 takes all steps of a second pass, diffusers a share.
         plan = _plan(scheduler, int(steps), strength, is_second_pass and scheduler.label is not None)
     if picture.cfg_plus_plus and not plan.uses_raw_estimate:
-        raise InputError(f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler and ddim")
+        raise InputError(
+            f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler, euler_ancestral and ddim"
+        )
     recipe = Recipe(picture, scheduler, plan, scale, int(steps))
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
     if recipe.loras and facts.loras is None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sdjax import a1111
+from sdjax import a1111, comfyui
 from sdjax.errors import InputError
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
@@ -13,6 +13,7 @@ from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
 
 SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
+LABELS = {**a1111.SAMPLERS, **comfyui.SAMPLERS}  # of tools, by which samplers are run as there
 ALIASES = {"dpm++ 3m": "dpmpp_3m", "dpm 2": "dpm2", "dpm 2 ancestral": "dpm2_ancestral"}  # the last two are ComfyUI's
 
 SPACING_ALIASES = {
@@ -26,7 +27,7 @@ class Named(NamedTuple):
     """What a sampler's name says.
 
     solver: a name in SOLVERS. spacing: the one at the name's end, or None.
-    label: A1111's, where the name is A1111's and the sampler is run as there, or None.
+    label: in LABELS, where the name is a tool's and the sampler is run as there, or None.
     """
 
     solver: str
@@ -38,8 +39,8 @@ def parse_sampler(name: str) -> Named:
     """What a sampler's name says.
 
     "dpmpp_2m" is the solver. "DPM++ 2M" is A1111's sampler, in capitals or not; where only capitals tell it from a
-    solver ("DDIM", "Euler"), they do. Either may end with a spacing: "DPM++ 2M Karras". Raises InputError, with the
-    nearest known names, for any other.
+    solver ("DDIM", "Euler"), they do. "ComfyUI dpm_2" is ComfyUI's. All may end with a spacing: "DPM++ 2M Karras".
+    Raises InputError, with the nearest known names, for any other.
     """
     words = " ".join(str(name).replace("_", " ").split())
     words = re.sub(" gpu$", "", words, flags=re.IGNORECASE)  # ComfyUI's, with noise drawn on the GPU
@@ -49,15 +50,16 @@ def parse_sampler(name: str) -> Named:
             continue
         stem = words[: len(words) - len(ending)]
         spoken = stem.lower()
-        if stem in a1111.SAMPLERS:
-            return Named(a1111.SAMPLERS[stem].solver, spacing, stem)
+        for label, sampler in LABELS.items():
+            if label.replace("_", " ") == stem:
+                return Named(sampler.solver, spacing, label)
         solver = ALIASES.get(spoken, spoken.replace(" ", "_"))
         if solver in SOLVERS:
             return Named(solver, spacing)
-        for label, sampler in a1111.SAMPLERS.items():
-            if label.lower() == spoken:
+        for label, sampler in LABELS.items():
+            if label.lower().replace("_", " ") == spoken:
                 return Named(sampler.solver, spacing, label)
-    raise unknown("sampler", name, [*SOLVERS, *ALIASES, *map(str.lower, a1111.SAMPLERS)])
+    raise unknown("sampler", name, [*SOLVERS, *ALIASES, *map(str.lower, LABELS)])
 
 
 def parse_spacing(name: str) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sdjax import a1111
+from sdjax import comfyui
 from sdjax.errors import InputError, SolverError
-from sdjax.schedulers.names import parse_sampler, parse_spacing
+from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS, TAKE_RHO
@@ -16,9 +16,11 @@ from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.spacings import (
     A1111_COMPVIS_FAMILY,
     A1111_FAMILY,
+    COMFYUI_FAMILY,
     Convention,
     Grid,
     distilled_timesteps,
+    nearest,
     spaced_timesteps,
 )
 
@@ -37,7 +39,8 @@ class Scheduler:
     sigma_min, sigma_max: the ends of a sigma spacing, where they are not those of the noise schedule or the grid.
     rho: the exponent of Karras' levels and of "polyexponential", where it is not their own.
     discards: the level before the last is left out (A1111's "discard penultimate sigma").
-    label, convention: A1111's sampler, where it is run as there, and how its grids are laid; else the solver's own.
+    label, convention: a tool's sampler, where it is run as there, and how its grids are laid; else the solver's own.
+    final: the level that the last step goes to, where it is none of `final_sigmas_type`.
     clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
         of their absolute values, at most threshold[1], and divided by it. For models in pixel space.
     """
@@ -57,15 +60,16 @@ class Scheduler:
     discards: bool = False
     label: str | None = None
     convention: Convention | None = None
+    final: float | None = None
     clip_range: float | None = None
     threshold: tuple[float, float] | None = None
 
     def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":
         """The same noise schedule, prediction type and spacing (unless given) with another solver.
 
-        solver: a name in SOLVERS; or A1111's, which chooses levels and defaults as A1111 does, and may name a spacing
-        too ("DPM++ 2M Karras"). Raises InputError for a solver, a spacing or an option of the solver that does not
-        exist, and for a spacing that A1111's sampler does not take.
+        solver: a name in SOLVERS; or A1111's or ComfyUI's, which chooses levels and defaults as they do, and may name a
+        spacing too ("DPM++ 2M Karras"). Raises InputError for a solver, a spacing or an option of the solver that does
+        not exist, and for a spacing that A1111's sampler does not take.
         """
         named = parse_sampler(solver)
         takes = SOLVERS[named.solver].options
@@ -76,9 +80,9 @@ class Scheduler:
         spacing = spacing or named.spacing
         spacing = None if spacing is None else parse_spacing(spacing)
         scheduler = replace(self, solver=named.solver, options=options, label=None, convention=None)
-        scheduler = replace(scheduler, discards=False, rho=None)
+        scheduler = replace(scheduler, discards=False, rho=None, final=None)
         if named.label is not None:
-            scheduler, spacing = scheduler._as_a1111(named.label, spacing)
+            scheduler, spacing = scheduler._as_labelled(named.label, spacing)
         if spacing is None:
             return scheduler
         if spacing in SIGMA_SPACINGS:  # over the whole noise schedule
@@ -108,22 +112,20 @@ class Scheduler:
         rho = self.rho if rho is None else rho
         return replace(self, discards=self.discards or discards, rho=rho, sigma_min=low, sigma_max=high)
 
-    def _as_a1111(self, label: str, spacing: str | None) -> tuple["Scheduler", str]:
-        """This scheduler as A1111 runs it, and its spacing."""
-        sampler = a1111.SAMPLERS[label]
+    def _as_labelled(self, label: str, spacing: str | None) -> tuple["Scheduler", str]:
+        """This scheduler as a tool runs it, and its spacing."""
+        sampler = LABELS[label]
         if sampler.levels and spacing not in (sampler.levels, None):
             raise InputError(
                 f"A1111's {label} takes no spacing, it has levels of its own: {sampler.solver!r} takes {spacing!r}"
             )
-        scheduler = replace(
-            self,
-            label=label,
-            options={**sampler.options, **self.options},
-            convention=A1111_COMPVIS_FAMILY if sampler.variance_preserving else A1111_FAMILY,
-            discards=sampler.discards,
-            final_sigmas_type="zero",
-        )
-        return scheduler, sampler.levels or spacing or sampler.automatic
+        convention = A1111_COMPVIS_FAMILY if sampler.variance_preserving else A1111_FAMILY
+        spacing = sampler.levels or spacing or sampler.automatic
+        if label in comfyui.SAMPLERS:
+            convention, spacing = COMFYUI_FAMILY, comfyui.SPACINGS.get(spacing, spacing)
+        options = {**sampler.options, **self.options}
+        scheduler = replace(self, label=label, options=options, convention=convention)
+        return replace(scheduler, discards=sampler.discards, final=sampler.final), spacing
 
     def plan(
         self,
@@ -146,6 +148,7 @@ class Scheduler:
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
         total = num_inference_steps
+        takes_all_steps |= self._convention.takes_all_steps and total is not None
         if total is not None:
             total = _checked_steps(total, len(self.noise))
             if takes_all_steps and 0 < strength <= 1:
@@ -161,7 +164,7 @@ class Scheduler:
             if len(levels) < 2 or levels[-2] == 0:
                 raise InputError("sigmas need a level above 0 to start at and, after it, one to end at")
             levels = levels / self.noise.data_std
-            grid = self._grid_of(levels[:-1], self.noise.timestep(levels[:-1]), levels[-1])
+            grid = self._grid_of(levels[:-1], self._timesteps(levels[:-1]), levels[-1])
         skipped = self._skipped(grid, total or len(grid), strength, num_inference_steps if takes_all_steps else None)
         if not 0 < strength <= 1 or skipped >= len(grid):
             raise InputError(
@@ -186,6 +189,11 @@ class Scheduler:
             options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
             using = f" with {options}" if options else ""
             raise SolverError(f"solver {self.solver!r}{using} gives no plan: {error}") from error
+
+    @property
+    def guidance_factor(self) -> float:
+        """What the guidance scale is multiplied by."""
+        return LABELS[self.label].guidance_factor if self.label else 1.0
 
     @property
     def _convention(self) -> Convention:
@@ -230,7 +238,7 @@ class Scheduler:
         )
         sigmas, timesteps = levels.sigmas, levels.timesteps
         if timesteps is None:
-            timesteps = noise.timestep(sigmas)
+            timesteps = self._timesteps(sigmas)
             if not noise.continuous:
                 timesteps = _whole(timesteps, spacing, convention)
         count = len(sigmas) - self.discards
@@ -239,9 +247,16 @@ class Scheduler:
     def _grid_of(self, sigmas: np.ndarray, timesteps: np.ndarray, final: float | None = None) -> Grid:
         """Every step goes to the next level, and the last one to `final`."""
         targets = np.append(sigmas[1:], self._final_level() if final is None else final)
-        return Grid(self.noise, sigmas, timesteps, targets, len(sigmas))
+        return Grid(self.noise, sigmas, timesteps, targets, len(sigmas), nearest=self._convention.nearest)
+
+    def _timesteps(self, sigmas: np.ndarray) -> np.ndarray:
+        """The network's inputs at levels of any kind."""
+        timesteps = self.noise.timestep(sigmas)
+        return nearest(timesteps) if self._convention.nearest else timesteps
 
     def _final_level(self) -> float:
+        if self.final is not None:
+            return self.final
         ends_clean = self.set_alpha_to_one if self._convention.stride else self.final_sigmas_type == "zero"
         return 0.0 if ends_clean else self.noise.sigmas[0]
 
@@ -255,6 +270,8 @@ class Scheduler:
             return 1.0, 1.0
         # With "leading", diffusers starts these samplers from unit variance too.
         start = 1.0 if self.spacing == "leading" else first / self.noise.scale(first)
+        if self._convention.unit_start and first > self.noise.sigmas[-1] * (1 - 1e-5):
+            start = 1.0
         return start, self.noise.scale(last)
 
 

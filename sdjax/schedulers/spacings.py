@@ -23,7 +23,10 @@ class Convention:
     unit_variance: bool  # samples start and end variance preserving; otherwise as x0 + sigma * noise
     integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded
     truncates: bool = False  # the timesteps of exponential and beta levels lose their fraction
+    nearest: bool = False  # the network is asked at the trained timestep that is nearest to the level
     a1111: bool = False  # from an image, A1111's steps are taken
+    unit_start: bool = False  # noise at the highest level starts at unit variance
+    takes_all_steps: bool = False  # from an image, as many steps as were asked for are taken
     distilled: bool = False  # timesteps are chosen out of those that a model was distilled on, whatever their spacing
 
 
@@ -38,6 +41,7 @@ DPM_SOLVER_FAMILY = Convention(
 # A1111's samplers: those of k-diffusion, and those of CompVis, on the variance-preserving sample.
 A1111_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, a1111=True)
 A1111_COMPVIS_FAMILY = replace(A1111_FAMILY, unit_variance=True)
+COMFYUI_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, nearest=True, unit_start=True, takes_all_steps=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Grid:
     sigmas: the level of each evaluation. timesteps: the network's time input there. targets: where each step goes;
     `sigmas` moved by one, with the final level at the end, except where a convention strides past its own grid.
     steps: how many were requested; fewer are left where a picture is started from. stride: how many timesteps each
-    step goes where a convention strides, None otherwise.
+    step goes where a convention strides, None otherwise. nearest: see `Convention`.
     """
 
     noise: NoiseSchedule
@@ -56,6 +60,7 @@ class Grid:
     targets: np.ndarray
     steps: int
     stride: int | None = None
+    nearest: bool = False
 
     def __iter__(self):
         """(level, target) of each step."""
@@ -65,14 +70,24 @@ class Grid:
         return len(self.sigmas)
 
     def timestep(self, sigma: float) -> float:
-        """The network's time input at a level: the grid's own timestep, or between the trained ones off the grid."""
+        """The network's time input at a level: the grid's own timestep, or that of `between` off the grid."""
         on_grid = np.flatnonzero(self.sigmas == sigma)
-        return float(self.timesteps[on_grid[0]] if len(on_grid) else self.noise.timestep(sigma))
+        return float(self.timesteps[on_grid[0]]) if len(on_grid) else self.between(sigma)
+
+    def between(self, sigma: float) -> float:
+        """The network's time input at any level: between the trained timesteps, or the nearest of them."""
+        timestep = self.noise.timestep(sigma)
+        return float(nearest(timestep) if self.nearest else timestep)
 
     def tail(self, start: int) -> "Grid":
         """The grid without its first `start` steps."""
         sigmas, timesteps, targets = self.sigmas[start:], self.timesteps[start:], self.targets[start:]
         return replace(self, sigmas=sigmas, timesteps=timesteps, targets=targets)
+
+
+def nearest(timesteps: np.ndarray) -> np.ndarray:
+    """Whole timesteps; of two that are equally near, up to rounding, the lower."""
+    return np.ceil(timesteps - 0.5 - 1e-6)
 
 
 def leading(trained: int, points: int) -> np.ndarray:

@@ -13,7 +13,7 @@ def dpm2_ancestral(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
     """`dpm2` to below the target, then noise up to it; `eta` is the share of noise. k-diffusion."""
     for s, t in grid:
         down, up = down_and_up(s, t, eta)
-        yield from dpm_solver_step(grid.noise, 2 if down > 0 else 1, s, down, t, up)
+        yield from dpm_solver_step(grid, 2 if down > 0 else 1, s, down, t, up)
 
 
 def dpmpp_2s_ancestral(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
@@ -28,7 +28,7 @@ def dpmpp_2s_ancestral(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
             continue
         middle = np.sqrt(s * down)
         yield Row(s, middle, towards(X, D, s, middle), saved=X, is_step=False)
-        yield Row(middle, t, towards(SAVED, D, s, down) + up * Z, timestep=float(grid.noise.timestep(middle)))
+        yield Row(middle, t, towards(SAVED, D, s, down) + up * Z, timestep=grid.between(middle))
 
 
 def dpmpp_sde(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
@@ -47,7 +47,7 @@ def dpmpp_sde(grid: Grid, eta: float = 1.0) -> Iterator[Row]:
         down, up = down_and_up(s, t, eta)
         repeated = s / (s + middle)  # the share of s - t that s - middle is
         noise = np.sqrt(repeated) * NOISE1 + np.sqrt(1 - repeated) * Z
-        yield Row(middle, t, towards(SAVED, D, s, down) + up * noise, timestep=float(grid.noise.timestep(middle)))
+        yield Row(middle, t, towards(SAVED, D, s, down) + up * noise, timestep=grid.between(middle))
 
 
 SOLVERS = {

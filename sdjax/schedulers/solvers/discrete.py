@@ -25,16 +25,18 @@ def ddpm(grid: Grid, variance_type: str = "fixed_small") -> Iterator[Row]:
         yield Row(s, t, towards(X, D, s, down) + up * Z)
 
 
-def lcm(grid: Grid, timestep_scaling: float = 10.0, variance_preserving: bool = True) -> Iterator[Row]:
+def lcm(grid: Grid, timestep_scaling: float | None = 10.0, variance_preserving: bool = True) -> Iterator[Row]:
     """Multistep consistency sampling. Luo et al. (2023), arXiv:2310.04378, algorithm 3: to x0, then noise up.
 
     timestep_scaling: of the timestep in the consistency model's boundary condition (Song et al., 2023,
-        arXiv:2303.01469, equation 5, with sigma_data 0.5). The last step ends without noise.
+        arXiv:2303.01469, equation 5, with sigma_data 0.5); None for none. The last step ends without noise.
     variance_preserving: the boundary condition is one of the sample as the network sees it, not of x0 + sigma * noise.
     """
     for s, t in zip(grid.sigmas, [*grid.sigmas[1:], 0.0]):
-        scaled = timestep_scaling * grid.timestep(s)
+        scaled = (timestep_scaling or 0.0) * grid.timestep(s)
         skip, out = 0.5**2 / (scaled**2 + 0.5**2), scaled / np.sqrt(scaled**2 + 0.5**2)
+        if timestep_scaling is None:
+            skip, out = 0.0, 1.0
         scale = grid.noise.scale(s) if variance_preserving else 1.0
         yield Row(s, t, out * D + skip * X / scale + t * Z)
 

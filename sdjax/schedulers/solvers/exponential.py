@@ -3,7 +3,7 @@
 With lambda = -log(sigma), the reverse SDE with `eta` times the noise of the forward one (eta = 0 is the
 probability-flow ODE) has a linear part, which is solved exactly, and an estimate that the network gives, of x0 or of
 the noise. From level s to t, `h = log(s / t)` long, variation of constants says (Lu et al., 2022, arXiv:2211.01095,
-equation 8, and appendix; Xue et al., 2023, arXiv:2305.14267, proposition 4.2; k = 1 + eta):
+equation 8, and appendix; Xue et al., 2023, arXiv:2309.05019, proposition 4.2; k = 1 + eta):
 
     data   x(t) = t/s exp(-eta h) x(s) + k ∫ exp(-k (h - u)) D(u) du     + t sqrt(1 - exp(-2 eta h)) z
     noise  x(t) =                 x(s) - k t ∫ exp(h - u) epsilon(u) du  + t sqrt(eta (exp(2 h) - 1)) z

@@ -1,10 +1,11 @@
-"""Linear multistep methods: the slope of a step is a combination of this one and earlier ones."""
+"""Multistep methods of a kind of their own: PNDM, RES and ER-SDE."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from sdjax.errors import InputError
+from sdjax.schedulers.solvers.adams import ADAMS_BASHFORTH
 from sdjax.schedulers.solvers.rows import (
     D1,
     D2,
@@ -21,9 +22,6 @@ from sdjax.schedulers.solvers.rows import (
     towards,
 )
 from sdjax.schedulers.spacings import DDIM_FAMILY, K_DIFFUSION_FAMILY, Grid
-
-# Weights of the latest slope and of those before it, for steps of equal size, by how many there are less one.
-ADAMS_BASHFORTH = ([1], [3 / 2, -1 / 2], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24])
 
 
 def pndm(grid: Grid, skip_prk_steps: bool = True, single_step_twice: bool = False) -> Iterator[Row]:
@@ -86,48 +84,6 @@ def runge_kutta_start(grid: Grid) -> Iterator[Row]:
         yield Row(middle, t, x, noise1=NOISE1 + output / 3, is_step=False)
         output = grid.noise.output(X, D, t)
         yield Row(t, t, transfer(grid, SAVED, NOISE1 + output / 6, s, t))
-
-
-def lms(grid: Grid, order: int = 4) -> Iterator[Row]:
-    """Adams-Bashforth on uneven levels, as in k-diffusion: the polynomial through the latest slopes, integrated.
-
-    order: how many slopes, 1 to 4. The integral is exact; k-diffusion and diffusers ask a quadrature for it.
-    """
-    check_option("order", order, (1, 2, 3, 4))
-    levels: list[float] = []
-    for s, t in grid:
-        if levels and levels[0] <= s:
-            levels = []
-        levels = [s, *levels][:order]
-        slopes = [(X - D) / s, D1, D2, D3]
-        x = X + sum(weight * slope for weight, slope in zip(adams_weights(levels, t), slopes))
-        yield Row(s, t, x, d1=slopes[0], d2=D1, d3=D2)
-
-
-def adams_weights(levels: list[float], target: float) -> np.ndarray:
-    """What the polynomial through values at `levels` integrates to from the first of them to `target`, for each value.
-
-    They are the weights that integrate the powers of the level exactly.
-    """
-    scale = (levels[-1] - levels[0]) or 1.0
-    nodes, end = (np.array(levels) - levels[0]) / scale, (target - levels[0]) / scale
-    powers = np.arange(len(levels))
-    return scale * np.linalg.solve(nodes ** powers[:, None], end ** (powers + 1) / (powers + 1))
-
-
-def ipndm(grid: Grid, max_order: int = 4) -> Iterator[Row]:
-    """Improved PNDM: Adams-Bashforth's weights for steps of equal size, on slopes in sigma, warmed up by lower orders.
-
-    Zhang and Chen (2022), arXiv:2204.13902, appendix, as in ComfyUI: on the checkpoint's own noise levels, the step to
-    level 0 of first order. diffusers' IPNDMScheduler is the same rule on the noise schedule of one audio model, and
-    ends in a step of full order.
-    """
-    check_option("max_order", max_order, (1, 2, 3, 4))
-    for k, (s, t) in enumerate(grid):
-        slopes = [(X - D) / s, D1, D2, D3]
-        weights = ADAMS_BASHFORTH[0 if t == 0 else min(k, max_order - 1)]
-        x = X + (t - s) * sum(weight * slope for weight, slope in zip(weights, slopes))
-        yield Row(s, t, x, d1=slopes[0], d2=D1, d3=D2)
 
 
 def res_multistep(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
@@ -194,10 +150,6 @@ RES = "Zhang et al. (2023), arXiv:2308.02157; ComfyUI"
 SOLVERS = {
     "pndm": PLMS,
     "plms": PLMS,
-    "lms": Solver(lms, K_DIFFUSION_FAMILY, 4, "k-diffusion", options={"order": 4}),
-    "ipndm": Solver(
-        ipndm, K_DIFFUSION_FAMILY, 4, "Zhang and Chen (2022), arXiv:2204.13902; ComfyUI", options={"max_order": 4}
-    ),
     "res_multistep": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, options={"eta": 0.0}),
     "res_multistep_ancestral": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, True, {"eta": 1.0}),
     "er_sde": Solver(

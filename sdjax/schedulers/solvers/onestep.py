@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdjax.schedulers.noise import NoiseSchedule
 from sdjax.schedulers.sigma_spacings import karras_levels
 from sdjax.schedulers.solvers.rows import D1, RAW, SAVED, D, Row, Solver, X, Z, down_and_up, towards
 from sdjax.schedulers.spacings import DDIM_FAMILY, DPM2_FAMILY, K_DIFFUSION_FAMILY, Grid
@@ -131,17 +130,18 @@ def dpm2(
         if t == 0:
             yield Row(s, t, D)
         else:
-            yield from dpm_solver_step(grid.noise, 2, s, t, after, up)
+            yield from dpm_solver_step(grid, 2, s, t, after, up)
 
 
-def dpm_fast(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
+def dpm_fast(grid: Grid, eta: float = 0.0, ends_on_grid: bool = False) -> Iterator[Row]:
     """DPM-Solver-fast. Lu et al. (2022), arXiv:2206.00927, as in k-diffusion and A1111.
 
     The requested steps are evaluations here, spent on steps of third order and a last one or two of lower order, even
     in log sigma from the grid's first level to its last: no other level of the grid is visited. The result keeps the
-    noise of the smallest trained level. `eta` is the share of fresh noise.
+    noise of the smallest trained level, or that of the grid's last level if `ends_on_grid`, as in ComfyUI. `eta` is the
+    share of fresh noise.
     """
-    end = grid.targets[-1] or min(grid.sigmas[-1], grid.noise.sigmas[0])
+    end = grid.targets[-1] or (grid.sigmas[-1] if ends_on_grid else min(grid.sigmas[-1], grid.noise.sigmas[0]))
     steps, rest = len(grid) // 3 + 1, len(grid) % 3
     orders = [3] * (steps - 1) + [rest] if rest else [3] * (steps - 2) + [2, 1]
     levels = np.geomspace(grid.sigmas[0], end, steps + 1)
@@ -149,12 +149,10 @@ def dpm_fast(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
         down = max(end, down_and_up(s, t, eta)[0])
         # The last level is as good as clean: the sample there is the result.
         after = grid.targets[-1] if k == steps - 1 else t
-        yield from dpm_solver_step(grid.noise, order, s, down, after, np.sqrt(t**2 - down**2))
+        yield from dpm_solver_step(grid, order, s, down, after, np.sqrt(t**2 - down**2))
 
 
-def dpm_solver_step(
-    noise: NoiseSchedule, order: int, s: float, t: float, after: float, up: float = 0.0
-) -> Iterator[Row]:
+def dpm_solver_step(grid: Grid, order: int, s: float, t: float, after: float, up: float = 0.0) -> Iterator[Row]:
     """A step of DPM-Solver of order 1, 2 or 3 from `s` to `t`, and `up` of fresh noise; the sample is then at `after`.
 
     Lu et al. (2022), arXiv:2206.00927, algorithms 1 and 2; the evaluations between are even in log sigma.
@@ -168,16 +166,16 @@ def dpm_solver_step(
     yield Row(s, first, X + (first - s) * slope, saved=X, d1=slope, is_step=False)
     slope = (X - D) / first
     if order == 2:
-        yield Row(first, after, SAVED + (t - s) * slope + up * Z, timestep=float(noise.timestep(first)))
+        yield Row(first, after, SAVED + (t - s) * slope + up * Z, timestep=grid.between(first))
         return
     second = s * np.exp(-h * 2 / 3)
     bend = second * (np.expm1(h * 2 / 3) / (h / 3) - 2)
     x = SAVED + (second - s) * D1 - bend * (slope - D1)
-    yield Row(first, second, x, is_step=False, timestep=float(noise.timestep(first)))
+    yield Row(first, second, x, is_step=False, timestep=grid.between(first))
     slope = (X - D) / second
     bend = t * (np.expm1(h) / h - 1) * 3 / 2
     x = SAVED + (t - s) * D1 - bend * (slope - D1)
-    yield Row(second, after, x + up * Z, timestep=float(noise.timestep(second)))
+    yield Row(second, after, x + up * Z, timestep=grid.between(second))
 
 
 CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0}
@@ -196,5 +194,11 @@ SOLVERS = {
         options={"restart_list": None},
     ),
     "dpm2": Solver(dpm2, DPM2_FAMILY, 2, "Lu et al. (2022), arXiv:2206.00927", options=CHURN),
-    "dpm_fast": Solver(dpm_fast, K_DIFFUSION_FAMILY, 3, "Lu et al. (2022), arXiv:2206.00927", options={"eta": 0.0}),
+    "dpm_fast": Solver(
+        dpm_fast,
+        K_DIFFUSION_FAMILY,
+        3,
+        "Lu et al. (2022), arXiv:2206.00927",
+        options={"eta": 0.0, "ends_on_grid": False},
+    ),
 }

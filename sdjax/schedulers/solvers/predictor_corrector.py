@@ -5,11 +5,12 @@ point of its polynomial, and then begins the next one. The network is not evalua
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from sdjax.errors import InputError
 from sdjax.schedulers.solvers.exponential import Integrator
-from sdjax.schedulers.solvers.rows import D1, D2, D3, NOISE1, SAVED, Row, Solver, X, Z, check_option
-from sdjax.schedulers.spacings import DPM_SOLVER_FAMILY, Grid
+from sdjax.schedulers.solvers.rows import D1, D2, D3, NOISE1, SAVED, D, Row, Solver, X, Z, check_option
+from sdjax.schedulers.spacings import DPM_SOLVER_FAMILY, K_DIFFUSION_FAMILY, Grid
 
 
 def unipc(
@@ -62,7 +63,7 @@ def sa_solver(
     tau_start: float = 200,
     tau_end: float = 800,
 ) -> Iterator[Row]:
-    """SA-Solver, stochastic Adams. Xue et al. (2023), arXiv:2305.14267, algorithm 1.
+    """SA-Solver, stochastic Adams. Xue et al. (2023), arXiv:2309.05019, algorithm 1.
 
     predictor_order, corrector_order: estimates that each uses, 1 to 4. algorithm_type: "data_prediction" or
     "noise_prediction". lower_order_final: the last steps are of falling order. tau: the noise, as a share of that of
@@ -96,7 +97,43 @@ def sa_solver(
         history = [s, *history[:2]]
 
 
+def comfyui_sa_solver(
+    grid: Grid, predictor_order: int = 3, corrector_order: int = 4, tau: float = 1.0, pece: bool = False
+) -> Iterator[Row]:
+    """SA-Solver as in ComfyUI: no integral is rounded, and noise is drawn in steps to levels of the middle.
+
+    These are those of the share 0.2 to 0.8 of the trained timesteps. Options as in `sa_solver`; towards level 0 the
+    last steps are of falling order. pece: the network is evaluated at the corrected sample too, twice a step.
+    """
+    check_option("predictor_order", predictor_order, (1, 2, 3, 4))
+    check_option("corrector_order", corrector_order, (1, 2, 3, 4))
+    highest = len(grid.noise) - 1
+    low, high = float(grid.noise.sigma(0.2 * highest)), float(grid.noise.sigma(0.8 * highest))
+    falls = grid.targets[-1] == 0
+    history: list[float] = []  # the levels of the estimates in D1, D2 and D3
+    integrator = Integrator(data=True)
+    for k, (s, t) in enumerate(grid):
+        left, x = len(grid) - k, X
+        estimates = list(zip([s, *history], [D, D1, D2, D3]))
+        if k > 0 and (pece or left > 1):
+            order = min(corrector_order, left) if falls else corrector_order
+            x = integrator.step(SAVED, history[0], s, dict(estimates[:order]), noise=NOISE1)
+            if pece:
+                yield Row(s, s, x, is_step=False)
+                x = X
+        integrator = Integrator(data=True, eta=tau**2 if low <= t <= high else 0.0)
+        order = min(predictor_order, max(left - 1, 1)) if falls else predictor_order
+        x_next = integrator.step(x, s, t, dict(estimates[:order]))
+        yield Row(s, t, x_next, saved=x, d1=D, d2=D1, d3=D2, noise1=Z)
+        history = [s, *history[:2]]
+
+
+COMFYUI_SA = {"predictor_order": 3, "corrector_order": 4, "tau": 1.0}
+SA = "Xue et al. (2023), arXiv:2309.05019; ComfyUI"
+
 SOLVERS = {
+    "comfyui_sa_solver": Solver(comfyui_sa_solver, K_DIFFUSION_FAMILY, 3, SA, True, COMFYUI_SA),
+    "sa_solver_pece": Solver(partial(comfyui_sa_solver, pece=True), K_DIFFUSION_FAMILY, 3, SA, True, COMFYUI_SA),
     "unipc": Solver(
         unipc,
         DPM_SOLVER_FAMILY,
@@ -114,7 +151,7 @@ SOLVERS = {
         sa_solver,
         DPM_SOLVER_FAMILY,
         2,
-        "Xue et al. (2023), arXiv:2305.14267",
+        "Xue et al. (2023), arXiv:2309.05019",
         stochastic=True,
         options={
             "predictor_order": 2,
