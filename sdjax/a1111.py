@@ -120,5 +120,6 @@ SPACINGS = {
     "ddim_uniform": "DDIM",
     "turbo": "Turbo",
     "align_your_steps_gits": "Align Your Steps GITS",
+    "align_your_steps_32": "Align Your Steps 32",
     "beta": "Beta",
 }

@@ -66,7 +66,9 @@ def test_diffusers_names_are_run_as_in_diffusers(strength):
 
 
 def test_what_cannot_run_says_what_can():
-    with pytest.raises(InputError, match="takes no spacing, it has levels of its own: 'ddim' takes 'karras'"):
+    with pytest.raises(
+        InputError, match="takes no spacing where it comes from, it has levels of its own: 'ddim' takes 'karras'"
+    ):
         schedulers.create("DDIM", "karras")
     with pytest.raises(InputError, match="of 1 step none: take 2, or ddim"):
         schedulers.create("PLMS").plan(1)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "version"},
     {"a1111"},
-    {"comfyui"},
+    {"comfyui", "compvis"},
     {"models", "schedulers"},
     {"settings"},
     {"files"},

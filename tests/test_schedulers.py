@@ -49,6 +49,8 @@ def relative_error(got, expected):
     return np.linalg.norm(got - expected) / np.linalg.norm(expected)
 
 
+# Spacings that end there.
+ABOVE_ZERO = ("kl_optimal", "compvis_ddim", "compvis_dpm_solver", "a1111_ddim", "a1111_unipc")
 STABLE_DIFFUSION = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 
 
@@ -219,8 +221,8 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         with pytest.raises(InputError, match="of 1 step none"):
             scheduler.plan(steps, strength)
         return
-    # Four spacings have more or fewer levels than steps; Euler's method visits each once.
-    counted = spacing in ("ddim_uniform", "comfyui_beta", "a1111_ddim", "a1111_unipc")
+    # Five spacings have more or fewer levels than steps; Euler's method visits each once.
+    counted = spacing in ("ddim_uniform", "comfyui_beta", "compvis_ddim", "a1111_ddim", "a1111_unipc")
     levels = int(schedulers.create("euler", spacing).plan(steps).nfe) if counted else steps
     if int(levels * strength) == 0:
         with pytest.raises(InputError, match="strength"):
@@ -246,11 +248,11 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
         (solver, spacing)
         for solver, spacing in itertools.product(SOLVERS, SPACINGS)
         # As in diffusers, PNDM strides off these two grids where steps do not divide the trained timesteps.
-        if not (solver in ("pndm", "plms") and spacing in ("trailing", "linspace"))
+        if not (solver in ("pndm", "plms", "pndm_of_diffusers") and spacing in ("trailing", "linspace"))
         # TCD and DPM-Solver-fast end at the smallest trained level, LCM mixes some of the sample in, and DDIM inverse
         # begins with the picture.
         if solver not in ("dpm_fast", "lcm", "tcd", "ddim_inverse")
-        if spacing not in ("kl_optimal", "a1111_ddim", "a1111_unipc")  # which end above 0
+        if spacing not in ABOVE_ZERO
     ],
 )
 def test_a_network_that_knows_the_picture_gets_it_back(solver, spacing):

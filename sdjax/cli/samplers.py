@@ -27,7 +27,7 @@ def samplers(
 
     sdjax samplers --explain "DPM++ 2M Karras" --steps 3
     """
-    from sdjax import a1111, comfyui, schedulers
+    from sdjax import a1111, comfyui, compvis, schedulers
 
     console = Console()
     if explain is not None:
@@ -47,3 +47,4 @@ def samplers(
     names = [label.removeprefix("ComfyUI ") for label in comfyui.SAMPLERS]
     console.print(f"\n[bold]as in A1111[/bold]  {', '.join(a1111.SAMPLERS)}")
     console.print(f"\n[bold]as in ComfyUI, after the word ComfyUI[/bold]  {', '.join(names)}")
+    console.print(f"\n[bold]as in the original code[/bold]  {', '.join(compvis.SAMPLERS)}")

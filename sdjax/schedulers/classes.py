@@ -14,7 +14,6 @@ class SchedulerClass:
     class takes for others, since configs keep the ones of classes that they were made for earlier.
     always: what the class does, whatever a config says: it has no such option.
     terminal_signal: what `rescale_betas_zero_snr` leaves of alphas_cumprod at the last timestep.
-    only_default: options that are implemented at their default alone.
     """
 
     solver: str
@@ -23,7 +22,6 @@ class SchedulerClass:
     synonyms: Mapping[str, str] = field(default_factory=dict)
     always: Mapping[str, Any] = field(default_factory=dict)
     terminal_signal: float = 2.0**-24
-    only_default: tuple[str, ...] = ()
 
 
 # What nearly every class has, with the default that most have. A config that lacks a key means the default.
@@ -69,17 +67,25 @@ FOREIGN_DPM_SOLVER = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpo
 # DDIM's arithmetic allows for no signal at all; its sigma only has to be finite.
 NO_SIGNAL = 1e-20
 
+DDIM = SchedulerClass(
+    "ddim",
+    {"timestep_spacing": "leading", "set_alpha_to_one": True, **CLIPPED, **THRESHOLDED, **ZERO_SNR},
+    terminal_signal=NO_SIGNAL,
+)
+DDPM = SchedulerClass(
+    "ddpm",
+    {"timestep_spacing": "leading", "variance_type": "fixed_small", **CLIPPED, **THRESHOLDED, **ZERO_SNR},
+    options=("variance_type",),
+    terminal_signal=NO_SIGNAL,
+)
+
 CLASSES: dict[str, SchedulerClass] = {
-    "DDIMScheduler": SchedulerClass(
-        "ddim",
-        {"timestep_spacing": "leading", "set_alpha_to_one": True, **CLIPPED, **THRESHOLDED, **ZERO_SNR},
-        terminal_signal=NO_SIGNAL,
-    ),
+    "DDIMScheduler": DDIM,
+    "DDIMParallelScheduler": DDIM,
     "DDIMInverseScheduler": SchedulerClass(
         "ddim_inverse",
         {"timestep_spacing": "leading", "set_alpha_to_one": True, **CLIPPED, **ZERO_SNR},
         terminal_signal=NO_SIGNAL,
-        only_default=("clip_sample",),
     ),
     "EulerDiscreteScheduler": SchedulerClass(
         "euler",
@@ -110,12 +116,8 @@ CLASSES: dict[str, SchedulerClass] = {
     "DPMSolverSDEScheduler": SchedulerClass(
         "dpmpp_sde", {"beta_start": 0.00085, "beta_end": 0.012, "noise_sampler_seed": None, **SIGMA_SPACED}
     ),
-    "DDPMScheduler": SchedulerClass(
-        "ddpm",
-        {"timestep_spacing": "leading", "variance_type": "fixed_small", **CLIPPED, **THRESHOLDED, **ZERO_SNR},
-        options=("variance_type",),
-        terminal_signal=NO_SIGNAL,
-    ),
+    "DDPMScheduler": DDPM,
+    "DDPMParallelScheduler": DDPM,
     "LCMScheduler": SchedulerClass(
         "lcm",
         {**DISTILLED, **CLIPPED, **THRESHOLDED, "timestep_scaling": 10.0},

@@ -42,10 +42,6 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
         elif not key.startswith("_"):
             _check_foreign(name, key)
     settings |= kind.always
-    for key in kind.only_default:
-        if settings[key] != kind.defaults[key]:
-            only = kind.defaults[key]
-            raise ConfigError(f"{name}: {key}={settings[key]!r} is not implemented; implemented: {only!r}")
     for key, value in settings.items():
         if key in IMPLEMENTED and key not in kind.options and value not in IMPLEMENTED[key]:
             raise ConfigError(f"{name}: {key}={value!r} is not implemented; implemented: {IMPLEMENTED[key][0]!r}")

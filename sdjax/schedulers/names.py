@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sdjax import a1111, comfyui
+from sdjax import a1111, comfyui, compvis
 from sdjax.errors import InputError
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
@@ -13,7 +13,7 @@ from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
 
 SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
-LABELS = {**a1111.SAMPLERS, **comfyui.SAMPLERS}  # of tools, by which samplers are run as there
+LABELS = {**a1111.SAMPLERS, **comfyui.SAMPLERS, **compvis.SAMPLERS}  # of tools, by which samplers are run as there
 ALIASES = {"dpm++ 3m": "dpmpp_3m", "dpm 2": "dpm2", "dpm 2 ancestral": "dpm2_ancestral"}  # the last two are ComfyUI's
 
 SPACING_ALIASES = {
@@ -39,8 +39,8 @@ def parse_sampler(name: str) -> Named:
     """What a sampler's name says.
 
     "dpmpp_2m" is the solver. "DPM++ 2M" is A1111's sampler, in capitals or not; where only capitals tell it from a
-    solver ("DDIM", "Euler"), they do. "ComfyUI dpm_2" is ComfyUI's. All may end with a spacing: "DPM++ 2M Karras".
-    Raises InputError, with the nearest known names, for any other.
+    solver ("DDIM", "Euler"), they do. "ComfyUI dpm_2" is ComfyUI's, "CompVis DDIM" that of the original code. All may
+    end with a spacing: "DPM++ 2M Karras". Raises InputError, with the nearest known names, for any other.
     """
     words = " ".join(str(name).replace("_", " ").split())
     words = re.sub(" gpu$", "", words, flags=re.IGNORECASE)  # ComfyUI's, with noise drawn on the GPU

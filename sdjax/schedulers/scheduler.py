@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax import comfyui
+from sdjax import comfyui, compvis
 from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
@@ -17,6 +17,7 @@ from sdjax.schedulers.spacings import (
     A1111_COMPVIS_FAMILY,
     A1111_FAMILY,
     COMFYUI_FAMILY,
+    COMPVIS_FAMILY,
     Convention,
     Grid,
     distilled_timesteps,
@@ -69,7 +70,7 @@ class Scheduler:
 
         solver: a name in SOLVERS; or A1111's or ComfyUI's, which chooses levels and defaults as they do, and may name a
         spacing too ("DPM++ 2M Karras"). Raises InputError for a solver, a spacing or an option of the solver that does
-        not exist, and for a spacing that A1111's sampler does not take.
+        not exist, and for a spacing that a tool's sampler does not take.
         """
         named = parse_sampler(solver)
         takes = SOLVERS[named.solver].options
@@ -116,12 +117,13 @@ class Scheduler:
         """This scheduler as a tool runs it, and its spacing."""
         sampler = LABELS[label]
         if sampler.levels and spacing not in (sampler.levels, None):
-            raise InputError(
-                f"A1111's {label} takes no spacing, it has levels of its own: {sampler.solver!r} takes {spacing!r}"
-            )
+            own = f"{label} takes no spacing where it comes from, it has levels of its own"
+            raise InputError(f"{own}: {sampler.solver!r} takes {spacing!r}")
         convention = A1111_COMPVIS_FAMILY if sampler.variance_preserving else A1111_FAMILY
         spacing = sampler.levels or spacing or sampler.automatic
-        if label in comfyui.SAMPLERS:
+        if label in compvis.SAMPLERS:
+            convention = COMPVIS_FAMILY
+        elif label in comfyui.SAMPLERS:
             convention, spacing = COMFYUI_FAMILY, comfyui.SPACINGS.get(spacing, spacing)
         options = {**sampler.options, **self.options}
         scheduler = replace(self, label=label, options=options, convention=convention)
@@ -148,7 +150,7 @@ class Scheduler:
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
         total = num_inference_steps
-        takes_all_steps |= self._convention.takes_all_steps and total is not None
+        takes_all_steps |= self._convention.from_image == "all" and total is not None
         if total is not None:
             total = _checked_steps(total, len(self.noise))
             if takes_all_steps and 0 < strength <= 1:
@@ -171,9 +173,7 @@ class Scheduler:
                 f"strength must be above 0, at most 1, and leave a step; {strength} of {len(grid)} does not"
             )
         start_scale, result_scale = self._scales(grid)
-        # A1111 gives an image for CompVis' samplers the noise of one level more.
-        above = self._convention == A1111_COMPVIS_FAMILY and skipped > 0
-        latents_sigma = grid.sigmas[skipped - 1] if above else None
+        latents_sigma = grid.sigmas[skipped - 1] if self._convention.noised_above and skipped > 0 else None
         grid = grid.tail(skipped)
         solver = SOLVERS[self.solver]
         try:
@@ -203,8 +203,10 @@ class Scheduler:
         """How many steps of a grid of `steps` a strength leaves out; taken: how many it is to leave, if that is set."""
         if strength == 1:
             return 0
-        if not self._convention.a1111:
-            return len(grid) - (int(len(grid) * strength) if taken is None else taken)
+        kind = self._convention.from_image
+        if kind != "a1111":
+            share = int((steps if kind == "compvis" else len(grid)) * strength)
+            return len(grid) - (share if taken is None else taken)
         share = int(min(strength, 0.999) * steps) if taken is None else taken - 1
         # CompVis' samplers count the timestep that they end at too.
         return len(grid) + 1 - share if self._convention.unit_variance else max(steps - share - 1, 0)

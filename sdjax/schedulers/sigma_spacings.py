@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from sdjax.errors import InputError
+from sdjax.schedulers import published_levels as published
 from sdjax.schedulers.noise import NoiseSchedule
 
 
@@ -26,13 +27,6 @@ class Levels(NamedTuple):
 
 
 SigmaSpacing = Callable[..., Levels]  # those in TAKE_RHO take an exponent too
-
-# Sabour et al. (2024), arXiv:2404.14507: levels optimised for 10 steps, as published with the paper.
-STABLE_DIFFUSION_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
-STABLE_DIFFUSION_XL_LEVELS = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
-# Chen et al. (2024), arXiv:2405.11326 (GITS), as ComfyUI's and forge's users know them.
-GITS_LEVELS = (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.094, 0.029)
-GITS_XL_LEVELS = (14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029)
 
 
 def karras(noise: NoiseSchedule, low: float, high: float, steps: int, rho: float = 7.0) -> Levels:
@@ -122,28 +116,58 @@ def comfyui_kl_optimal(noise: NoiseSchedule, low: float, high: float, steps: int
 
 def align_your_steps(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Sabour et al. (2024): optimised for Stable Diffusion 1.5; other counts are interpolated in log sigma."""
-    return _interpolated(STABLE_DIFFUSION_LEVELS, steps)
+    return _interpolated(published.AYS, steps)
 
 
 def align_your_steps_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """Sabour et al. (2024): optimised for Stable Diffusion XL; other counts are interpolated in log sigma."""
-    return _interpolated(STABLE_DIFFUSION_XL_LEVELS, steps)
+    return _interpolated(published.AYS_XL, steps)
+
+
+def align_your_steps_32(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Levels for 32 steps of Stable Diffusion 1.5, as forge has them; other counts are interpolated in log sigma."""
+    return _interpolated(published.AYS_32, steps)
+
+
+def align_your_steps_32_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Levels for 32 steps of Stable Diffusion XL, as forge has them; other counts are interpolated in log sigma."""
+    return _interpolated(published.AYS_32_XL, steps)
 
 
 def align_your_steps_gits(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """GITS' levels for Stable Diffusion 1.5; other counts are interpolated in log sigma. forge, ComfyUI."""
-    return _interpolated(GITS_LEVELS, steps)
+    return _interpolated(published.GITS, steps)
 
 
 def align_your_steps_gits_xl(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """GITS' levels for Stable Diffusion XL; other counts are interpolated in log sigma. forge, ComfyUI."""
-    return _interpolated(GITS_XL_LEVELS, steps)
+    return _interpolated(published.GITS_XL, steps)
 
 
 def _interpolated(levels: tuple[float, ...], steps: int) -> Levels:
     # One step starts from the highest level: the reference's interpolation would start it from the lowest.
     places = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
     return Levels(np.exp(np.interp(places, np.linspace(0, 1, len(levels)), np.log(levels))))
+
+
+def compvis_ddim(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """The trained timesteps 1, 1 + stride, ..., the stride a whole number, ending at the lowest level.
+
+    Mostly more than steps: 16 for 15. Stable Diffusion's original code, for DDIM and PLMS.
+    """
+    timesteps = np.unique(np.minimum(np.arange(0, len(noise), len(noise) // steps) + 1, len(noise) - 1))[::-1]
+    return Levels(noise.sigmas[timesteps], noise.sigmas[0], timesteps.astype(np.float64))
+
+
+def compvis_dpm_solver(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Even in timesteps from the last to the first, where it ends; between the trained ones, log alpha is linear.
+
+    The authors of DPM-Solver, and Stable Diffusion's original code.
+    """
+    timesteps = np.linspace(len(noise) - 1, 0, steps + 1)
+    log_alphas_cumprod = np.interp(timesteps, np.arange(len(noise)), -np.log1p(noise.sigmas**2))
+    *sigmas, final = np.sqrt(np.expm1(-log_alphas_cumprod))
+    return Levels(np.array(sigmas), final, timesteps[:-1])
 
 
 def a1111_ddim(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
@@ -153,21 +177,14 @@ def a1111_ddim(noise: NoiseSchedule, low: float, high: float, steps: int) -> Lev
     """
     if steps == 1:
         raise InputError("A1111's DDIM and PLMS take one evaluation less than steps, of 1 step none: take 2, or ddim")
-    timesteps = np.unique(np.minimum(np.arange(0, len(noise), len(noise) // steps) + 1, len(noise) - 1))[::-1]
-    sigmas = noise.sigmas[timesteps]
-    return Levels(sigmas[:-1], sigmas[-1], timesteps[:-1].astype(np.float64))
+    sigmas, _, timesteps = compvis_ddim(noise, low, high, steps)
+    assert timesteps is not None
+    return Levels(sigmas[:-1], sigmas[-1], timesteps[:-1])
 
 
 def a1111_unipc(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
-    """Even in timesteps from the last to the first, where it ends; between the trained ones, log alpha is linear.
-
-    Zhao et al. (2023), arXiv:2302.04867, the authors' code: A1111's UniPC.
-    """
-    count = len(range(0, len(noise), len(noise) // steps))
-    timesteps = np.linspace(len(noise) - 1, 0, count + 1)
-    log_alphas_cumprod = np.interp(timesteps, np.arange(len(noise)), -np.log1p(noise.sigmas**2))
-    *sigmas, final = np.sqrt(np.expm1(-log_alphas_cumprod))
-    return Levels(np.array(sigmas), final, timesteps[:-1])
+    """As `compvis_dpm_solver`, with so many levels as DDIM has. Zhao et al. (2023), arXiv:2302.04867; A1111's UniPC."""
+    return compvis_dpm_solver(noise, low, high, len(range(0, len(noise), len(noise) // steps)))
 
 
 def a1111_lcm(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
@@ -201,8 +218,12 @@ SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
     "comfyui_kl_optimal": comfyui_kl_optimal,
     "align_your_steps": align_your_steps,
     "align_your_steps_xl": align_your_steps_xl,
+    "align_your_steps_32": align_your_steps_32,
+    "align_your_steps_32_xl": align_your_steps_32_xl,
     "align_your_steps_gits": align_your_steps_gits,
     "align_your_steps_gits_xl": align_your_steps_gits_xl,
+    "compvis_ddim": compvis_ddim,
+    "compvis_dpm_solver": compvis_dpm_solver,
     "a1111_ddim": a1111_ddim,
     "a1111_unipc": a1111_unipc,
     "a1111_lcm": a1111_lcm,

@@ -24,9 +24,11 @@ class Convention:
     integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded
     truncates: bool = False  # the timesteps of exponential and beta levels lose their fraction
     nearest: bool = False  # the network is asked at the trained timestep that is nearest to the level
-    a1111: bool = False  # from an image, A1111's steps are taken
     unit_start: bool = False  # noise at the highest level starts at unit variance
-    takes_all_steps: bool = False  # from an image, as many steps as were asked for are taken
+    noised_above: bool = False  # an image gets the noise of one level above that where its steps begin
+    # How many steps are taken from an image: a "share" of the grid's; "all" that were asked for, of a longer grid's; or
+    # as many as "a1111" or "compvis" take.
+    from_image: str = "share"
     distilled: bool = False  # timesteps are chosen out of those that a model was distilled on, whatever their spacing
 
 
@@ -39,9 +41,10 @@ DPM_SOLVER_FAMILY = Convention(
     integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True, truncates=True
 )
 # A1111's samplers: those of k-diffusion, and those of CompVis, on the variance-preserving sample.
-A1111_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, a1111=True)
-A1111_COMPVIS_FAMILY = replace(A1111_FAMILY, unit_variance=True)
-COMFYUI_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, nearest=True, unit_start=True, takes_all_steps=True)
+A1111_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, from_image="a1111")
+A1111_COMPVIS_FAMILY = replace(A1111_FAMILY, unit_variance=True, noised_above=True)
+COMPVIS_FAMILY = replace(A1111_COMPVIS_FAMILY, from_image="compvis")
+COMFYUI_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, nearest=True, unit_start=True, from_image="all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,8 @@ class Grid:
     sigmas: the level of each evaluation. timesteps: the network's time input there. targets: where each step goes;
     `sigmas` moved by one, with the final level at the end, except where a convention strides past its own grid.
     steps: how many were requested; fewer are left where a picture is started from. stride: how many timesteps each
-    step goes where a convention strides, None otherwise. nearest: see `Convention`.
+    step goes where a convention strides, None otherwise. nearest: see `Convention`. before: of a grid that was cut,
+    the timestep above its first.
     """
 
     noise: NoiseSchedule
@@ -61,6 +65,7 @@ class Grid:
     steps: int
     stride: int | None = None
     nearest: bool = False
+    before: float | None = None
 
     def __iter__(self):
         """(level, target) of each step."""
@@ -82,7 +87,8 @@ class Grid:
     def tail(self, start: int) -> "Grid":
         """The grid without its first `start` steps."""
         sigmas, timesteps, targets = self.sigmas[start:], self.timesteps[start:], self.targets[start:]
-        return replace(self, sigmas=sigmas, timesteps=timesteps, targets=targets)
+        before = float(self.timesteps[start - 1]) if start else self.before
+        return replace(self, sigmas=sigmas, timesteps=timesteps, targets=targets, before=before)
 
 
 def nearest(timesteps: np.ndarray) -> np.ndarray:

@@ -57,13 +57,16 @@ def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
 def ddim_inverse(grid: Grid) -> Iterator[Row]:
     """DDIM's steps backwards, from a picture to its noise. Song et al. (2021), arXiv:2010.02502, section 4.3.
 
-    The network is evaluated at each sample as if it were at the level that the step goes to. A plan starts from the
-    latents (`plan.start(latents)`) and ends in noise of unit variance.
+    The network is told of each sample the level that the step goes to. A plan starts from the latents
+    (`plan.start(latents)`) and ends in noise of unit variance.
     """
     for t, s in reversed(list(grid)):
-        output = grid.noise.output(X, D, t)
-        x = X * np.sqrt((1 + s**2) / (1 + t**2))  # the same variance-preserving sample, at its own level
-        yield Row(t, t, grid.noise.denoised(x, output, s) + t * grid.noise.predicted_noise(x, output, s))
+        if s > 0:
+            yield Row(s, t, towards(X, D, s, t, RAW), timestep=grid.timestep(t))
+            continue
+        output = grid.noise.output(X, RAW, t)  # of a sample without noise its estimate says nothing
+        x = X / grid.noise.scale(t)  # the same variance-preserving sample, at its own level
+        yield Row(t, t, x + t * grid.noise.predicted_noise(x, output, s))
 
 
 SOLVERS = {

@@ -60,6 +60,38 @@ def plms_start(grid: Grid, single_step_twice: bool) -> Iterator[Row]:
     yield Row(middle, middle, transfer(grid, again, (output + D1) / 2, origin, middle))
 
 
+def pndm_of_diffusers(grid: Grid) -> Iterator[Row]:
+    """`pndm` as diffusers runs it from an image: it cuts its list of timesteps, which has the second one twice.
+
+    So the run begins a level higher; the step that is taken again is the first of the cut list; and from then on the
+    network is asked, and the step is taken, one level below the one that the sample is at. From noise it is `pndm`.
+    """
+    skipped = grid.steps - len(grid)
+    if skipped == 0 or grid.stride is None:
+        yield from pndm(grid)
+        return
+    first = grid.timesteps[0] if skipped == 1 or grid.before is None else grid.before
+    asked = [float(timestep) for timestep in (first, *grid.timesteps)]
+    levels = [float(grid.noise.sigma(timestep)) for timestep in asked]
+    targets = [float(grid.noise.sigma(t - grid.stride)) if t >= grid.stride else grid.targets[-1] for t in asked]
+    scale = grid.noise.scale
+    for k, (level, target) in enumerate(zip(levels, targets)):
+        outputs = [grid.noise.output(X, D, level), D1, D2, D3]
+        # The variance-preserving sample is taken to be at the level that the step starts from.
+        start, end, x = level, target, X
+        if k == 1:
+            start, end = float(grid.noise.sigma(asked[1] + grid.stride)), level
+            x, mean = SAVED * scale(start) / scale(levels[0]), (outputs[0] + D1) / 2
+        else:
+            weights = ADAMS_BASHFORTH[min(max(k - 1, 0), 3)]
+            mean = sum(weight * output for weight, output in zip(weights, outputs))
+        x = transfer(grid, x, mean, start, end)
+        after = levels[k + 1] if k + 1 < len(levels) else end
+        saved = X if k == 0 else None
+        past = {} if k == 1 else {"d1": outputs[0], "d2": D1, "d3": D2}
+        yield Row(level, after, x * scale(after) / scale(end), saved, **past, is_step=k > 0)
+
+
 def runge_kutta_start(grid: Grid) -> Iterator[Row]:
     """The paper's warm-up, equation 13: three steps by the classical Runge-Kutta method with its equation 11.
 
@@ -150,6 +182,7 @@ RES = "Zhang et al. (2023), arXiv:2308.02157; ComfyUI"
 SOLVERS = {
     "pndm": PLMS,
     "plms": PLMS,
+    "pndm_of_diffusers": Solver(pndm_of_diffusers, DDIM_FAMILY, 4, "diffusers' PNDMScheduler from an image"),
     "res_multistep": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, options={"eta": 0.0}),
     "res_multistep_ancestral": Solver(res_multistep, K_DIFFUSION_FAMILY, 2, RES, True, {"eta": 1.0}),
     "er_sde": Solver(
