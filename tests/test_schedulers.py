@@ -360,6 +360,21 @@ def test_one_compilation_for_every_setting():
     assert len(compiled) == 1
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 36), (2, 12, 3), (2, 1, 3, 3, 4)])
+def test_samples_may_have_any_axes(shape):
+    plan = schedulers.create("euler_ancestral").plan(5)
+
+    def of_any(x, t):
+        return jnp.cos(1.3 * x + 0.002 * t.reshape(-1, *[1] * (x.ndim - 1))) + 0.2 * x
+
+    count = int(np.prod(shape))
+    x, noise = START.reshape(-1)[:count].reshape(shape), NOISE.reshape(len(NOISE), -1)[:, :count]
+    got = schedulers.denoise(plan, of_any, jnp.float32(x), step_noise=noise.reshape(-1, *shape))
+    columns = (2, count // 2, 1, 1)
+    expected = schedulers.denoise(plan, of_any, jnp.float32(x).reshape(columns), step_noise=noise.reshape(-1, *columns))
+    np.testing.assert_allclose(got, expected.reshape(shape), rtol=1e-5, atol=1e-6)
+
+
 def test_step_noise_depends_on_the_picture_alone():
     plan = schedulers.create("euler_ancestral").plan(5)
     keys = jax.random.split(jax.random.key(1), 2)

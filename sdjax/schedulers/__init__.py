@@ -1,6 +1,7 @@
 """Samplers as data: noise schedules, spacings and solvers are numpy on the host, and one compiled loop runs them all.
 
-Read in this order: noise, spacings, sigma_spacings, solvers, plan, loop, names, scheduler, classes, configs, explain.
+Read in this order: noise, spacings, sigma_spacings, solvers, plan, loop, names, grids, scheduler, classes, configs,
+explain.
 """
 
 from sdjax.schedulers.configs import from_config

@@ -132,6 +132,12 @@ CLASSES: dict[str, SchedulerClass] = {
         options=("algorithm_type", "solver_order", "solver_type", "lower_order_final", "euler_at_final"),
         synonyms=FOREIGN_DPM_SOLVER,
     ),
+    "DPMSolverMultistepInverseScheduler": SchedulerClass(
+        "dpm_multistep_inverse",
+        {**DPM_SOLVER, "lower_order_final": True, "euler_at_final": False},
+        options=("algorithm_type", "solver_order", "solver_type", "lower_order_final", "euler_at_final"),
+        synonyms=FOREIGN_DPM_SOLVER,
+    ),
     "DPMSolverSinglestepScheduler": SchedulerClass(
         "dpm_singlestep",
         {**DPM_SOLVER, "lower_order_final": False},

@@ -80,9 +80,9 @@ def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array, known: K
     if known is not None:
         given = _over_samples(row.at.known, x)
         given = given[:, 0] * known.latents + given[:, 1] * known.noise
-        put_back = known.keep * row.live[:, None, None, None]
+        put_back = known.keep * _over_samples(row.live, x)
         registers = registers.at[:, 0].add(put_back * (given - registers[:, 0]))
-    live = row.live[:, None, None, None]
+    live = _over_samples(row.live, x)
     denoised, memory = jnp.where(live, denoised, state.denoised), jnp.where(live, memory, state.memory)
     return State(registers, state.row + row.live, denoised, memory)
 
@@ -155,9 +155,9 @@ def denoise(plan: Plan, model: Model, x: jax.Array, key: jax.Array | None = None
     """Run a plan from its first sample to its result, inside or outside of compiled code.
 
     plan: one for all images, or stacked with a leading batch axis (`stack`).
-    model: maps (x_in [batch, height, width, channels] as the network expects it, timesteps [batch]) to the network's
-        raw prediction, of the shape of x_in.
-    x: [batch, height, width, channels], from `plan.start`.
+    model: maps (x_in [batch, ...] as the network expects it, timesteps [batch]) to the network's raw prediction, of the
+        shape of x_in.
+    x: [batch, height, width, channels], from `plan.start`; or with any other axes after the batch.
     key: one key, split over the images, or [batch] keys; the noise of image i in row k is drawn from
         `fold_in(key[i], k)`, whatever else is in the batch.
     step_noise: [nfe, *x.shape] standard normal, to be used instead.

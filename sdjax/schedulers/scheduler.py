@@ -8,6 +8,7 @@ import numpy as np
 
 from sdjax import comfyui, compvis
 from sdjax.errors import InputError, SolverError
+from sdjax.schedulers.grids import grid_of_levels, grid_of_steps, timesteps_of
 from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
@@ -20,9 +21,6 @@ from sdjax.schedulers.spacings import (
     COMPVIS_FAMILY,
     Convention,
     Grid,
-    distilled_timesteps,
-    nearest,
-    spaced_timesteps,
 )
 
 
@@ -150,30 +148,30 @@ class Scheduler:
         if (num_inference_steps is not None) + (timesteps is not None) + (sigmas is not None) != 1:
             raise InputError("a plan takes a number of steps, or timesteps, or sigmas: exactly one of them")
         total = num_inference_steps
-        takes_all_steps |= self._convention.from_image == "all" and total is not None
+        takes_all_steps |= self.laid_by.from_image == "all" and total is not None
         if total is not None:
             total = _checked_steps(total, len(self.noise))
             if takes_all_steps and 0 < strength <= 1:
                 total = _checked_steps(int(total / strength), len(self.noise))
-            grid = self._grid(total)
+            grid = grid_of_steps(self, total)
         elif timesteps is not None:
             if self.noise.continuous:
                 raise InputError("this model knows no timesteps: give sigmas")
             levels = _checked_falling("timesteps", timesteps, 0, len(self.noise) - 1)
-            grid = self._grid_of(self.noise.sigma(levels), levels)
+            grid = grid_of_levels(self, self.noise.sigma(levels), levels)
         else:
             levels = _checked_falling("sigmas", sigmas, 0, np.inf)
             if len(levels) < 2 or levels[-2] == 0:
                 raise InputError("sigmas need a level above 0 to start at and, after it, one to end at")
             levels = levels / self.noise.data_std
-            grid = self._grid_of(levels[:-1], self._timesteps(levels[:-1]), levels[-1])
+            grid = grid_of_levels(self, levels[:-1], timesteps_of(self, levels[:-1]), levels[-1])
         skipped = self._skipped(grid, total or len(grid), strength, num_inference_steps if takes_all_steps else None)
         if not 0 < strength <= 1 or skipped >= len(grid):
             raise InputError(
                 f"strength must be above 0, at most 1, and leave a step; {strength} of {len(grid)} does not"
             )
         start_scale, result_scale = self._scales(grid)
-        latents_sigma = grid.sigmas[skipped - 1] if self._convention.noised_above and skipped > 0 else None
+        latents_sigma = grid.sigmas[skipped - 1] if self.laid_by.noised_above and skipped > 0 else None
         grid = grid.tail(skipped)
         solver = SOLVERS[self.solver]
         try:
@@ -196,71 +194,21 @@ class Scheduler:
         return LABELS[self.label].guidance_factor if self.label else 1.0
 
     @property
-    def _convention(self) -> Convention:
+    def laid_by(self) -> Convention:
+        """How its grids are laid."""
         return self.convention or SOLVERS[self.solver].convention
 
     def _skipped(self, grid: Grid, steps: int, strength: float, taken: int | None) -> int:
         """How many steps of a grid of `steps` a strength leaves out; taken: how many it is to leave, if that is set."""
         if strength == 1:
             return 0
-        kind = self._convention.from_image
+        kind = self.laid_by.from_image
         if kind != "a1111":
             share = int((steps if kind == "compvis" else len(grid)) * strength)
             return len(grid) - (share if taken is None else taken)
         share = int(min(strength, 0.999) * steps) if taken is None else taken - 1
         # CompVis' samplers count the timestep that they end at too.
-        return len(grid) + 1 - share if self._convention.unit_variance else max(steps - share - 1, 0)
-
-    def _grid(self, steps: int) -> Grid:
-        noise, convention = self.noise, self._convention
-        if self.sigma_spacing is not None:
-            return self._sigma_grid(self.sigma_spacing, steps, convention)
-        more = steps + self.discards
-        if convention.distilled:
-            timesteps = distilled_timesteps(len(noise), more, self.original_inference_steps)
-        else:
-            timesteps = spaced_timesteps(self.spacing, len(noise), more, self.steps_offset, convention)
-        timesteps = timesteps[:steps]
-        sigmas = noise.sigma(timesteps)
-        if not convention.stride or self.discards:
-            return self._grid_of(sigmas, timesteps)
-        stride = len(noise) // steps
-        targets = np.where(timesteps >= stride, noise.sigma(timesteps - stride), self._final_level())
-        return Grid(noise, sigmas, timesteps, targets, steps, stride)
-
-    def _sigma_grid(self, spacing: str, steps: int, convention: Convention) -> Grid:
-        noise = self.noise
-        low, high = noise.sigmas[0], noise.sigmas[-1]
-        if not convention.full_range:
-            ends = spaced_timesteps(self.spacing, len(noise), steps, self.steps_offset, convention)[[-1, 0]]
-            low, high = noise.sigma(ends)
-        rho = {} if self.rho is None else {"rho": self.rho}
-        levels = SIGMA_SPACINGS[spacing](
-            noise, self.sigma_min or low, self.sigma_max or high, steps + self.discards, **rho
-        )
-        sigmas, timesteps = levels.sigmas, levels.timesteps
-        if timesteps is None:
-            timesteps = self._timesteps(sigmas)
-            if not noise.continuous:
-                timesteps = _whole(timesteps, spacing, convention)
-        count = len(sigmas) - self.discards
-        return self._grid_of(sigmas[:count], timesteps[:count], levels.final)
-
-    def _grid_of(self, sigmas: np.ndarray, timesteps: np.ndarray, final: float | None = None) -> Grid:
-        """Every step goes to the next level, and the last one to `final`."""
-        targets = np.append(sigmas[1:], self._final_level() if final is None else final)
-        return Grid(self.noise, sigmas, timesteps, targets, len(sigmas), nearest=self._convention.nearest)
-
-    def _timesteps(self, sigmas: np.ndarray) -> np.ndarray:
-        """The network's inputs at levels of any kind."""
-        timesteps = self.noise.timestep(sigmas)
-        return nearest(timesteps) if self._convention.nearest else timesteps
-
-    def _final_level(self) -> float:
-        if self.final is not None:
-            return self.final
-        ends_clean = self.set_alpha_to_one if self._convention.stride else self.final_sigmas_type == "zero"
-        return 0.0 if ends_clean else self.noise.sigmas[0]
+        return len(grid) + 1 - share if self.laid_by.unit_variance else max(steps - share - 1, 0)
 
     def _scales(self, grid: Grid) -> tuple[float, float]:
         """What turns standard-normal noise into the first sample, and the last sample into the result."""
@@ -268,11 +216,11 @@ class Scheduler:
         if self.noise.continuous:  # diffusers starts EDM from sqrt(1 + sigma**2), whatever the data's deviation
             std = self.noise.data_std
             return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, self.noise.scale(last) * std
-        if self._convention.unit_variance:
+        if self.laid_by.unit_variance:
             return 1.0, 1.0
         # With "leading", diffusers starts these samplers from unit variance too.
         start = 1.0 if self.spacing == "leading" else first / self.noise.scale(first)
-        if self._convention.unit_start and first > self.noise.sigmas[-1] * (1 - 1e-5):
+        if self.laid_by.unit_start and first > self.noise.sigmas[-1] * (1 - 1e-5):
             start = 1.0
         return start, self.noise.scale(last)
 
@@ -285,13 +233,6 @@ def create(solver: str, spacing: str | None = None, **options: Any) -> Scheduler
     """
     noise = NoiseSchedule.from_betas(BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000))
     return Scheduler(noise, "ddim").with_solver(solver, spacing, **options)
-
-
-def _whole(timesteps: np.ndarray, spacing: str, convention: Convention) -> np.ndarray:
-    """The timesteps of sigma levels as diffusers' classes pass them to the network."""
-    if spacing in ("karras", "lu"):
-        return np.round(timesteps) if convention.integer_karras else timesteps
-    return np.trunc(timesteps) if convention.truncates and spacing in ("exponential", "beta") else timesteps
 
 
 def _checked_steps(steps: int, trained: int) -> int:

@@ -24,6 +24,7 @@ class Convention:
     integer_karras: bool = True  # the timesteps of Karras' levels and of "lu" are rounded
     truncates: bool = False  # the timesteps of exponential and beta levels lose their fraction
     nearest: bool = False  # the network is asked at the trained timestep that is nearest to the level
+    rises: bool = False  # from a picture to its noise
     unit_start: bool = False  # noise at the highest level starts at unit variance
     noised_above: bool = False  # an image gets the noise of one level above that where its steps begin
     # How many steps are taken from an image: a "share" of the grid's; "all" that were asked for, of a longer grid's; or
@@ -40,6 +41,7 @@ K_DIFFUSION_FAMILY = replace(DPM2_FAMILY, integer_karras=False)
 DPM_SOLVER_FAMILY = Convention(
     integer=True, extra_point=True, stride=False, full_range=True, unit_variance=True, truncates=True
 )
+INVERSE_FAMILY = replace(DPM_SOLVER_FAMILY, rises=True)
 # A1111's samplers: those of k-diffusion, and those of CompVis, on the variance-preserving sample.
 A1111_FAMILY = replace(K_DIFFUSION_FAMILY, full_range=True, from_image="a1111")
 A1111_COMPVIS_FAMILY = replace(A1111_FAMILY, unit_variance=True, noised_above=True)
@@ -115,9 +117,10 @@ TIMESTEP_SPACINGS = {"leading": leading, "trailing": trailing, "linspace": linsp
 
 
 def spaced_timesteps(spacing: str, trained: int, steps: int, offset: int, convention: Convention) -> np.ndarray:
-    """The timesteps of a spacing as a family of schedulers lays them, falling, float64 [steps]."""
+    """The timesteps of a spacing as a family of schedulers lays them, float64 [steps], falling unless it rises."""
     extra = convention.extra_point and spacing != "trailing"
-    timesteps = TIMESTEP_SPACINGS[spacing](trained, steps + extra)[:steps]
+    timesteps = TIMESTEP_SPACINGS[spacing](trained, steps + extra)
+    timesteps = (timesteps[::-1] if convention.rises else timesteps)[:steps]
     if spacing == "leading":
         timesteps = timesteps + offset
     # An offset may reach past the last trained timestep; nothing was trained there.

@@ -53,6 +53,13 @@ OPTIONS = {
         "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
         "lambda_min_clipped": (float("-inf"), -3.0),
     },
+    "DPMSolverMultistepInverseScheduler": {
+        **COMMON,
+        **ORDER,
+        "algorithm_type": ("dpmsolver++", "dpmsolver"),
+        "solver_type": ("midpoint", "heun"),
+        "euler_at_final": (False, True),
+    },
     "DPMSolverSinglestepScheduler": {
         **COMMON,
         **ORDER,
@@ -118,6 +125,8 @@ def excluded(config, steps, taken):
         return excluded_edm(config, steps, taken)
     if name == "UniPCMultistepScheduler":
         return excluded_unipc(config, taken)
+    if name.endswith("InverseScheduler"):
+        return excluded_inverse(config, steps)
     if name.startswith("DPMSolver"):
         return excluded_dpm_solver(config, taken)
     return None
@@ -125,13 +134,22 @@ def excluded(config, steps, taken):
 
 def divides_by_the_last_step(config, steps, taken):
     """The last step is from a level to itself, and of an order that divides by its length."""
-    if config.get("final_sigmas_type") != "sigma_min" or config.get("euler_at_final"):
+    inverse = config["_class_name"].endswith("InverseScheduler")
+    if (config.get("final_sigmas_type") != "sigma_min" and not inverse) or config.get("euler_at_final"):
         return False
     order = min(config["solver_order"], taken)
-    always_lowers = not config["_class_name"].endswith("DPMSolverMultistepScheduler")
+    always_lowers = not inverse and not config["_class_name"].endswith("DPMSolverMultistepScheduler")
     if config["lower_order_final"] and (steps < 15 or always_lowers):
         return False
     return (order == 2 and config["solver_type"] == "heun") or order == 3
+
+
+def excluded_inverse(config, steps):
+    scheduler = diffusers.DPMSolverMultistepInverseScheduler.from_config(config)
+    scheduler.set_timesteps(steps)
+    if len(set(scheduler.timesteps.tolist())) < steps:
+        return "diffusers loses its place where two timesteps are equal: it drops one, or ends in an IndexError"
+    return None
 
 
 def excluded_dpm_solver(config, taken):

@@ -229,7 +229,7 @@ def excluded(config, steps, strength, told):
     name = config["_class_name"]
     if int(steps * strength) == 0:
         return "no step is left at this strength: ours says so, diffusers returns the noise"
-    if name == "DDIMInverseScheduler" and strength < 1:
+    if name.endswith("InverseScheduler") and strength < 1:
         return "an inversion starts from a picture, not from one with noise"
     if name == "DDIMInverseScheduler" and config["clip_sample"] and config["set_alpha_to_one"]:
         return "the first estimate is the picture itself, which ours does not clip: the toy's is beyond the range"

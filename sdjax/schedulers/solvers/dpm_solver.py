@@ -5,7 +5,7 @@ from functools import partial
 
 from sdjax.schedulers.solvers.exponential import Integrator
 from sdjax.schedulers.solvers.rows import D1, D2, SAVED, Row, Solver, X, check_option
-from sdjax.schedulers.spacings import DPM_SOLVER_FAMILY, Grid
+from sdjax.schedulers.spacings import DPM_SOLVER_FAMILY, INVERSE_FAMILY, Grid
 
 
 def dpm_multistep(
@@ -35,6 +35,22 @@ def dpm_multistep(
     stochastic = algorithm_type.startswith("sde-")
     integrator = Integrator(algorithm_type.endswith("++"), eta if stochastic else 0.0, s_noise)
     return multistep(grid, integrator, solver_order, solver_type, 0.5, lower_order_final, euler_at_final)
+
+
+def dpm_multistep_inverse(
+    grid: Grid,
+    algorithm_type: str = "dpmsolver++",
+    solver_order: int = 2,
+    solver_type: str = "midpoint",
+    lower_order_final: bool = True,
+    euler_at_final: bool = False,
+) -> Iterator[Row]:
+    """`dpm_multistep` backwards, from a picture to its noise: as there, on levels that rise. diffusers.
+
+    A plan starts from the latents (`plan.start(latents)`) and ends in noise of unit variance.
+    """
+    check_option("algorithm_type", algorithm_type, ("dpmsolver++", "dpmsolver"))
+    return dpm_multistep(grid, algorithm_type, solver_order, solver_type, lower_order_final, euler_at_final)
 
 
 def deis(grid: Grid, solver_order: int = 2, lower_order_final: bool = True) -> Iterator[Row]:
@@ -132,11 +148,18 @@ def _single(algorithm_type, solver_order, source) -> Solver:
     return Solver(rows, DPM_SOLVER_FAMILY, solver_order, source, algorithm_type.startswith("sde-"), SINGLESTEP)
 
 
-# The first two are all of the others by their options, under the names that diffusers' configs give these.
+# The first three are all of the others by their options, under the names that diffusers' configs give these.
 SOLVERS = {
     "dpm_multistep": Solver(
         dpm_multistep,
         DPM_SOLVER_FAMILY,
+        2,
+        DPMPP,
+        options={"algorithm_type": "dpmsolver++", "solver_order": 2, **MULTISTEP},
+    ),
+    "dpm_multistep_inverse": Solver(
+        dpm_multistep_inverse,
+        INVERSE_FAMILY,
         2,
         DPMPP,
         options={"algorithm_type": "dpmsolver++", "solver_order": 2, **MULTISTEP},

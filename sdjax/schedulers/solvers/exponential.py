@@ -73,7 +73,7 @@ class Integrator:
             newest = next(iter(estimates.values()))
             return newest if self.data else x - s * newest
         h = np.log(s / t)
-        if h < 1e-12:  # no step at all, as at the end of Karras' levels, up to rounding
+        if abs(h) < 1e-12:  # no step at all, as at the end of Karras' levels, up to rounding
             return x
         k = 1 + self.eta
         if self.data:
