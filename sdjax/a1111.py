@@ -94,6 +94,7 @@ SAMPLERS = {
     "DPM++ 2M SDE Heun": Sampler("dpmpp_2m_sde_heun", "exponential"),
     "DPM++ 3M SDE": Sampler("dpmpp_3m_sde", "exponential", discards=True),
     "DPM fast": Sampler("dpm_fast", levels="uniform", options={"eta": 1.0}),
+    "DPM adaptive": Sampler("dpm_adaptive", levels="uniform", options={"eta": 1.0}),
     "Restart": Sampler("restart", "karras", two_a_step=True),
     "DDIM": Sampler("ddim", levels="a1111_ddim", variance_preserving=True),
     "DDIM CFG++": Sampler("ddim_cfg_pp", levels="a1111_ddim", variance_preserving=True, guidance_factor=1 / 12.5),

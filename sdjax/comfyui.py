@@ -13,7 +13,7 @@ SAME = (
     "exp_heun_2_x0_sde", "lms", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_2m_cfg_pp",
     "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "ddpm", "ipndm", "ipndm_v", "res_multistep",
     "res_multistep_cfg_pp", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation",
-    "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3", "sa_solver_pece",
+    "gradient_estimation_cfg_pp", "er_sde", "dpm_adaptive", "seeds_2", "seeds_3", "sa_solver_pece",
 )  # fmt: skip
 OTHERS = {
     "dpm_2": Sampler("dpm2", FIRST, discards=True),

@@ -11,6 +11,8 @@ from plain_samplers import PLAIN
 from scipy import stats
 
 from sdjax import a1111, schedulers
+from sdjax.schedulers.adaptive import ATOL, RTOL, Controller
+from sdjax.schedulers.solvers.rows import D2, D3, REGISTERS, SAVED
 
 NOISE = schedulers.create("euler").noise
 LOW, HIGH = float(NOISE.sigmas[0]), float(NOISE.sigmas[-1])
@@ -97,7 +99,7 @@ def k_diffusion(label, schedule, steps, strength=1.0):
     """One of k-diffusion's samplers, from noise, or from LATENTS where the strength is below 1."""
     if schedule == "Automatic":
         schedule = "Karras" if label in KARRAS else "Exponential" if label in EXPONENTIAL else "Uniform"
-    if label == "DPM fast":
+    if label in ("DPM fast", "DPM adaptive"):
         schedule = "Uniform"
     if label in ("DPM2", "DPM2 a", "DPM++ 3M SDE"):
         sigmas = levels(schedule, steps + 1)
@@ -110,6 +112,12 @@ def k_diffusion(label, schedule, steps, strength=1.0):
         return x - sigma * network(x / math.sqrt(1 + sigma**2), timestep_of(sigma))
 
     x = START * sigmas[0] + (LATENTS if strength < 1 else 0)
+    if label == "DPM adaptive":
+        alone = [
+            PLAIN["dpm_adaptive"](denoise, x[k : k + 1], sigmas, lambda i, k=k: FRESH[i, k : k + 1], 1.0)
+            for k in (0, 1)
+        ]
+        return np.concatenate(alone)
     name = a1111.SAMPLERS[label].solver
     options = {"DPM fast": {"eta": 1.0}, "DPM++ 2M SDE Heun": {"solver_type": "heun"}}.get(label, {})
     return PLAIN[name.removesuffix("_heun")](denoise, x, sigmas, lambda k: FRESH[k], **options)
@@ -179,7 +187,7 @@ def lcm(steps):
 
 def theirs(label, schedule, steps):
     """The end of A1111's run, or None where it is named as different."""
-    if schedule == "Align Your Steps" and steps == 1 and label not in (*COMPVIS, "DPM fast"):
+    if schedule == "Align Your Steps" and steps == 1 and label not in (*COMPVIS, "DPM fast", "DPM adaptive"):
         return None
     if label == "LCM":
         return lcm(steps) if schedule in ("Automatic", "Uniform") else None
@@ -196,6 +204,8 @@ def ours(label, schedule, steps, strength=1.0):
     if schedule != "Automatic" and not a1111.SAMPLERS[label].levels:
         spacing = schedule
     plan = schedulers.create(label, spacing).plan(steps, strength)
+    if label == "DPM adaptive":
+        return adaptive(float(plan.sigmas[0]), 1.0, START * plan.sigmas[0])
     return run(plan, plan.start(START, LATENTS if strength < 1 else None), cfg_pp=label.endswith("CFG++"))
 
 
@@ -209,6 +219,33 @@ def run(plan, x, fresh=FRESH, cfg_pp=False):
         estimates = [a * registers[0] + b * half(registers[0], plan.timesteps[k]) for half in halves]
         registers = np.tensordot(plan.rows.weights[k], np.concatenate([registers, [*estimates, fresh[k]]]), 1)
     return registers[0] * plan.result_scale
+
+
+def adaptive(first, eta, x, nearest=False):
+    """The plans of DPM adaptive by a plain loop in float64, of each picture alone, as its controller tells them."""
+    return np.concatenate([_adaptive(first, eta, x[k : k + 1], FRESH[:, k : k + 1], nearest) for k in range(len(x))])
+
+
+def _adaptive(first, eta, x, fresh, nearest):
+    controller, kept, last = Controller(NOISE, first, 0.0, eta, nearest), 0, x
+    registers = np.zeros((REGISTERS, *x.shape))
+    registers[0] = x / np.sqrt(1 + first**2)
+    while not controller.done:
+        plan = controller.plan()
+        for k in range(int(plan.nfe)):
+            a, b = plan.rows.estimate[k]
+            denoised = a * registers[0] + b * network(registers[0], plan.timesteps[k])
+            inputs = np.concatenate([registers, [denoised, denoised, 0 * x]])
+            registers = np.tensordot(plan.rows.weights[k], inputs, 1)
+        low, high = registers[D2.argmax()], registers[D3.argmax()]
+        tolerated = np.maximum(ATOL, RTOL * np.maximum(np.abs(low), np.abs(last)))
+        if controller.judge(float(np.sqrt(np.mean(((low - high) / tolerated) ** 2)))):
+            level = 0.0 if controller.done else controller.level
+            registers[0] += controller.up * fresh[kept] / np.sqrt(1 + level**2)
+            last, kept = low, kept + 1
+        else:
+            registers[0] = registers[SAVED.argmax()]
+    return registers[0]
 
 
 def error(label, schedule, steps):

@@ -7,7 +7,7 @@ import itertools
 import math
 
 import numpy as np
-from plain_a1111 import FRESH, HIGH, LATENTS, LOW, NOISE, START, network, run, sigma_of, unconditional
+from plain_a1111 import FRESH, HIGH, LATENTS, LOW, NOISE, START, adaptive, network, run, sigma_of, unconditional
 from plain_samplers import PLAIN
 from scipy import stats
 
@@ -18,6 +18,7 @@ SCHEDULERS = (
     "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
     "kl_optimal",
 )  # fmt: skip
+ENDING_LOWEST = ("karras", "exponential", "normal", "kl_optimal")
 DISCARDING = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")
 DIFFERENT = {
     "one step of kl_optimal": "starts from all noise; ComfyUI divides by zero",
@@ -27,7 +28,7 @@ DIFFERENT = {
     "an image that is started from at the highest level": "has its noise; ComfyUI's is larger by a part in 400",
     "noise on the way": "is drawn from the picture's generator; ComfyUI begins another one, and draws that of the SDE "
     "samplers from a Brownian tree",
-    "dpm_adaptive": "is not there",
+    "dpm_adaptive on levels that end above the lowest": "goes on to the lowest one",
 }
 
 
@@ -339,6 +340,8 @@ LOOPS["lcm"] = lcm
 
 def theirs(name, scheduler, steps, strength=1.0):
     """The end of ComfyUI's run, or None where it is named as different."""
+    if name == "dpm_adaptive" and (scheduler not in ENDING_LOWEST or steps == 1):
+        return None
     if (scheduler == "kl_optimal" and steps == 1) or (name.startswith("uni_pc") and steps == 1):
         return None
     total = steps if strength > 0.9999 else int(steps / strength)
@@ -357,6 +360,12 @@ def theirs(name, scheduler, steps, strength=1.0):
     x = x + (LATENTS if strength <= 0.9999 else 0)
     if name.startswith("uni_pc"):
         sigmas[-1] = 0.001
+    if name == "dpm_adaptive":
+        alone = [
+            PLAIN["dpm_adaptive"](lambda x, s: model(x, s)[0], x[k : k + 1], sigmas, lambda i, k=k: FRESH[i, k : k + 1])
+            for k in (0, 1)
+        ]
+        return np.concatenate(alone)
     if name == "dpm_fast":
         sigmas[-1] = sigmas[-2]
     return LOOPS.get(name, ours_alike(name) if name in PLAIN else None)(model, x, sigmas, lambda k: FRESH[k])
@@ -364,6 +373,8 @@ def theirs(name, scheduler, steps, strength=1.0):
 
 def ours(name, scheduler, steps, strength=1.0):
     plan = schedulers.create(f"ComfyUI {name}", scheduler).plan(steps, strength)
+    if name == "dpm_adaptive":
+        return adaptive(float(plan.sigmas[0]), 0.0, START * np.sqrt(1 + plan.sigmas[0] ** 2), nearest=True)
     return run(plan, plan.start(START, LATENTS if strength < 1 else None), cfg_pp=name.endswith("_cfg_pp"))
 
 
@@ -385,7 +396,7 @@ def table():
         cells = []
         for scheduler in SCHEDULERS:
             known = [value for steps in STEPS if (value := error(name, scheduler, steps)) is not None]
-            cells.append(f"{max(known):.0e}")
+            cells.append(f"{max(known):.0e}" if known else "differs")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -76,7 +76,7 @@ def test_a_text_of_the_last_versions():
         ("Sampler: Euler, Schedule type: SGM Uniform", "Euler", "sgm_uniform"),
         ("Sampler: Euler a, Schedule type: Normal", "Euler a", "uniform"),
         ("Sampler: Heun, Schedule type: DDIM", "Heun", "ddim_uniform"),
-        ("Sampler: DPM adaptive, Schedule type: Karras", "DPM adaptive", "karras"),
+        ("Sampler: DPM next, Schedule type: Karras", "DPM next", "karras"),  # unknown
         ("Sampler: deis, Schedule type: lu", "deis", "lu"),  # ours
     ],
 )

@@ -14,6 +14,7 @@ from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import embedded_models
 from sdjax.random import image_keys, image_seeds, normal
 from sdjax.schedulers import SOLVERS, SPACINGS
+from sdjax.schedulers.names import LABELS
 
 HEART = "a big red heart at the top left on a yellow background"
 
@@ -37,10 +38,14 @@ def test_other_settings_compile_nothing(pipe, compilations):
     for guided in (1.0, 7.5):  # two programs: the one that most runs need has no branch without guidance
         pipe(HEART, num_inference_steps=2, guidance_scale=guided)
         pipe(HEART, num_inference_steps=2, guidance_scale=guided, progress=lambda *_: None)
+    pipe(HEART, sampler="dpm_adaptive")  # two small programs, which judge its steps, are its own
     compilations.clear()
     for k, solver in enumerate(SOLVERS):
         settings = {"num_inference_steps": max(4, k % 8), "seed": k, "guidance_scale": 1 + k % 3}
         pipe(f"a {solver} star", sampler=solver, spacing=SPACINGS[k % len(SPACINGS)], **settings)
+    for k, (label, sampler) in enumerate(LABELS.items()):  # as A1111, ComfyUI and the original code run them
+        spacing = None if sampler.levels else ("karras", "sgm_uniform", "beta", None)[k % 4]
+        pipe("a star", sampler=label, spacing=spacing, num_inference_steps=3 + k % 3, seed=k)
     pipe("a blue ring", negative_prompt="a red ring", sampler="ddim", eta=1.0, seed=2**63, num_inference_steps=60)
     pipe("a blue ring", num_inference_steps=3, progress=lambda *_: None)
     pipe("a (blue:1.3) [ring|star]", clip_skip=1, num_inference_steps=3, seed=5)

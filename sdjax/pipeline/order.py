@@ -21,7 +21,7 @@ from sdjax.pipeline import hires
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
 from sdjax.prompts import Tokens, bucket, tokens_by_row
-from sdjax.schedulers import Plan
+from sdjax.schedulers import SOLVERS, Plan
 from sdjax.settings import SETTINGS, UPSCALE, Picture
 from sdjax.settings.picture import GUIDANCE, HIRES, SAMPLING
 
@@ -45,6 +45,7 @@ class GroupKey(NamedTuple):
     guided: tuple[bool, ...]  # one where all rows are alike
     noise: str  # where it is drawn
     loras: tuple[Mention, ...]  # that the prompts name
+    adaptive: bool  # whether the lengths of the steps are found on the way
     second_pass: tuple[Any, ...] | None
 
 
@@ -85,12 +86,19 @@ class Order:
         """Rows until the longest plan ends: evaluations of the UNet, the two halves of guidance counted as one."""
         return max(int(recipe.plan.nfe) for recipe in self.recipes)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the lengths of the steps are found on the way; the plans are then no more than estimates."""
+        return SOLVERS[self.recipes[0].scheduler.solver].adaptive
+
     @cached_property
     def guidance(self) -> Guidance:
         """Guidance at every row of every picture's plan; 1 at rows of no step."""
         scales = np.ones((len(self.recipes), self.rows), np.float32)
         for scale, recipe in zip(scales, self.recipes):
             scale[: int(recipe.plan.nfe)] = recipe.scales_by_row
+            if self.adaptive:
+                scale[:] = recipe.scales_by_row[0]
 
         def of_pictures(name: str) -> np.ndarray:
             return np.array([getattr(picture, name) for picture in self.pictures], np.float32)
@@ -183,6 +191,7 @@ class Order:
             guided=guided if len(set(guided)) > 1 else guided[:1],
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
             loras=self.loras,
+            adaptive=self.adaptive,
             second_pass=_second_pass(picture) if picture.hires_scale else None,
         )
 
@@ -208,7 +217,18 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     recipes = [recipe_of(picture, facts, first is not None) for picture in pictures]
     if len({recipe.loras for recipe in recipes}) > 1:
         raise InputError("the prompts of a batch name the same LoRAs: draw others one after another (or `sdjax batch`)")
-    return Order(facts, recipes, _size_of(pictures, facts), first)
+    order = Order(facts, recipes, _size_of(pictures, facts), first)
+    if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
+        _check_adaptive(order)
+    return order
+
+
+def _check_adaptive(order: Order) -> None:
+    """Raises InputError for what counts steps, where their number is found on the way."""
+    if len({SOLVERS[recipe.scheduler.solver].adaptive for recipe in order.recipes}) > 1:
+        raise InputError("dpm_adaptive is for all pictures of a batch or for none")
+    if any(len(set(recipe.scales_by_row)) > 1 for recipe in order.recipes) or order.key.edited:
+        raise InputError("dpm_adaptive finds its steps on the way: guidance and prompt cannot change with them")
 
 
 def _second_pass(picture: Picture) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component, Model
 from sdjax.parallel import fitting_in_memory, replicate
 from sdjax.pipeline import hires
+from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
@@ -174,7 +175,11 @@ class Pipeline:
         Progress, previews, cancelling and suspending are the caller's loop: `batch.on_host(step)` is a state that can
         be kept, saved (`save_state`) and handed in again as `state`, also in another process or with other settings.
         """
-        return steps(batch, self._advance(batch), set(stops), state)
+        if not batch.order.adaptive:
+            return steps(batch, self._advance(batch), set(stops), state)
+        if state is not None:
+            raise InputError("dpm_adaptive cannot go on from a state: it does not say how long the next step is")
+        return adaptive_steps(batch, self._advance(batch))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Denoised latents [batch, h, w, channels] to pictures [batch, height, width, 3] in [0, 1]."""
@@ -279,6 +284,8 @@ class Pipeline:
     ) -> Output:
         """One pass over an order."""
         report = progress or silent
+        if previews and order.adaptive:
+            raise InputError("dpm_adaptive finds its steps on the way: there are no previews after every so many")
         gallery = Gallery(order.plan, previews)
         with self._in_memory(order):
             report("encode", 0, 1)
@@ -289,27 +296,27 @@ class Pipeline:
                 if progress:
                     jax.block_until_ready(step.state)
                     report("compile", 1, 1)
-                    report("denoise", step.row, order.nfe)
+                    report("denoise", min(step.row, order.nfe), order.nfe)
                 if step.row in gallery.rows:
                     gallery.add(step.row, batch.estimate(step), self._preview)
             final = batch.latents(step)
             if output_type == "latent":
                 self._check_finite(final)
-                return self._output(order, final)
+                return self._output(order, final, step.row)
             report("decode", 0, 1)
             drawn = self.decode(final)
             report("decode", 1, 1)
         whole = [each.repaint.finish(image) if each.repaint else image for image, each in zip(drawn, batch.images)]
-        return self._output(order, to_pil(whole) if output_type == "pil" else np.stack(whole))
+        return self._output(order, to_pil(whole) if output_type == "pil" else np.stack(whole), step.row)
 
-    def _output(self, order: Order, images: list[Image.Image] | np.ndarray) -> Output:
+    def _output(self, order: Order, images: list[Image.Image] | np.ndarray, nfe: int) -> Output:
         shared: dict[str, Any] = {"dtype": self.dtype.name}
         if loras := [str(lora) for lora in self.loras.values() if lora.scale]:
             shared["loras"] = loras
         return Output(
             images=images,
             seeds=[picture.seed for picture in order.pictures],
-            nfe=order.nfe,
+            nfe=nfe,
             settings=[recipe.settings(order.size, self.facts.task) | shared for recipe in order.recipes],
         )
 

@@ -176,7 +176,7 @@ class Scheduler:
         solver = SOLVERS[self.solver]
         try:
             with np.errstate(all="ignore"):  # the plan's own check says which row it was
-                rows = list(solver.rows(grid, **{**solver.options, **self.options}))
+                rows = list(solver.rows(grid, **self.all_options))
                 return Plan.from_rows(
                     rows, grid, start_scale, result_scale, latents_sigma, self.clip_range, self.threshold
                 )
@@ -192,6 +192,11 @@ class Scheduler:
     def guidance_factor(self) -> float:
         """What the guidance scale is multiplied by."""
         return LABELS[self.label].guidance_factor if self.label else 1.0
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options of its solver."""
+        return {**SOLVERS[self.solver].options, **self.options}
 
     @property
     def laid_by(self) -> Convention:

@@ -152,6 +152,15 @@ def dpm_fast(grid: Grid, eta: float = 0.0, ends_on_grid: bool = False) -> Iterat
         yield from dpm_solver_step(grid, order, s, down, after, np.sqrt(t**2 - down**2))
 
 
+def dpm_adaptive(grid: Grid, eta: float = 0.0) -> Iterator[Row]:
+    """DPM-Solver of adaptive step size. Lu et al. (2022), arXiv:2206.00927, as in k-diffusion and A1111.
+
+    The rows are those of `dpm_fast`, as many evaluations as steps: the pipeline finds the lengths of the steps, and how
+    many they are, on the way (see `schedulers/adaptive.py`).
+    """
+    return dpm_fast(grid, eta)
+
+
 def dpm_solver_step(grid: Grid, order: int, s: float, t: float, after: float, up: float = 0.0) -> Iterator[Row]:
     """A step of DPM-Solver of order 1, 2 or 3 from `s` to `t`, and `up` of fresh noise; the sample is then at `after`.
 
@@ -200,5 +209,13 @@ SOLVERS = {
         3,
         "Lu et al. (2022), arXiv:2206.00927",
         options={"eta": 0.0, "ends_on_grid": False},
+    ),
+    "dpm_adaptive": Solver(
+        dpm_adaptive,
+        K_DIFFUSION_FAMILY,
+        3,
+        "Lu et al. (2022), arXiv:2206.00927",
+        options={"eta": 0.0},
+        adaptive=True,
     ),
 }

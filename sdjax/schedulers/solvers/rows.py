@@ -77,6 +77,7 @@ class Solver:
     rows: the method. convention: how its scheduler lays grids. options: their defaults, by name.
     order: of convergence. stochastic: whether it draws noise on the way with its defaults. source: where it is from.
     cfg_plus_plus: whether it infers noise from the unconditional estimate, also where the picture does not ask for it.
+    adaptive: whether the pipeline finds the lengths of its steps on the way, other ones than those of the rows.
     """
 
     rows: Callable[..., Iterator[Row]]
@@ -86,3 +87,4 @@ class Solver:
     stochastic: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     cfg_plus_plus: bool = False
+    adaptive: bool = False
