@@ -38,7 +38,9 @@ def test_other_settings_compile_nothing(pipe, compilations):
     for guided in (1.0, 7.5):  # two programs: the one that most runs need has no branch without guidance
         pipe(HEART, num_inference_steps=2, guidance_scale=guided)
         pipe(HEART, num_inference_steps=2, guidance_scale=guided, progress=lambda *_: None)
-    pipe(HEART, sampler="dpm_adaptive")  # two small programs, which judge its steps, are its own
+    pipe(
+        HEART, sampler="DPM adaptive"
+    )  # which has small programs of its own, that judge its steps and draw their noise
     compilations.clear()
     for k, solver in enumerate(SOLVERS):
         settings = {"num_inference_steps": max(4, k % 8), "seed": k, "guidance_scale": 1 + k % 3}
