@@ -50,7 +50,7 @@ def relative_error(got, expected):
 
 
 # Spacings that end there.
-ABOVE_ZERO = ("kl_optimal", "compvis_ddim", "compvis_dpm_solver", "a1111_ddim", "a1111_unipc")
+ABOVE_ZERO = ("kl_optimal", "consistency", "compvis_ddim", "compvis_dpm_solver", "a1111_ddim", "a1111_unipc")
 STABLE_DIFFUSION = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 
 
@@ -205,7 +205,7 @@ def compiled(plan, x, step_noise):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_compiled_loop_is_the_plain_loop(solver, spacing):
     # The samplers of distilled models take few steps; with more, LCM multiplies a rounding error at each by up to 14.
-    plan = schedulers.create(solver, spacing).plan(4 if solver in ("lcm", "tcd") else 20)
+    plan = schedulers.create(solver, spacing).plan(4 if solver in ("lcm", "tcd", "consistency") else 20)
     got = compiled(plan.padded(), plan.start(jnp.float32(START)), NOISE)
     assert relative_error(got, run_in_float64(plan, plan.start(START))) <= 1e-5
 

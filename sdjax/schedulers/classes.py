@@ -190,6 +190,20 @@ CLASSES: dict[str, SchedulerClass] = {
         options=("predictor_order", "corrector_order", "algorithm_type", "lower_order_final"),
         always={"final_sigmas_type": "sigma_min"},
     ),
+    "CMStochasticIterativeScheduler": SchedulerClass(
+        "consistency",
+        {
+            "num_train_timesteps": 40,
+            "sigma_min": 0.002,
+            "sigma_max": 80.0,
+            "sigma_data": 0.5,
+            "rho": 7.0,
+            "s_noise": 1.0,
+            "clip_denoised": True,
+        },
+        options=("s_noise",),
+        always={"timestep_spacing": "linspace", "steps_offset": 0},
+    ),
     "EDMEulerScheduler": SchedulerClass(
         "euler", {**EDM, "final_sigmas_type": "zero"}, always={"timestep_spacing": "linspace", "steps_offset": 0}
     ),

@@ -45,7 +45,6 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
     for key, value in settings.items():
         if key in IMPLEMENTED and key not in kind.options and value not in IMPLEMENTED[key]:
             raise ConfigError(f"{name}: {key}={value!r} is not implemented; implemented: {IMPLEMENTED[key][0]!r}")
-    clips = settings.get("clip_sample") and not settings.get("thresholding")
     noise = _noise_schedule(settings, kind)
     return Scheduler(
         noise=noise,
@@ -56,19 +55,19 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
         steps_offset=int(settings["steps_offset"]),
         # Kept for the solvers that a user may change to, also where this class has no such option.
         set_alpha_to_one=bool(settings.get("set_alpha_to_one", config.get("set_alpha_to_one", True))),
-        final_sigmas_type=_one_of(
-            "final_sigmas_type", settings.get("final_sigmas_type", "zero"), ("zero", "sigma_min")
-        ),
+        final_sigmas_type=_one_of("final_sigmas_type", settings.get("final_sigmas_type", "zero"), FINAL_SIGMAS),
         original_inference_steps=int(settings.get("original_inference_steps", 50)),
         sigma_min=settings["sigma_min"] / noise.data_std if settings.get("sigma_min") else None,
         sigma_max=settings["sigma_max"] / noise.data_std if settings.get("sigma_max") else None,
-        # Dynamic thresholding, where it is on, stands in for clipping.
-        clip_range=float(settings["clip_sample_range"]) if clips else None,
+        clip_range=_clip_range(settings, noise),
         threshold=_threshold(settings),
     )
 
 
 def _noise_schedule(settings: Mapping[str, Any], kind: SchedulerClass) -> NoiseSchedule:
+    if kind.solver == "consistency":
+        ends = (float(settings["sigma_min"]), float(settings["sigma_max"]), int(settings["num_train_timesteps"]))
+        return NoiseSchedule.consistency(*ends, float(settings["sigma_data"]), float(settings["rho"]))
     if "sigma_data" in settings:
         low, high, data_std = (float(settings[key]) for key in ("sigma_min", "sigma_max", "sigma_data"))
         kinds = {"epsilon": "edm", "v_prediction": "v_prediction"}
@@ -85,6 +84,14 @@ def _noise_schedule(settings: Mapping[str, Any], kind: SchedulerClass) -> NoiseS
     return noise.clipped(float(settings.get("lambda_min_clipped", "-inf")))
 
 
+def _clip_range(settings: Mapping[str, Any], noise: NoiseSchedule) -> float | None:
+    if settings.get("clip_denoised"):
+        return 1 / noise.data_std
+    # Dynamic thresholding, where it is on, stands in for clipping.
+    clips = settings.get("clip_sample") and not settings.get("thresholding")
+    return float(settings["clip_sample_range"]) if clips else None
+
+
 def _synonym(kind: SchedulerClass, value: Any) -> Any:
     return kind.synonyms.get(value, value) if isinstance(value, str) else value
 
@@ -93,6 +100,8 @@ def _sigma_spacing(name: str, settings: Mapping[str, Any]) -> str | None:
     chosen = [key for key in SIGMA_SPACING_KEYS if settings.get(key)]
     if len(chosen) > 1:
         raise ConfigError(f"{name}: only one of {' and '.join(chosen)} can be on")
+    if "clip_denoised" in settings:
+        return "consistency"
     if "sigma_schedule" in settings:
         return _one_of("sigma_schedule", settings["sigma_schedule"], ("karras", "exponential"))
     return SIGMA_SPACING_KEYS[chosen[0]] if chosen else None

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdjax.errors import ConfigError
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "edm")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "edm", "consistency")
 V_SIGNS = {"v_prediction": 1, "edm": -1}
 
 
@@ -68,16 +68,19 @@ class NoiseSchedule:
 
     sigmas: [timesteps] float64, rising.
     prediction_type: "epsilon" (the noise), "v_prediction" (Salimans and Ho, 2022, arXiv:2202.00512), "sample" (x0) or
-        "edm" (Karras et al., 2022, arXiv:2206.00364, equation 7: v with the other sign).
+        "edm" (Karras et al., 2022, arXiv:2206.00364, equation 7: v with the other sign) or "consistency" (Song et al.,
+        2023, arXiv:2303.01469, appendix C: EDM's, shifted so that the estimate at the lowest level is the sample).
     data_std: EDM's sigma_data. Samples and sigmas are stored divided by it; EDM's c_skip and c_out are then those of
         v-prediction.
-    continuous: the network's time input is `log(sigma * data_std) / 4`, as in EDM, instead of a timestep.
+    continuous: the network's time input is `log(sigma * data_std) / 4` times `time_scale`, as in EDM, instead of a
+        timestep.
     """
 
     sigmas: np.ndarray
     prediction_type: str = "epsilon"
     data_std: float = 1.0
     continuous: bool = False
+    time_scale: float = 1.0
 
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:
@@ -111,6 +114,14 @@ class NoiseSchedule:
             raise ConfigError("sigma_min must be above 0 and below sigma_max, and sigma_data above 0")
         return cls(np.geomspace(low, high, count) / data_std, prediction_type, data_std, continuous=True)
 
+    @classmethod
+    def consistency(cls, low: float, high: float, count: int, data_std: float, rho: float) -> "NoiseSchedule":
+        """Song et al. (2023), arXiv:2303.01469: Karras' levels, `count` of them."""
+        if not 0 < low < high or data_std <= 0 or rho <= 0:
+            raise ConfigError("sigma_min must be above 0 and below sigma_max, and sigma_data and rho above 0")
+        levels = np.linspace(low ** (1 / rho), high ** (1 / rho), count) ** rho
+        return cls(levels / data_std, "consistency", data_std, continuous=True, time_scale=1000.0)
+
     def clipped(self, log_ratio: float) -> "NoiseSchedule":
         """The schedule without the timesteps at which `log(1 / sigma)` is lower."""
         kept = self.sigmas[-np.log(self.sigmas) >= log_ratio]
@@ -128,7 +139,7 @@ class NoiseSchedule:
     def timestep(self, sigmas: np.ndarray | float) -> np.ndarray:
         """The fractional timestep of noise levels, linear in log sigma (as in k-diffusion), clipped to the trained."""
         if self.continuous:
-            return np.log(sigmas * self.data_std) / 4
+            return np.log(sigmas * self.data_std) / 4 * self.time_scale
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self)))
 
     def scale(self, sigma):
@@ -145,6 +156,9 @@ class NoiseSchedule:
             return x - sigma * output
         if self.prediction_type in V_SIGNS:
             return x / (1 + sigma**2) - V_SIGNS[self.prediction_type] * sigma / self.scale(sigma) * output
+        if self.prediction_type == "consistency":
+            above = sigma - self.sigmas[0]
+            return x / (1 + above**2) + above / self.scale(sigma) * output
         return output
 
     def predicted_noise(self, x, output, sigma):
@@ -163,4 +177,7 @@ class NoiseSchedule:
         if self.prediction_type in V_SIGNS:
             v = (x / (1 + sigma**2) - denoised) * self.scale(sigma) / sigma
             return V_SIGNS[self.prediction_type] * v
+        if self.prediction_type == "consistency":
+            above = sigma - self.sigmas[0]
+            return (denoised - x / (1 + above**2)) * self.scale(sigma) / above
         return denoised

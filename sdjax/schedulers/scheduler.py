@@ -218,6 +218,8 @@ class Scheduler:
     def _scales(self, grid: Grid) -> tuple[float, float]:
         """What turns standard-normal noise into the first sample, and the last sample into the result."""
         first, last = grid.sigmas[0], grid.targets[-1]
+        if self.noise.prediction_type == "consistency":
+            return first / self.noise.scale(first), self.noise.scale(last) * self.noise.data_std
         if self.noise.continuous:  # diffusers starts EDM from sqrt(1 + sigma**2), whatever the data's deviation
             std = self.noise.data_std
             return np.sqrt((1 + (first * std) ** 2) / (1 + first**2)) / std, self.noise.scale(last) * std

@@ -170,6 +170,11 @@ def compvis_dpm_solver(noise: NoiseSchedule, low: float, high: float, steps: int
     return Levels(np.array(sigmas), final, timesteps[:-1])
 
 
+def consistency(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
+    """Every so many of the trained levels, from the highest on, ending at the lowest. Song et al. (2023); diffusers."""
+    return Levels(noise.sigmas[::-1][:: len(noise) // steps][:steps], noise.sigmas[0])
+
+
 def a1111_ddim(noise: NoiseSchedule, low: float, high: float, steps: int) -> Levels:
     """The trained timesteps 1, 1 + stride, ... as A1111's DDIM and PLMS visit them: no evaluation at the lowest one.
 
@@ -222,6 +227,7 @@ SIGMA_SPACINGS: dict[str, SigmaSpacing] = {
     "align_your_steps_32_xl": align_your_steps_32_xl,
     "align_your_steps_gits": align_your_steps_gits,
     "align_your_steps_gits_xl": align_your_steps_gits_xl,
+    "consistency": consistency,
     "compvis_ddim": compvis_ddim,
     "compvis_dpm_solver": compvis_dpm_solver,
     "a1111_ddim": a1111_ddim,

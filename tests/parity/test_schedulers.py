@@ -97,6 +97,15 @@ OPTIONS = {
     },
     "LCMScheduler": DISTILLED | {"timestep_scaling": (10.0, 0.01)},
     "TCDScheduler": DISTILLED,
+    "CMStochasticIterativeScheduler": {
+        "num_train_timesteps": (40, 151),
+        "sigma_min": (0.002, 0.03),
+        "sigma_max": (80.0, 15.0),
+        "sigma_data": (0.5, 1.3),
+        "s_noise": (1.0, 1.007),
+        "clip_denoised": (True, False),
+        **{key: values[:1] for key, values in CHOICES.items()},
+    },
     **exponential.OPTIONS,
 }
 
@@ -244,6 +253,8 @@ def excluded(config, steps, strength, told):
             "diffusers takes the order from the step's index, so that a run from within the grid starts with weights "
             "for slopes that it does not have, and drops them: step_index 8 with 1 of 4 derivatives"
         )
+    if name == "CMStochasticIterativeScheduler" and steps > config["num_train_timesteps"]:
+        return "more steps than the model was trained on: both say so"
     if name in ("LCMScheduler", "TCDScheduler") and steps > config["original_inference_steps"]:
         return "more steps than the model was distilled on: both say so"
     if name.startswith("DDPM") and config["variance_type"] == "fixed_large_log":

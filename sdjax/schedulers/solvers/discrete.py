@@ -6,7 +6,7 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.schedulers.solvers.rows import RAW, D, Row, Solver, X, Z, check_option, down_and_up, towards
-from sdjax.schedulers.spacings import DDIM_FAMILY, DDPM_FAMILY, DISTILLED_FAMILY, Grid
+from sdjax.schedulers.spacings import DDIM_FAMILY, DDPM_FAMILY, DISTILLED_FAMILY, K_DIFFUSION_FAMILY, Grid
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 
@@ -39,6 +39,17 @@ def lcm(grid: Grid, timestep_scaling: float | None = 10.0, variance_preserving: 
             skip, out = 0.0, 1.0
         scale = grid.noise.scale(s) if variance_preserving else 1.0
         yield Row(s, t, out * D + skip * X / scale + t * Z)
+
+
+def consistency(grid: Grid, s_noise: float = 1.0) -> Iterator[Row]:
+    """Multistep consistency sampling. Song et al. (2023), arXiv:2303.01469, algorithm 1: to x0, then noise up.
+
+    The estimate is taken to be at the lowest trained level, to which a single step leads. s_noise: a factor of noise.
+    """
+    low, high = grid.noise.sigmas[[0, -1]]
+    for s, t in grid:
+        up = np.sqrt(max(min(t, high) ** 2 - low**2, 0)) if len(grid) > 1 else 0.0
+        yield Row(s, t, D + s_noise * up * Z)
 
 
 def tcd(grid: Grid, eta: float = 0.3) -> Iterator[Row]:
@@ -85,6 +96,14 @@ SOLVERS = {
         "Luo et al. (2023), arXiv:2310.04378",
         stochastic=True,
         options={"timestep_scaling": 10.0, "variance_preserving": True},
+    ),
+    "consistency": Solver(
+        consistency,
+        K_DIFFUSION_FAMILY,
+        1,
+        "Song et al. (2023), arXiv:2303.01469",
+        stochastic=True,
+        options={"s_noise": 1.0},
     ),
     "tcd": Solver(
         tcd,
