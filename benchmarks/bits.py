@@ -116,7 +116,7 @@ def lora(pipe: Pipeline, folder: Path) -> Path:
 
 def embedding(pipe: Pipeline, folder: Path) -> Path:
     """A word of two random vectors."""
-    width = pipe.model.text_encoder.module.config.hidden_size
+    width = pipe.model.components["text_encoder"].module.config.hidden_size
     vectors = np.random.default_rng(1).normal(0, 0.05, (2, width)).astype(np.float32)
     save_file({"<mine>": vectors}, folder / "mine.safetensors")
     return folder / "mine.safetensors"

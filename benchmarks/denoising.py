@@ -19,7 +19,7 @@ def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int |
     plan = jax.tree.map(lambda leaf: leaf[:, :rows] if leaf.ndim > 1 else leaf, padded)
     context = np.zeros((batch, TOKENS, features), np.float32)
     scale = np.full(plan.sigmas.shape, 7.5, np.float32)
-    shared = {"channels": np.zeros((batch, *latents[:2], 0), np.float32), "class_labels": None}
+    shared = {"channels": np.zeros((batch, *latents[:2], 0), np.float32), "class_labels": None, "guidance": None}
     return (
         plan,
         schedulers.init_state(plan, np.ones((batch, *latents), np.float32)),

@@ -94,9 +94,9 @@ def sdjax(folder: Path, dtype: str) -> Framework:
             told |= {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "output_type": "np"}
             return lambda: pipe([PROMPT] * case.batch, latents=arrays["latents"], **told).images
         if case.part == "text_encoder":
-            ids, skip = arrays["ids"][:, None], np.zeros(case.batch, np.int32)
-            encode = partial(pipe.networks.encode_text, pipe.params["text_encoder"])
-            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip))
+            ids, skip = arrays["ids"][:, None, None], np.zeros(case.batch, np.int32)
+            encode = partial(pipe.networks.encode_text, pipe.params)
+            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip, skip != 0))
         if case.part == "vae":
             return lambda: pipe.networks.autoencoder.decode(arrays["latents"])
         if case.part == "unet":

@@ -17,7 +17,7 @@ from sdjax.models import COMPONENTS
 
 log = logging.getLogger("sdjax")
 
-COPIED = ("tokenizer", "scheduler", "low_res_scheduler")
+COPIED = ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
 CONFIG = "config.json"
 
 

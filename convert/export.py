@@ -10,16 +10,18 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from sdjax.convert import ldm_configs as ldm
+from sdjax.convert import ldm_kinds as ldm
 from sdjax.convert.keys import from_flax, source_name
-from sdjax.convert.ldm import PACKED, open_clip_name, unet_name, vae_name
+from sdjax.convert.ldm import PACKED, PROJECTION, open_clip_name, unet_name, vae_name
 from sdjax.convert.write import Progress
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import check_vacant, new_directory
 from sdjax.files.checkpoint import (
     INDEX,
+    TEXT_ENCODERS,
     Component,
     component_classes,
+    layers_of,
     read_component,
     read_index,
     read_json,
@@ -104,7 +106,7 @@ def _write_file(
 ) -> None:
     tensors: dict[str, _Tensor] = {}
     for name, component in components.items():
-        prefix, name_of = _original_names(name, component, alone=len(components) == 1)
+        prefix, name_of = _original_names(name, components)
         named = _tensors(model / name, component, name_of, is_original=True)
         tensors |= {prefix + tensor: entry for tensor, entry in named.items()}
     metadata = {}
@@ -115,18 +117,27 @@ def _write_file(
     _write(destination, destination.name, tensors, dtype, metadata, progress)
 
 
-def _original_names(name: str, component: Component, alone: bool) -> tuple[str, Callable[[str], str]]:
+def _original_names(name: str, components: dict[str, Component]) -> tuple[str, Callable[[str], str]]:
     """What a component's tensors are called in the original layout: the beginning, and the rest by its parameter."""
-    config = component.module.config
+    config = components[name].module.config
     if name == "unet":
         return ldm.UNET, lambda path: unet_name(source_name(path), config)
     if name == "vae" and hasattr(config, "use_quant_conv"):
-        return "" if alone else ldm.VAE, lambda path: vae_name(source_name(path), config)
-    if name == "text_encoder" and config.hidden_act == "gelu":
-        return ldm.OPEN_CLIP, lambda path: open_clip_name(source_name(path))
-    if name == "text_encoder":
-        return f"{ldm.CLIP}text_model.", source_name
-    raise CheckpointError(f"{name} ({type(component.module).__name__}) has no names in the original layout")
+        return "" if len(components) == 1 else ldm.VAE, lambda path: vae_name(source_name(path), config)
+    if name not in TEXT_ENCODERS:
+        raise CheckpointError(f"{name} ({type(components[name].module).__name__}) has no names in the original layout")
+    encoder = _encoder(name, components)
+    if encoder.is_open_clip:
+        return encoder.prefix, lambda path: open_clip_name(source_name(path))
+    return f"{encoder.prefix}text_model.", source_name
+
+
+def _encoder(name: str, components: dict[str, Component]) -> ldm.Encoder:
+    """Which text encoder of the original layout a component is."""
+    names = [each for each in TEXT_ENCODERS if each in components]
+    if not components[names[-1]].module.projects:
+        return ldm.OPEN_CLIP if components[name].module.config.hidden_act == "gelu" else ldm.CLIP
+    return ldm.REFINER_CLIP if len(names) == 1 else ldm.SDXL.encoders[names.index(name)]
 
 
 def _tensors(
@@ -141,9 +152,17 @@ def _tensors(
     if class_name == "AutoencoderKL" and is_original:
         convolutions |= set(VAE_ATTENTION)
     tensors: dict[str, _Tensor] = {}
-    for path, array in sorted(flatten_dict(component.params, sep="/").items(), key=lambda item: name_of(item[0])):
+    layers = {
+        path: array[index]
+        for stacked, array in flatten_dict(component.params, sep="/").items()
+        for path, index, _ in layers_of(stacked, array.shape)
+    }
+    for path, array in sorted(layers.items(), key=lambda item: name_of(item[0])):
         layer, leaf = path.split("/")[-2:]
         name = name_of(path).partition("[")[0]  # parts [0], [1] and [2], in this order, become one
+        if is_original and path == f"{PROJECTION}/kernel":
+            tensors[PROJECTION] = _Tensor((array,))
+            continue
         before = tensors[name].parts if PACKED.search(name) and name in tensors else ()
         laid_out = from_flax(array, layer in convolutions) if leaf == "kernel" else array
         tensors[name] = _Tensor((*before, laid_out))

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from sdjax.convert import ldm_configs as ldm
+from sdjax.convert import ldm_kinds as ldm
 from sdjax.convert.recognise import SINGLE_FILE, describe
 from sdjax.convert.single_file import said_prediction_type
 from sdjax.convert.state import IGNORED, open_state
 from sdjax.errors import CheckpointError
 
-NETWORKS = {ldm.UNET: "unet", ldm.VAE: "vae", ldm.CLIP: "text_encoder", ldm.OPEN_CLIP: "text_encoder"}
+ENCODERS = {encoder.prefix: encoder.component for kind in ldm.KINDS for encoder in kind.encoders}
+NETWORKS = {ldm.UNET: "unet", ldm.VAE: "vae", **ENCODERS}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ for `down_blocks.0.resnets.1.conv1.weight`; whatever is then missing, left over 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import mismatch, shorten
+from sdjax.files.checkpoint import layers_of, mismatch, shorten
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 
@@ -52,8 +52,10 @@ def match(
     tensors: Mapping[str, np.ndarray],
     where: str,
     name_of: Callable[[str], str] = source_name,
-) -> dict[str, str]:
-    """For every Flax parameter of `target`, the name of its tensor; `name_of` says what to look for.
+) -> dict[str, list[str]]:
+    """For every Flax parameter of `target`, the names of its layers' tensors; `name_of` says what to look for.
+
+    Most have one; see `layers_of`.
 
     Raises CheckpointError, beginning with `where`, that lists what is missing, what is left over, what two tensors
     claim to be, and what has a shape that does not fit.
@@ -65,15 +67,19 @@ def match(
             raise CheckpointError(f"{where}: {found[present]} and {name} are the same tensor under two names")
         if present not in IGNORED:
             found[present] = name
-    expected = {name_of(path): path for path in target}
+    expected = {
+        name_of(layer): (path, source_shapes(path, shape))
+        for path, spec in target.items()
+        for layer, _, shape in layers_of(path, spec.shape)
+    }
     if problem := mismatch(expected, found):
         raise CheckpointError(f"{where} does not hold the tensors of its config.json: {problem}")
-    names = {path: found[name] for name, path in expected.items()}
-    misfits = [
-        f"{names[path]} is {tensors[names[path]].shape} instead of {source_shapes(path, spec.shape)[0]}"
-        for path, spec in target.items()
-        if tensors[names[path]].shape not in source_shapes(path, spec.shape)
-    ]
+    names: dict[str, list[str]] = {path: [] for path in target}
+    misfits = []
+    for name, (path, shapes) in expected.items():
+        names[path].append(found[name])
+        if (shape := tensors[found[name]].shape) not in shapes:
+            misfits.append(f"{found[name]} is {shape} instead of {shapes[0]}")
     if misfits:
         raise CheckpointError(f"{where} has shapes that do not fit its config.json: {shorten(misfits)}")
     return names
@@ -87,6 +93,17 @@ def source_shapes(path: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     if pixels:
         return [(outputs, inputs, *pixels)]
     return [(outputs, inputs), (outputs, inputs, 1, 1)]  # a 1x1 convolution is a dense layer
+
+
+def layers_to_flax(tensors: Sequence[np.ndarray], path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The tensors of a parameter's layers as the Flax parameter at `path`; see `layers_of` and `to_flax`."""
+    layers = layers_of(path, shape)
+    if layers[0][1] is ...:
+        return to_flax(tensors[0], path, shape, dtype)
+    stacked = np.empty(shape, dtype)
+    for tensor, (layer, index, own) in zip(tensors, layers):
+        stacked[index] = to_flax(tensor, layer, own, dtype)
+    return stacked
 
 
 def to_flax(tensor: np.ndarray, path: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -121,6 +138,6 @@ def fill(
     names = match(flat, tensors, where, name_of)
     params = {}
     for path, spec in flat.items():
-        tensor = tensors[names[path]]
-        params[path] = to_flax(tensor, path, spec.shape, tensor.dtype)
+        layers = [tensors[name] for name in names[path]]
+        params[path] = layers_to_flax(layers, path, spec.shape, layers[0].dtype)
     return unflatten_dict(params, sep="/")

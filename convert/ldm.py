@@ -24,6 +24,8 @@ UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "class_embedding": "label_emb",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -63,6 +65,7 @@ OPEN_CLIP = {
     "self_attn.v_proj.bias": "attn.in_proj_bias[2]",
     "final_layer_norm": "ln_final",
 }
+PROJECTION = "text_projection"
 PACKED = re.compile(r"in_proj_(weight|bias)$")  # queries, keys and values on top of each other
 
 
@@ -118,11 +121,16 @@ def inside(tensors: Mapping[str, np.ndarray], prefix: str, left_out: Callable[[s
 
 
 def unpacked(tensors: Mapping[str, np.ndarray]) -> View:
-    """OpenCLIP's tensors with `in_proj_weight[0]` to `[2]`, queries, keys and values, in place of `in_proj_weight`."""
+    """OpenCLIP's tensors with `in_proj_weight[0]` to `[2]`, queries, keys and values, in place of `in_proj_weight`.
+
+    Its projection is a matrix to multiply with from the right: `text_projection.weight` is it as a layer has it.
+    """
     sources: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {}
     for name in tensors:
         if PACKED.search(name):
             sources |= {f"{name}[{i}]": (name, partial(_third, i)) for i in range(3)}
+        elif name == PROJECTION:
+            sources[f"{name}.weight"] = (name, np.transpose)
         else:
             sources[name] = (name, unchanged)
     return View(tensors, sources)

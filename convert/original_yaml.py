@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sdjax.convert import ldm_configs as ldm
+from sdjax.convert import ldm_kinds as ldm
 from sdjax.errors import CheckpointError
 
 LARGEST = 1 << 20  # bytes; the published ones have two thousand
 
 PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction"}
+SCALINGS = {"EpsScaling": "epsilon", "VScaling": "v_prediction"}
 # By the class of the original code that runs a model.
 CLASSES = {
     "LatentDiffusion": {ldm.SD1, ldm.SD2},
@@ -18,6 +19,7 @@ CLASSES = {
     "LatentFinetuneDiffusion": {ldm.SD2_INPAINTING, ldm.SD2_DEPTH},
     "LatentDepth2ImageDiffusion": {ldm.SD2_DEPTH},
     "LatentUpscaleDiffusion": {ldm.UPSCALER},
+    "DiffusionEngine": {ldm.SDXL, ldm.SDXL_INPAINTING, ldm.REFINER},
 }
 
 
@@ -43,6 +45,8 @@ def read_yaml(path: Path, kind: ldm.Kind) -> Said:
     params = model.get("params", {})
     if not isinstance(params, dict):
         raise CheckpointError(f"{path}: model.params should be a table")
+    if name == "DiffusionEngine":
+        return Said(_scaling(params))
     if params.get("beta_schedule", "linear") != "linear":
         raise CheckpointError(f"{path}: beta_schedule is {params['beta_schedule']!r}, only 'linear' is known")
     said = params.get("parameterization", "eps")
@@ -53,6 +57,13 @@ def read_yaml(path: Path, kind: ldm.Kind) -> Said:
     if wrong := [value for value in scheduler.values() if not isinstance(value, int | float)]:
         raise CheckpointError(f"{path}: {wrong[0]!r} should be a number")
     return Said(PARAMETERIZATIONS[said], scheduler)
+
+
+def _scaling(params: Any) -> str | None:
+    """The prediction type in the YAML of a Stable Diffusion XL, by the name of the class that scales."""
+    for place in ("denoiser_config", "params", "scaling_config", "target"):
+        params = params.get(place) if isinstance(params, dict) else None
+    return SCALINGS.get(str(params).rpartition(".")[2])
 
 
 def _model_of(path: Path) -> dict[str, Any]:

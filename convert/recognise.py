@@ -9,7 +9,6 @@ TINY_VAE = "a tiny VAE (TAESD)"
 
 # The first that any name begins with counts.
 SIGNS = (
-    ("a Stable Diffusion XL checkpoint", r"conditioner\.embedders\."),
     ("a checkpoint of Stable Diffusion 3", r"(model\.diffusion_model\.)?joint_blocks\."),
     ("a checkpoint of Flux", r"(model\.diffusion_model\.)?double_blocks\."),
     ("a ControlNet", r"control_model\.|controlnet_(cond_embedding|down_blocks)\.|input_hint_block\."),

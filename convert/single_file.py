@@ -1,4 +1,4 @@
-"""Single files in the original (LDM) layout, `.safetensors` or pickled: Stable Diffusion 1 and 2, or only a VAE."""
+"""Single files in the original (LDM) layout, `.safetensors` or pickled: Stable Diffusion 1, 2 and XL, or only a VAE."""
 
 import json
 import logging
@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdjax.convert import ldm_configs as ldm
+from sdjax.convert import ldm_kinds as ldm
 from sdjax.convert.directory import read_config
 from sdjax.convert.keys import source_name
 from sdjax.convert.ldm import ema_name, inside, open_clip_name, unet_name, unpacked, vae_name
+from sdjax.convert.ldm_configs import text_config, unet_config, vae_config
 from sdjax.convert.original_yaml import Said, read_yaml
 from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.convert.source import Part, Source
@@ -20,13 +21,15 @@ from sdjax.convert.state import IGNORED, State, check_claimed, open_state
 from sdjax.convert.taesd import read_tiny_vae
 from sdjax.convert.tokenizer import END, FILES, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
-from sdjax.models import COMPONENTS, MODELS
+from sdjax.files.checkpoint import TEXT_ENCODERS
+from sdjax.models import MODELS
 
 log = logging.getLogger("sdjax")
 
 PREDICTIONS = ("epsilon", "v_prediction")
 MODEL_SPEC = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}  # in safetensors' metadata
 EMA = "model_ema.diffusion_model"
+EDM_SCALING = 0.5  # of the latents of EDM's models
 SD2_BASE_STEPS = 875_000  # what the published 2.0 that predicts epsilon was trained for, as its .ckpt says
 
 
@@ -90,12 +93,10 @@ def read_single_file(path: Path, choices: Choices) -> Source:
         raise CheckpointError(f"{path} is {what}, and cannot be converted as a model of its own")
     kind = ldm.kind_of(state.shapes, str(path))
     prefix, unet = _unet_names(state, choices.ema)
-    encoder = ldm.OPEN_CLIP if state.has(ldm.OPEN_CLIP) else ldm.CLIP
-    check_claimed(state, (ldm.UNET, ldm.VAE, encoder))
-    configs = _read_configs(choices) if choices.folder else _infer_configs(state, kind, choices)
-    text = _open_clip_part if encoder == ldm.OPEN_CLIP else _clip_part
+    check_claimed(state, (ldm.UNET, ldm.VAE, *(encoder.prefix for encoder in kind.encoders)))
+    configs = _read_configs(choices, kind) if choices.folder else _infer_configs(state, kind, choices)
     parts = {
-        "text_encoder": text(state, configs["text_encoder"]),
+        **{encoder.component: _text_part(state, encoder, configs[encoder.component]) for encoder in kind.encoders},
         "unet": _part(state, prefix, "UNet2DConditionModel", configs["unet"], unet),
         "vae": _part(state, ldm.VAE, "AutoencoderKL", configs["vae"], vae_name),
     }
@@ -103,7 +104,7 @@ def read_single_file(path: Path, choices: Choices) -> Source:
         ", its averaged (EMA) weights" if prefix == EMA else ", not its averaged weights" if state.has(EMA) else ""
     )
     log.info("%s: %s, %s%s", path.name, kind.title, configs["scheduler"].get("prediction_type", "epsilon"), weights)
-    copied = partial(_copied, configs, choices, END if encoder == ldm.CLIP else "!")
+    copied = partial(_copied, configs, choices, kind)
     return Source(path, path.stem, _index(kind, configs), parts, copied, _files(path, choices), _said(choices))
 
 
@@ -138,18 +139,24 @@ def _infer_configs(state: State, kind: ldm.Kind, choices: Choices) -> dict[str, 
     prediction = choices.prediction_type or said.prediction_type or prediction_type(state, kind)
     size = 64 if kind is ldm.SD2 and prediction == "epsilon" else kind.sample_size
     configs = {
-        "text_encoder": ldm.text_config(state.shapes, where),
-        "unet": {**ldm.unet_config(state.shapes, kind, where), "sample_size": size},
-        "vae": ldm.vae_config(state.shapes, ldm.VAE, kind, where),
-        "scheduler": ldm.scheduler_config(kind, prediction, "ztsnr" in state.shapes) | said.scheduler,
+        **{encoder.component: text_config(state.shapes, encoder, where) for encoder in kind.encoders},
+        "unet": {**unet_config(state.shapes, kind, where), "sample_size": size},
+        "vae": vae_config(state.shapes, ldm.VAE, kind, where),
+        "scheduler": ldm.scheduler_config(kind, prediction, state.shapes) | said.scheduler,
     }
+    if "edm_mean" in state.shapes:  # its latents have other means and deviations
+        moments = {f"latents_{name}": state.tensors[f"edm_{name}"].reshape(-1).tolist() for name in ("mean", "std")}
+        configs["vae"] |= {**moments, "scaling_factor": EDM_SCALING}
     return configs | ({"low_res_scheduler": ldm.LOW_RES_SCHEDULER} if kind is ldm.UPSCALER else {})
 
 
-def _read_configs(choices: Choices) -> dict[str, dict[str, Any]]:
+def _read_configs(choices: Choices, kind: ldm.Kind) -> dict[str, dict[str, Any]]:
     folder = choices.folder
     assert folder is not None
-    configs = {component: read_config(folder, f"{component}/config.json") for component in COMPONENTS}
+    configs = {component: read_config(folder, f"{component}/config.json") for component in ("unet", "vae")}
+    for encoder in kind.encoders:  # the first refiner had its only one as text_encoder
+        place = encoder.component if (folder / encoder.component).is_dir() else "text_encoder"
+        configs[encoder.component] = read_config(folder, f"{place}/config.json")
     schedulers = ["scheduler", *(["low_res_scheduler"] if (folder / "low_res_scheduler").is_dir() else [])]
     configs |= {name: read_config(folder, f"{name}/scheduler_config.json") for name in schedulers}
     if choices.prediction_type:
@@ -182,14 +189,12 @@ def _part(state: State, prefix: str, class_name: str, config: dict[str, Any], na
     )
 
 
-def _clip_part(state: State, config: dict[str, Any]) -> Part:
-    """OpenAI's text encoder, which has the names of transformers."""
-    return _part(state, ldm.CLIP, "CLIPTextModel", config, lambda name, _: name)
-
-
-def _open_clip_part(state: State, config: dict[str, Any]) -> Part:
-    """OpenCLIP's text encoder, without the layers that the configuration does not count."""
-    prefix, block = ldm.OPEN_CLIP, re.compile(r"transformer\.resblocks\.(\d+)\.")
+def _text_part(state: State, encoder: ldm.Encoder, config: dict[str, Any]) -> Part:
+    """A text encoder: OpenAI's, named as in transformers, or OpenCLIP's, without layers that do not count."""
+    class_name = "CLIPTextModelWithProjection" if encoder.projects else "CLIPTextModel"
+    if not encoder.is_open_clip:
+        return _part(state, encoder.prefix, class_name, config, lambda name, _: name)
+    prefix, block = encoder.prefix, re.compile(r"transformer\.resblocks\.(\d+)\.")
     layers = config["num_hidden_layers"]
 
     def left_out(tensor: str) -> bool:
@@ -197,7 +202,7 @@ def _open_clip_part(state: State, config: dict[str, Any]) -> Part:
         return IGNORED.match(tensor) is not None or (number is not None and int(number[1]) >= layers)
 
     return Part(
-        "CLIPTextModel",
+        class_name,
         config,
         f"{state.path} ({prefix}…)",
         lambda: unpacked(inside(state.tensors, prefix, left_out)),
@@ -211,7 +216,7 @@ def _autoencoder(state: State, choices: Choices) -> Source:
     check_claimed(state, (prefix,))
     folder = choices.folder
     if folder is None:
-        config = ldm.vae_config(state.shapes, prefix, ldm.SD1, str(state.path))
+        config = vae_config(state.shapes, prefix, ldm.SD1, str(state.path))
     else:
         config = read_config(folder, "vae/config.json" if (folder / "vae").is_dir() else "config.json")
     log.info("%s: %s", state.path.name, VAE)
@@ -223,33 +228,41 @@ def _autoencoder(state: State, choices: Choices) -> Source:
 def _index(kind: ldm.Kind, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The model_index.json."""
     schedulers = {name: ["diffusers", config["_class_name"]] for name, config in configs.items() if "scheduler" in name}
+    texts = {}
+    for encoder in kind.encoders:
+        class_name = "CLIPTextModelWithProjection" if encoder.projects else "CLIPTextModel"
+        texts[encoder.component] = ["transformers", class_name]
+        texts[TEXT_ENCODERS[encoder.component]] = ["transformers", "CLIPTokenizer"]
     return {
         "_class_name": kind.pipeline,
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
+        **texts,
+        **dict(kind.index),
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         **schedulers,
-        **({"max_noise_level": 350} if kind is ldm.UPSCALER else {}),
     }
 
 
-def _copied(configs: dict[str, dict[str, Any]], choices: Choices, pad_token: str) -> dict[str, bytes]:
+def _copied(configs: dict[str, dict[str, Any]], choices: Choices, kind: ldm.Kind) -> dict[str, bytes]:
     schedulers = {name: config for name, config in configs.items() if "scheduler" in name}
     written = {f"{name}/scheduler_config.json": json.dumps(config, indent=2) for name, config in schedulers.items()}
-    return {name: text.encode() for name, text in written.items()} | tokenizer_files(_tokenizer(choices), pad_token)
+    files = {name: text.encode() for name, text in written.items()}
+    for encoder in kind.encoders:
+        name = TEXT_ENCODERS[encoder.component]
+        files |= tokenizer_files(_tokenizer(choices, name), name, "!" if encoder.is_open_clip else END)
+    return files
 
 
-def _tokenizer(choices: Choices) -> Path | None:
-    """The folder with the tokenizer, if a user named one, or named a model that has one."""
-    beside = choices.folder / "tokenizer" if choices.folder else None
+def _tokenizer(choices: Choices, name: str) -> Path | None:
+    """The folder with a tokenizer, if a user named one, or named a model that has one."""
+    beside = choices.folder / name if choices.folder else None
     return choices.tokenizer or (beside if beside is not None and (beside / "vocab.json").is_file() else None)
 
 
 def _files(path: Path, choices: Choices) -> list[Path]:
     yaml = choices.yaml(path)
     files = [path, *([yaml] if yaml else [])]
-    for folder in (choices.folder, _tokenizer(choices)):
+    for folder in (choices.folder, choices.tokenizer):
         files += sorted(file for file in folder.rglob("*.json") if file.is_file()) if folder else []
     return files
 

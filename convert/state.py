@@ -16,11 +16,13 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 # What a file may hold besides the networks: the tables of the noise schedule, marks, and networks of training.
 IGNORED = re.compile(
-    r"(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor|v_pred|ztsnr"
+    r"(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor|v_pred|ztsnr|edm_(mean|std)"
     r"|denoiser\.(sigmas|log_sigmas))$"
     r"|model_ema\.|(first_stage_model\.)?loss\.|depth_model\.|low_scale_model\."
-    r"|cond_stage_model\.transformer\.(vision_model\.|visual_projection\.|text_projection\.|logit_scale$)"
-    r"|cond_stage_model\.(logit_scale$|model\.(visual\.|text_projection$|logit_scale$|attn_mask$))"
+    r"|(cond_stage_model|conditioner\.embedders\.\d)\.(logit_scale$|model\.(visual\.|logit_scale$|attn_mask$))"
+    r"|(cond_stage_model|conditioner\.embedders\.\d)\.transformer"
+    r"\.(vision_model\.|visual_projection\.|text_projection\.|logit_scale$)"
+    r"|cond_stage_model\.model\.text_projection$"
 )
 # What PyTorch Lightning keeps beside `state_dict`.
 OF_TRAINING = re.compile(

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
 from sdjax.adapters.lora_files import LoraFile
-from sdjax.convert.keys import match, to_flax
+from sdjax.convert.keys import layers_to_flax, match
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
@@ -64,7 +64,7 @@ class _Job:
     config: dict[str, Any]
     module: nn.Module
     tensors: Mapping[str, np.ndarray]
-    names: dict[str, str]  # Flax parameter -> tensor
+    names: dict[str, list[str]]  # Flax parameter -> its layers' tensors
     specs: dict[str, jax.ShapeDtypeStruct]  # as they will be written
 
     def write(self, folder: Path, source: str, loras: Sequence[Lora], progress: Progress | None) -> None:
@@ -77,15 +77,16 @@ class _Job:
 
         def produce(path: str) -> np.ndarray:
             nonlocal done
-            spec, tensor = self.specs[path], self.tensors[self.names[path]]
+            spec, names = self.specs[path], self.names[path]
+            tensors = [self.tensors[name] for name in names]
             with np.errstate(over="ignore"):  # the overflow is found below
                 if (self.component, path) in changed:  # summed in float32, and rounded once
-                    base = to_flax(tensor, path, spec.shape, np.dtype(np.float32))
+                    base = layers_to_flax(tensors, path, spec.shape, np.dtype(np.float32))
                     array = added(base, loras, (self.component, path)).astype(spec.dtype)
                 else:
-                    array = to_flax(tensor, path, spec.shape, spec.dtype)
+                    array = layers_to_flax(tensors, path, spec.shape, spec.dtype)
             if not np.isfinite(array).all():
-                (overflown if np.isfinite(tensor).all() else broken).append(self.names[path])
+                (overflown if all(np.isfinite(tensor).all() for tensor in tensors) else broken).extend(names)
             done += array.nbytes
             if progress:
                 progress(self.component, done, total)
@@ -111,8 +112,9 @@ def _plan(component: str, part: Part, dtype: str | None) -> _Job:
     tensors = part.open()
     names = match(target, tensors, part.where, part.name_of)
     specs = {
-        path: jax.ShapeDtypeStruct(spec.shape, _stored_dtype(tensors[names[path]].dtype, dtype, names[path], part))
+        path: jax.ShapeDtypeStruct(spec.shape, _stored_dtype(tensors[first].dtype, dtype, first, part))
         for path, spec in target.items()
+        for first in names[path][:1]
     }
     return _Job(component, part.config, module, tensors, names, specs)
 

@@ -27,10 +27,12 @@ def draw(folder: Path) -> tuple[jax.Array, jax.Array]:
     params = {name: jax.tree.map(jnp.float32, component.params) for name, component in model.components.items()}
     unet, vae = modules["unet"], modules["vae"]
 
-    tokens = [weighted_chunks(load_tokenizer(model.tokenizer), text, {}) for text in ("", PROMPT)]
-    ids, weights = (jnp.stack(leaves) for leaves in zip(*tokens))  # [2, 1, T]: without the prompt, and with it
-    encode_text = jax.jit(programs.encode_text, static_argnums=0)
-    context = encode_text(modules["text_encoder"], params["text_encoder"], ids, weights, jnp.zeros(2, int))
+    tokens = [weighted_chunks(load_tokenizer(model.tokenizers[0]), text, {}) for text in ("", PROMPT)]
+    # Without the prompt, and with it; the other axes are chunks of a long prompt, and the text encoders: [2, 1, 1, T].
+    ids, weights = (jnp.stack(leaves)[:, :, None] for leaves in zip(*tokens))
+    encode_text = jax.jit(partial(programs.encode_text, (modules["text_encoder"],), is_xl=False))
+    skip, absent = jnp.zeros(2, int), jnp.zeros(2, bool)
+    context = encode_text((params["text_encoder"],), ids, weights, skip, absent)["context"]
 
     plan = schedulers.from_config(model.scheduler_config).plan(STEPS)  # a table of numbers; see `explain(plan)`
     keys = image_keys([SEED])

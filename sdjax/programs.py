@@ -5,7 +5,7 @@ Each works on the pictures of one device; `sdjax.pipeline` spreads them over dev
 the dtype that is computed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -13,11 +13,13 @@ import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax import schedulers
 from sdjax.guidance import Guidance, Pair, combined
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
+from sdjax.models.unet import Added
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
 from sdjax.schedulers.plan import Rows
@@ -79,15 +81,40 @@ def full_precision_matmul(program: Callable) -> Callable:
 
 @full_precision_matmul
 def encode_text(
-    text_encoder: nn.Module, params: Params, ids: jax.Array, weights: jax.Array, skip: jax.Array
-) -> jax.Array:
-    """Token ids [batch, chunks, tokens] to the context [batch, chunks * tokens, features] that the UNet reads.
+    encoders: Sequence[nn.Module],
+    params: Sequence[Params],
+    ids: jax.Array,
+    weights: jax.Array,
+    skip: jax.Array,
+    absent: jax.Array,
+    *,
+    is_xl: bool,
+) -> dict[str, jax.Array]:
+    """Token ids [batch, chunks, encoders, tokens] to what the UNet reads of a prompt.
 
-    weights: of each token. A chunk's states are multiplied by them, and then by a number that brings the mean of the
-    chunk back, as in A1111 ("Original" emphasis). skip: [batch], the last layers that are left out.
+    That is "context", [batch, chunks * tokens, features], of all encoders side by side; and with `is_xl`, where it is
+    what comes before the last layer and its norm, "pooled", [batch, features], the last encoder's of the first chunk.
+    weights: of each token. skip: [batch], the last layers that are left out. absent: [batch], whether there is no
+    prompt at all, so that all is 0.
     """
-    batch, chunks, tokens = ids.shape
-    states = text_encoder.apply({"params": params}, ids.reshape(-1, tokens), jnp.repeat(skip, chunks)).context
+    contexts, pooled = [], None
+    for k, encoder in enumerate(encoders):
+        own = ids[:, :, k].reshape(-1, ids.shape[-1])
+        skips = jnp.repeat(skip, ids.shape[1])
+        encoding = encoder.apply({"params": params[k]}, own, skips + 1 if is_xl else skips)
+        contexts.append(_emphasised(encoding.hidden if is_xl else encoding.context, weights[:, :, k]))
+        pooled = encoding.pooled.reshape(*ids.shape[:2], -1)[:, 0]
+    texts = {"context": jnp.concatenate(contexts, axis=-1), **({"pooled": pooled} if is_xl else {})}
+    return jax.tree.map(lambda leaf: jnp.where(absent.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), texts)
+
+
+def _emphasised(states: jax.Array, weights: jax.Array) -> jax.Array:
+    """States [batch * chunks, tokens, features] times weights [batch, chunks, tokens], side by side.
+
+    They are then multiplied by a number that brings the mean of the chunk back, as in A1111 ("Original" emphasis).
+    Returns [batch, chunks * tokens, features].
+    """
+    batch, chunks, tokens = weights.shape
     plain = states.astype(jnp.float32).reshape(batch, chunks, tokens, -1)
     weighted = plain * weights[..., None]
     restored = plain.mean((2, 3), keepdims=True) / weighted.mean((2, 3), keepdims=True)
@@ -128,16 +155,20 @@ def denoise(
 
 
 def unet_denoiser(unet: nn.Module, params: Params) -> Predict:
-    """The prediction of a UNet of Stable Diffusion 1 and 2.
+    """The prediction of a UNet of Stable Diffusion.
 
-    It reads {"context": [batch, T, features]} of its half; and of the shared part {"channels": [batch, h, w, extra],
-    "class_labels": [batch] or None}, where the channels are put after those of the sample.
+    It reads {"context": [batch, T, features]} of its half, and for Stable Diffusion XL "pooled" and "time_ids" (see
+    `models.unet.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or None,
+    "guidance": [batch] or None}, where the channels are put after those of the sample.
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
         context = own["context"]
         sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(context.dtype)
-        output = unet.apply({"params": params}, sample, timesteps, context, shared["class_labels"])
+        added = Added(own["pooled"], own["time_ids"]) if "pooled" in own else None
+        output = unet.apply(
+            {"params": params}, sample, timesteps, context, shared["class_labels"], added, shared["guidance"]
+        )
         return output.astype(jnp.float32)
 
     return predict
@@ -207,8 +238,15 @@ def encode(vae: nn.Module, params: Params, pictures: jax.Array, tiling: bool | N
         mean, logvar = encode_in_bands(vae, params, pictures)
     else:
         mean, logvar = vae.apply({"params": params}, pictures, method="encode")
-    moments = (mean.astype(jnp.float32), jnp.exp(logvar.astype(jnp.float32) / 2))
-    return jax.tree.map(lambda moment: moment * vae.config.scaling_factor, moments)
+    shift, scale = _latents_of(vae)
+    return (mean.astype(jnp.float32) - shift) * scale, jnp.exp(logvar.astype(jnp.float32) / 2) * scale
+
+
+def _latents_of(vae: nn.Module) -> tuple[Any, Any]:
+    """What is taken from a VAE's latents, and what they are multiplied by then, so that they have unit variance."""
+    mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+    shift = 0.0 if mean is None else np.array(mean, np.float32)
+    return shift, vae.config.scaling_factor if std is None else vae.config.scaling_factor / np.array(std, np.float32)
 
 
 @full_precision_matmul
@@ -219,10 +257,11 @@ def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | No
     `works_in_bands`.
     """
     dtype = jax.tree.leaves(params)[0].dtype
+    shift, scale = _latents_of(vae)
     in_bands = works_in_bands(vae, latents.shape[1] * latents.shape[2] * vae.config.factor**2, tiling)
 
     def one(latents: jax.Array) -> jax.Array:
-        scaled = (latents / vae.config.scaling_factor).astype(dtype)[None]
+        scaled = (latents / scale + shift).astype(dtype)[None]
         if in_bands:
             return decode_in_bands(vae, params, scaled)[0].astype(jnp.float32)
         return vae.apply({"params": params}, scaled, method="decode")[0].astype(jnp.float32)

@@ -17,7 +17,7 @@ import hypothesis
 import jax
 import pytest
 from checkpoints import write_tiny
-from tiny_training import PAINTING, write_tiny_model
+from tiny_training import PAINTING, XL, write_tiny_model
 
 import sdjax
 from sdjax.loading import keep_compiled_programs
@@ -88,6 +88,12 @@ def tiny(tiny_original: Path, tmp_path: Path) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory that takes and makes what the embedded model does, a tenth as long; it has learned nothing."""
     return write_tiny_model(tmp_path_factory.mktemp("small") / "small", PAINTING)
+
+
+@pytest.fixture(scope="session")
+def small_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a Stable Diffusion XL."""
+    return write_tiny_model(tmp_path_factory.mktemp("small") / "small-xl", XL)
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,24 @@ import numpy as np
 
 from sdjax.files.tensors import write_tensors
 
-KINDS = ["sd-1", "sd-1-inpainting", "sd-2-base", "sd-2-v", "sd-2-inpainting", "sd-2-depth", "sd-2-x4-upscaler"]
+KINDS = [
+    *("sd-1", "sd-1-inpainting", "sd-2-base", "sd-2-v", "sd-2-inpainting", "sd-2-depth", "sd-2-x4-upscaler"),
+    *("sdxl-base", "sdxl-refiner"),
+]
 
 # How much narrower each network is made: the widths still divide by the norms' 32 groups and by the heads.
 NARROWER = {
-    "sd-1": {"unet": 10, "context": 12, "text_encoder": 12, "vae": 4},
-    "sd-2": {"unet": 5, "context": 8, "text_encoder": 8, "vae": 4},
-    "sd-2-x4-upscaler": {"unet": 4, "context": 4, "text_encoder": 4, "vae": 4},
+    "sd-1": {"unet": 10, "text_encoder": 12, "vae": 4},
+    "sd-2": {"unet": 5, "text_encoder": 8, "vae": 4},
+    "sd-2-x4-upscaler": {"unet": 4, "text_encoder": 4, "vae": 4},
+    "sdxl-base": {"unet": 5, "text_encoder": 12, "text_encoder_2": 10, "vae": 4},
+    "sdxl-refiner": {"unet": 6, "text_encoder_2": 10, "vae": 4},
 }
+# How many features of a prompt the UNet reads, published and small; and of Stable Diffusion XL, beside a pooled prompt
+# of 1280 or 128 features and sizes.
+CONTEXTS = {"sd-1": (768, 64), "sd-2": (1024, 128), "sd-2-x4-upscaler": (1024, 256)}
+CONTEXTS |= {"sdxl-base": (2048, 64 + 128), "sdxl-refiner": (1280, 128)}
+LABELS = {2816: 128 + 6 * 256, 2560: 128 + 5 * 256}
 CONFIGS = {
     "sd-1": "runwayml/stable-diffusion-v1-5",
     "sd-1-inpainting": "runwayml/stable-diffusion-inpainting",
@@ -25,8 +35,16 @@ CONFIGS = {
     "sd-2-inpainting": "stabilityai/stable-diffusion-2-inpainting",
     "sd-2-depth": "stabilityai/stable-diffusion-2-1",
     "sd-2-x4-upscaler": "stabilityai/stable-diffusion-x4-upscaler",
+    "sdxl-base": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sdxl-refiner": "stabilityai/stable-diffusion-xl-refiner-1.0",
 }
-PREFIXES = {"model.": "unet", "first_stage_model.": "vae", "cond_stage_model.": "text_encoder"}
+PREFIXES = {
+    "model.": "unet",
+    "first_stage_model.": "vae",
+    "cond_stage_model.": "text_encoder",
+    "conditioner.embedders.0.transformer.": "text_encoder",
+    "conditioner.embedders.": "text_encoder_2",
+}
 KEPT = {77, 49408, 1000}
 
 
@@ -34,20 +52,26 @@ def narrower(kind: str) -> dict[str, int]:
     return NARROWER.get(kind) or NARROWER[kind[:4]]
 
 
+def encoders_of(kind: str) -> list[str]:
+    return [name for name in narrower(kind) if name.startswith("text_encoder")]
+
+
 def small_shapes(shared: Path, kind: str) -> dict[str, tuple[list[int], str]]:
     """Every key of a kind, its shape made narrower, and its dtype."""
     by = narrower(kind)
-    context = 768 if kind.startswith("sd-1") else 1024
+    context, small_context = CONTEXTS.get(kind) or CONTEXTS[kind[:4]]
 
-    def small(component: str | None, size: int) -> int:
+    def small(key: str, component: str | None, size: int) -> int:
         if component is None or size < 64 or size in KEPT:
             return size
-        return size // (by["context"] if component == "unet" and size == context else by[component])
+        if key.endswith("label_emb.0.0.weight") and size in LABELS:
+            return LABELS[size]
+        return small_context if component == "unet" and size == context else size // by[component]
 
     shapes = {}
     for key, (shape, dtype) in json.loads((shared / f"reference/ldm-keys/{kind}.json").read_text()).items():
         component = next((name for prefix, name in PREFIXES.items() if key.startswith(prefix)), None)
-        shapes[key] = ([small(component, size) for size in shape], dtype)
+        shapes[key] = ([small(key, component, size) for size in shape], dtype)
     return shapes
 
 
@@ -92,10 +116,15 @@ def small_configs(shared: Path, kind: str, folder: Path) -> Path:
     by = narrower(kind)
     shutil.copytree(shared / "reference/hub" / CONFIGS[kind], folder, copy_function=shutil.copyfile)
     changes = {
-        "unet": {"block_out_channels": by["unet"], "cross_attention_dim": by["context"]},
+        "unet": {"block_out_channels": by["unet"]},
         "vae": {"block_out_channels": by["vae"]},
-        "text_encoder": dict.fromkeys(("hidden_size", "intermediate_size"), by["text_encoder"]),
     }
+    for name in encoders_of(kind):
+        sizes = ("hidden_size", "intermediate_size", *(["projection_dim"] if name == "text_encoder_2" else []))
+        changes[name] = dict.fromkeys(sizes, by[name])
+        for own in (name, name.replace("text_encoder", "tokenizer")):
+            if not (folder / own).is_dir():  # the reference data's refiner has its only text encoder as the first
+                (folder / own.removesuffix("_2")).rename(folder / own)
     for component, scales in changes.items():
         path = folder / component / "config.json"
         config = json.loads(path.read_text())
@@ -106,7 +135,11 @@ def small_configs(shared: Path, kind: str, folder: Path) -> Path:
             config["attention_head_dim"] = [each // by["unet"] for each in config["attention_head_dim"]]
         if kind == "sd-2-depth" and component == "unet":
             config["in_channels"] = 5
-        if component == "text_encoder":
+        if component == "unet":
+            config["cross_attention_dim"] = (CONTEXTS.get(kind) or CONTEXTS[kind[:4]])[1]
+        if labels := config.get("projection_class_embeddings_input_dim"):
+            config["projection_class_embeddings_input_dim"] = LABELS[labels]
+        if component in encoders_of(kind):
             config["num_attention_heads"] = config["hidden_size"] // 64
         path.write_text(json.dumps(config))
     return folder

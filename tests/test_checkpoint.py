@@ -47,7 +47,7 @@ def test_the_embedded_model_opens():
     }
     assert model.defaults == {"guidance_scale": 3.0, "num_inference_steps": 20}
     assert model.scheduler_config["prediction_type"] == "v_prediction"
-    assert (model.tokenizer / "vocab.json").is_file()
+    assert (model.tokenizers[0] / "vocab.json").is_file()
     for component in model.components.values():
         leaves = jax.tree.leaves(component.params)
         assert {leaf.dtype.name for leaf in leaves} == {"float16"}

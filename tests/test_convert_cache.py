@@ -119,10 +119,10 @@ def test_shards_are_downloaded_with_their_index_and_nothing_deeper():
     assert sorted(needed_files(wanted + others, index, None, "a/b")) == sorted(["model_index.json", *wanted])
 
 
-def test_a_hub_model_that_sdjax_lacks_is_refused_before_the_download(shared):
-    index = read_json(shared / "reference/hub/stabilityai/stable-diffusion-xl-base-1.0/model_index.json")
-    with pytest.raises(CheckpointError, match="text_encoder_2"):
-        needed_files([], index, None, "stabilityai/stable-diffusion-xl-base-1.0")
+def test_a_hub_model_that_sdjax_lacks_is_refused_before_the_download():
+    index = {"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    with pytest.raises(CheckpointError, match=r"transformer \(SD3Transformer2DModel\)"):
+        needed_files([], index, None, "stabilityai/stable-diffusion-3-medium-diffusers")
 
 
 @pytest.mark.parametrize(("name", "class_name"), [(name, cls) for name in COMPONENTS for cls in COMPONENTS[name]])

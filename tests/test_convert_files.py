@@ -166,8 +166,8 @@ def test_damaged_weights_are_named(tiny, tmp_path, content):
 
 
 def test_an_unknown_component_is_named(tiny, tmp_path):
-    edit_json(tiny / "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    with pytest.raises(CheckpointError, match=r"text_encoder_2 \(CLIPTextModelWithProjection\)"):
+    edit_json(tiny / "model_index.json", text_encoder_3=["transformers", "T5EncoderModel"])
+    with pytest.raises(CheckpointError, match=r"text_encoder_3 \(T5EncoderModel\)"):
         convert(tiny, tmp_path / "model")
 
 

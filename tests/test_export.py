@@ -23,13 +23,15 @@ COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "
 
 def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_keys, guidance):
     def encode(ids):
+        ids = ids[:, :, None]
         weights, skip = jnp.ones(ids.shape), jnp.zeros(ids.shape[0], jnp.int32)
-        return programs.encode_text(modules["text_encoder"], params["text_encoder"], ids, weights, skip)
+        encoders, own = (modules["text_encoder"],), (params["text_encoder"],)
+        return programs.encode_text(encoders, own, ids, weights, skip, skip != 0, is_xl=False)
 
     noise = normal(start_keys, (64, 64, 4))
     state = schedulers.init_state(plan, noise)
-    positive, negative = ({"context": encode(each)} for each in (ids, negative_ids))
-    shared = {"channels": jnp.zeros((2, 64, 64, 0)), "class_labels": None}
+    positive, negative = (encode(each) for each in (ids, negative_ids))
+    shared = {"channels": jnp.zeros((2, 64, 64, 0)), "class_labels": None, "guidance": None}
     conditioning = programs.Conditioning(positive, negative, shared)
     known = schedulers.Known(jnp.zeros_like(noise), noise, jnp.zeros((2, 64, 64, 1)))
     inputs = (conditioning, guidance, known, step_keys, jnp.int32(1000))

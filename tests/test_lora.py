@@ -104,7 +104,7 @@ def test_every_name_of_a_module_leads_to_its_kernel(loaded, write, names, place)
     assert list(lora.factors) == [("unet", place)]
     down, up = dense()
     expected = (up.astype(np.float64) @ down).T
-    np.testing.assert_allclose(lora.factors["unet", place].product(1.0), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(lora.factors["unet", place][0][1].product(1.0), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_convolutions_of_three_forms(loaded, write):
     tensors |= kohya("lora_unet_down_blocks_0_resnets_0_conv2", (one, wide), lora_mid__weight=inner)
     tensors |= kohya("lora_unet_down_blocks_0_attentions_0_proj_in", (one, up), alpha=np.array([1.0]))
     factors = lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).factors
-    plain, dense_one = (factors["unet", path] for path in (CONV, "down_blocks_0/attentions_0/proj_in/kernel"))
-    tucker = factors["unet", "down_blocks_0/resnets_0/conv2/kernel"]
+    paths = (CONV, "down_blocks_0/attentions_0/proj_in/kernel", "down_blocks_0/resnets_0/conv2/kernel")
+    plain, dense_one, tucker = (factors["unet", path][0][1] for path in paths)
     exact = {"dtype": np.float64, "optimize": True}
     for got, expected in (
         (plain.product(0.5), 0.25 * np.einsum("rihw,or->hwio", window, up[..., 0, 0], **exact)),
@@ -165,7 +165,8 @@ def test_alphas_in_the_configuration_of_peft(loaded, write):
     patterns = {f"^{DIFFUSERS[5:]}.to_k": 3, "attn1.to_v": 5, "1.to_v": 9}
     configuration = {"unet.lora_alpha": 2, "unet.alpha_pattern": patterns, "unet.use_rslora": False}
     path = write(tensors, lora_adapter_metadata=json.dumps(configuration))
-    scales = [factors.scale for factors in lora_for(read_lora(path), loaded.networks.modules, 1.0).factors.values()]
+    lora = lora_for(read_lora(path), loaded.networks.modules, 1.0)
+    scales = [factors.scale for [(_, factors)] in lora.factors.values()]
     assert scales == [alpha / 4 for alpha in (3, 2, 5)]  # in the order of their names
     path = write(tensors, lora_adapter_metadata=json.dumps({**configuration, "unet.use_rslora": True}))
     assert next(iter(read_lora(path).factors.values())).scale == 3 / 4**0.5
@@ -253,7 +254,7 @@ def test_a_lora_for_another_model_changes_nothing(pipe, both, write):
 def test_an_error_half_way_leaves_all_as_it_was(pipe, both):
     pipe.load_lora_weights(both, scale=0.5)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(pipe.params)]
-    good, misfit = next(iter(pipe.loras["it"].factors.values())), Factors(*dense(32)[::-1], None, 1.0)
+    good, misfit = next(iter(pipe.loras["it"].factors.values())), [(..., Factors(*dense(32)[::-1], None, 1.0))]
     places = [("unet", OUT), ("unet", QUERY), ("unet", "conv_in/kernel")]  # the last one fails
     with pytest.raises(ValueError, match="broadcast"):
         pipe.use_loras({"half": Lora(both, dict(zip(places, (good, good, misfit))), 1.0)})
@@ -382,7 +383,7 @@ def test_half_precision_files_give_what_they_hold(loaded, both, write):
     halves = {name: array.astype(np.float16) for name, array in load_file(both).items()}
     lora = lora_for(read_lora(write(halves, "half")), loaded.networks.modules, 1.0)
     down, up = (halves[f"{KOHYA}.lora_{part}.weight"].astype(np.float64) for part in ("down", "up"))
-    np.testing.assert_allclose(lora.factors["unet", QUERY].product(1.0), 2 * (up @ down).T, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(lora.factors["unet", QUERY][0][1].product(1.0), 2 * (up @ down).T, rtol=1e-4, atol=1e-6)
 
 
 def test_conversion_adds_loras_for_good(tiny_original, tmp_path, write):

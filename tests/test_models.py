@@ -1,6 +1,7 @@
 """The networks without PyTorch: strict configurations, names, shapes, attention, precision."""
 
 import json
+import math
 import re
 from functools import partial
 
@@ -79,18 +80,24 @@ def unet_inputs(config: UNetConfig, batch: int = 3, size: tuple[int, int] = (8, 
 # Configurations
 
 
+@pytest.mark.parametrize(("model", "time_ids"), [("base", 6), ("refiner", 5)])
+def test_published_configs_of_xl_are_understood(model, time_ids, shared):
+    """As many parameters as the original files have."""
+    folder = shared / "reference" / "hub" / "stabilityai" / f"stable-diffusion-xl-{model}-1.0" / "unet"
+    unet = build("UNet2DConditionModel", json.loads((folder / "config.json").read_text()))
+    keys = json.loads((shared / "reference" / "ldm-keys" / f"sdxl-{model}.json").read_text())
+    shapes = [shape for name, (shape, _) in keys.items() if name.startswith("model.diffusion_model.")]
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(unet)))
+    assert count == sum(map(math.prod, shapes))
+    assert unet.config.time_ids(1280) == time_ids
+
+
 @pytest.mark.parametrize("repository", PUBLISHED)
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_published_configs_are_understood(shared, repository, component):
     path = shared / "reference" / "hub" / repository / component / "config.json"
     params = abstract_params(build(COMPONENTS[component], json.loads(path.read_text())))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-
-
-def test_a_model_of_another_kind_is_refused_by_name(shared):
-    folder = shared / "reference" / "hub" / "stabilityai" / "stable-diffusion-xl-base-1.0" / "unet"
-    with pytest.raises(ConfigError, match="addition_embed_type = 'text_time' is not implemented, only None"):
-        UNetConfig.from_dict(json.loads((folder / "config.json").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,10 @@ def test_a_model_of_another_kind_is_refused_by_name(shared):
         (UNetConfig, {"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "'AttnUpBlock2D' is not implemented"),
         (UNetConfig, {"class_embed_type": "projection"}, "class_embed_type: 'projection' is not implemented"),
         (UNetConfig, {"mid_block_type": None}, "mid_block_type = None is not implemented"),
+        (UNetConfig, {"addition_embed_type": "text"}, "addition_embed_type: 'text' is not implemented"),
+        (UNetConfig, {"addition_embed_type": "text_time"}, "addition_time_embed_dim belongs to addition_embed_type"),
+        (UNetConfig, {"addition_time_embed_dim": 8}, "belongs to addition_embed_type 'text_time', and is 8"),
+        (VAEConfig, {"latents_mean": [0.1]}, "does not have one entry for each of the 4 latent_channels"),
         (VAEConfig, {"shift_factor": 0.1}, "shift_factor = 0.1 is not implemented, only None"),
         (VAEConfig, {"scaling_factor": "big"}, "scaling_factor = 'big' is not a number"),
         (VAEConfig, {"up_block_types": ["UpDecoderBlock2D"]}, "does not have one entry for each of the 2 block_out"),
@@ -322,13 +333,13 @@ def test_classes_matter(class_embed_type):
     one, other = (apply(params, *inputs, np.array(labels)) for labels in ([1, 2, 3], [1, 2, 4]))
     np.testing.assert_array_equal(one[:2], other[:2])
     assert not np.allclose(one[2], other[2])
-    with pytest.raises(InputError, match="pass class_labels"):
+    with pytest.raises(InputError, match="is conditioned on class_labels: pass it"):
         unet.apply(params, *inputs)
 
 
 def test_a_model_without_classes_takes_none():
     unet = build("UNet2DConditionModel", UNET)
-    with pytest.raises(InputError, match="leave class_labels out"):
+    with pytest.raises(InputError, match="is not conditioned on class_labels: leave it out"):
         unet.apply({"params": random_params(unet)}, *unet_inputs(unet.config), np.array([1, 2, 3]))
 
 

@@ -20,7 +20,7 @@ class FakeUNet(nn.Module):
     """Depends on everything that a UNet is given."""
 
     @nn.compact
-    def __call__(self, x, timesteps, context, class_labels):
+    def __call__(self, x, timesteps, context, class_labels, added, guidance):
         return predict(x, timesteps, context)
 
 
@@ -29,7 +29,7 @@ def predict(x, timesteps, context):
 
 
 def conditioning(negative):
-    shared = {"channels": jnp.zeros((BATCH, 4, 4, 0)), "class_labels": None}
+    shared = {"channels": jnp.zeros((BATCH, 4, 4, 0)), "class_labels": None, "guidance": None}
     return Conditioning({"context": jnp.array(CONTEXT)}, {"context": jnp.array(negative)}, shared)
 
 

@@ -19,6 +19,7 @@ from sdjax.files.pictures import read_settings
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.request import pictures_of
 from sdjax.settings import SETTINGS, Picture, Setting, json_schema
+from sdjax.settings.picture import XL
 
 # Of every setting a value that is not its default.
 OTHER = {
@@ -61,12 +62,24 @@ OTHER = {
     "subseed_strength": 0.25,
     "eta_noise_seed_delta": 31337,
     "rng": "torch",
+    "prompt_2": "a dog",
+    "negative_prompt_2": "a mouse",
+    "original_size": (512, 300),
+    "crops_coords_top_left": (10, 20),
+    "target_size": (100, 200),
+    "negative_original_size": (64, 65),
+    "negative_crops_coords_top_left": (3, 4),
+    "negative_target_size": (99, 98),
+    "aesthetic_score": 7.5,
+    "negative_aesthetic_score": 1.5,
 }
 IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
 LEVELS = {"timesteps", "sigmas"}
 CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
 SPACED = {"rho", "sigma_min", "sigma_max"}
 FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level"}
+OF_XL = {name for name, setting in SETTINGS.items() if setting.panel == XL}
+OF_REFINER = {"aesthetic_score", "negative_aesthetic_score"}
 
 
 def test_every_setting_has_a_value_here():
@@ -90,7 +103,7 @@ def test_the_call_has_every_setting_and_says_what_it_is():
         ("generate", FROM_IMAGES),
         ("img2img", FROM_IMAGES - {"strength"}),
         ("inpaint", {"noise_level"}),
-        ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")}),
+        ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")} | OF_XL),
         (
             "compare",
             FROM_IMAGES | LEVELS | {name for name in OTHER if name.startswith("hires")},
@@ -101,7 +114,7 @@ def test_the_call_has_every_setting_and_says_what_it_is():
 def test_every_painting_command_has_the_options_that_have_an_effect_there(command, lacks, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main([command, "--help"]) == 0
-    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    options = set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
     wanted = {SETTINGS[name].option for name in OTHER.keys() - lacks}
     assert wanted <= options | ({"--sampler"} if command == "compare" else set())
     assert not {SETTINGS[name].option for name in lacks} & options
@@ -120,19 +133,22 @@ def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "without"),
+    ("model", "values", "without"),
     [
-        ({}, CHURN | SPACED | LEVELS),
-        ({"sampler": "DPM2", "spacing": "karras", "cfg_plus_plus": False}, {"eta"} | LEVELS),
+        ("small", {}, CHURN | SPACED | LEVELS | OF_XL),
+        ("small_xl", {"clip_skip": None}, CHURN | SPACED | LEVELS | OF_REFINER),
+        ("small", {"sampler": "DPM2", "spacing": "karras", "cfg_plus_plus": False}, {"eta"} | LEVELS | OF_XL),
         (
+            "small",
             {"sampler": "dpmpp_2m_sde", "cfg_plus_plus": False, "hires_scale": None},
-            {*CHURN - {"s_noise"}, *SPACED, "sigmas", "spacing"},
+            {*CHURN - {"s_noise"}, *SPACED, *OF_XL, "sigmas", "spacing"},
         ),
     ],
 )
-def test_a_png_tells_every_setting_and_like_paints_it_again(values, without, small, tmp_path, capsys):
+def test_a_png_tells_every_setting_and_like_paints_it_again(model, values, without, request, tmp_path, capsys):
     """By way of the options, the PNG's text, and `--like`."""
     values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"} | values
+    small = request.getfixturevalue(model)
     without = without | {name for name, value in values.items() if value is None or value is False} | FROM_IMAGES
     if values["hires_scale"] is None:
         without |= {name for name in OTHER if name.startswith("hires")}

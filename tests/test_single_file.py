@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 import sdjax
 from sdjax.cli import main
 from sdjax.convert import Choices, convert, fill, resolve
-from sdjax.convert.ldm_configs import UPSCALER, kind_of
+from sdjax.convert.ldm_kinds import UPSCALER, kind_of
 from sdjax.convert.recognise import describe
 from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
@@ -86,6 +86,8 @@ def small_files(path: Path, tokenizer: Path, **choices) -> dict[str, dict]:
         ("sd-2-inpainting", "StableDiffusionInpaintPipeline", "epsilon", 64),
         ("sd-2-depth", "StableDiffusionDepth2ImgPipeline", "epsilon", 32),
         ("sd-2-x4-upscaler", "StableDiffusionUpscalePipeline", "v_prediction", 128),
+        ("sdxl-base", "StableDiffusionXLPipeline", "epsilon", 128),
+        ("sdxl-refiner", "StableDiffusionXLImg2ImgPipeline", "epsilon", 128),
     ],
 )
 def test_every_kind_is_told(shared, kind, pipeline, predicts, size):
@@ -132,6 +134,66 @@ def test_queries_keys_and_values_of_openclip_are_told_apart_and_its_last_layer_i
         assert part.config["num_hidden_layers"] == 23
         for name, third in zip("qkv", expected):
             assert np.array_equal(text["encoder"]["layers_5"]["self_attn"][f"{name}_proj"]["kernel"].T, third)
+
+
+@pytest.fixture(scope="module")
+def xl(shared) -> dict[str, np.ndarray]:
+    return random_state(small_shapes(shared, "sdxl-base"))
+
+
+def test_a_file_of_xl_is_a_model_that_draws(xl, tokenizer, tmp_path):
+    save_file(xl, tmp_path / "xl.safetensors")
+    pipe = sdjax.load(
+        convert(tmp_path / "xl.safetensors", tmp_path / "model", single_file=Choices(tokenizer=tokenizer))
+    )
+    assert pipe.model.scheduler_config["_class_name"] == "EulerDiscreteScheduler"
+    assert pipe.model.index["force_zeros_for_empty_prompt"] is True
+    assert [reader.tokenizer.pad for reader in pipe.facts.readers] == [49407, 0]  # the end of the text, and "!"
+    assert (pipe.facts.native, pipe.facts.time_ids) == (1024, 6)
+    latents = pipe("a cat", height=64, width=64, num_inference_steps=1, output_type="latent").images
+    assert np.isfinite(latents).all()
+
+
+@pytest.mark.parametrize(
+    ("marks", "scheduler", "vae"),
+    [
+        ({}, {"prediction_type": "epsilon", "timestep_spacing": "leading"}, {"scaling_factor": 0.13025}),
+        ({"v_pred": []}, {"prediction_type": "v_prediction", "_class_name": "EulerDiscreteScheduler"}, {}),
+        (
+            {"v_pred": [], "ztsnr": []},
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+            {},
+        ),
+        (
+            {"edm_mean": [[[[0.5]], [[-1.0]], [[0.0]], [[2.0]]]], "edm_std": [[[[1.0]], [[2.0]], [[3.0]], [[4.0]]]]},
+            {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_max": 80.0},
+            {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [1.0, 2.0, 3.0, 4.0], "scaling_factor": 0.5},
+        ),
+    ],
+)
+def test_marks_of_files_of_xl(xl, tokenizer, tmp_path, marks, scheduler, vae):
+    """What finetunes say by tensors: v-prediction, zero terminal SNR, and EDM's noise and latents."""
+    added = {name: np.array(value, np.float32) for name, value in marks.items()}
+    source = read_single_file(changed(xl, tmp_path, **added), Choices(tokenizer=tokenizer))
+    config = json.loads(source.copied()["scheduler/scheduler_config.json"])
+    assert scheduler.items() <= config.items()
+    assert vae.items() <= source.parts["vae"].config.items()
+    sdjax.schedulers.from_config(config).plan(4)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "says"),
+    [
+        ("conditioner.embedders.0.", "no known model takes 4 channels and the text encoders conditioner.embedders.1"),
+        ("conditioner.", "has no text encoder"),
+        ("conditioner.embedders.1.model.text_projection", "lacks conditioner.embedders.1.model.text_projection"),
+        ("model.diffusion_model.label_emb", "lacks model.diffusion_model.label_emb.0.0.weight"),
+        ("model.diffusion_model.middle_block.1.transformer_blocks.7.", "1 missing|missing"),
+    ],
+)
+def test_a_file_of_xl_that_lacks_something(xl, tokenizer, tmp_path, prefix, says):
+    save_file({name: array for name, array in xl.items() if not name.startswith(prefix)}, tmp_path / "x.safetensors")
+    assert re.search(says, refused(tmp_path / "x.safetensors", tmp_path, tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -312,14 +374,14 @@ def test_vocabulary_and_merges_alone_are_a_tokenizer(shared, tokenizer, tmp_path
     made.mkdir()
     for name in ("vocab.json", "merges.txt"):
         (bare / name).write_bytes((tokenizer / name).read_bytes())
-    for name, content in tokenizer_files(bare, pad).items():
+    for name, content in tokenizer_files(bare, "tokenizer", pad).items():
         (made / Path(name).name).write_bytes(content)
     kind = "stabilityai/stable-diffusion-2-1" if pad == "!" else "runwayml/stable-diffusion-v1-5"
     prompts = ["a lighthouse in a storm!", ""]
     assert padded_ids(made, prompts) == padded_ids(shared / "reference/hub" / kind / "tokenizer", prompts)
     # As it stands, it has no length of its own: the text encoder's is taken.
     assert load_tokenizer(bare).length == 77 and load_tokenizer(bare, 32).length == 32
-    kept = tokenizer_files(tokenizer, pad)
+    kept = tokenizer_files(tokenizer, "tokenizer", pad)
     assert kept == {f"tokenizer/{path.name}": path.read_bytes() for path in tokenizer.iterdir()}
     (bare / "merges.txt").unlink()
     with pytest.raises(InputError, match=r"no merges\.txt"):
@@ -343,7 +405,7 @@ def test_stable_diffusion_2_fills_up_with_its_own_token(shared, tokenizer, tmp_p
 
     monkeypatch.setattr(module, "download_file", lambda repo, name: tokenizer / name)
     (tmp_path / "tokenizer").mkdir()
-    for name, content in module.tokenizer_files(None, "!").items():
+    for name, content in module.tokenizer_files(None, "tokenizer", "!").items():
         (tmp_path / name).write_bytes(content)
     published = shared / "reference/hub/stabilityai/stable-diffusion-2-1/tokenizer"
     prompts = ["a lighthouse in a storm", ""]
@@ -372,13 +434,9 @@ def test_tensors_that_do_not_fit_are_named(state, tokenizer, tmp_path, change, m
     assert re.search(message, refused(changed(damaged, tmp_path), tmp_path, tokenizer=tokenizer))
 
 
-def test_what_is_no_single_file_is_called_by_its_name(shared, shapes_sd, tmp_path):
-    xl = {
-        name: np.zeros(1, np.float32) for name in json.loads((shared / "reference/ldm-keys/sdxl-base.json").read_text())
-    }
+def test_what_is_no_single_file_is_called_by_its_name(shapes_sd, tmp_path):
     lora = {"lora_unet_down_blocks_0_attentions_0_proj_in.alpha": np.zeros(1, np.float32)}
     for tensors, name in (
-        (xl, "Stable Diffusion XL"),
         (lora, "LoRA in kohya's format"),
         ({"unet.mid_block.attentions.0.to_q.lora_A.weight": np.zeros(1, np.float32)}, "LoRA in diffusers' format"),
         ({"emb_params": np.zeros((1, 8), np.float32)}, "textual inversion"),

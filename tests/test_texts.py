@@ -64,7 +64,7 @@ def test_noise_of_the_host_follows_from_the_seed(pipe, rng):
 def test_a_learned_word_is_its_vectors(small, tmp_path, star):
     pipe = sdjax.load(small)
     table = np.asarray(pipe.params["text_encoder"]["embeddings"]["token_embedding"]["embedding"])
-    ids = pipe.facts.tokenizer.backend.encode("blue star", add_special_tokens=False).ids
+    ids = pipe.facts.readers[0].tokenizer.backend.encode("blue star", add_special_tokens=False).ids
     save_file({"emb_params": table[ids]}, tmp_path / "my-thing.safetensors")
     assert pipe.load_textual_inversion(tmp_path / "my-thing.safetensors") == "my-thing"
     assert np.array_equal(pipe("a My-Thing on a white background", **SETTINGS).images, star)
@@ -76,7 +76,7 @@ def test_a_learned_word_is_its_vectors(small, tmp_path, star):
 @pytest.mark.parametrize(
     ("shape", "token", "says"),
     [
-        ((2, 768), None, "has vectors of width 768, the text encoder's are 8 wide"),
+        ((2, 768), None, "has vectors of width 768, those of the model's text encoders are 8 wide"),
         ((76, 8), None, "has 76 vectors, a prompt's chunk has room for 75"),
         ((1, 8), " ", "needs a word"),
     ],
@@ -85,4 +85,4 @@ def test_an_embedding_that_does_not_fit_is_refused(pipe, tmp_path, shape, token,
     save_file({"emb_params": np.ones(shape, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=says):
         pipe.load_textual_inversion(tmp_path / "x.safetensors", token)
-    assert not pipe.facts.words
+    assert not pipe.facts.readers[0].words

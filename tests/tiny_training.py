@@ -1,5 +1,6 @@
 """Models that compile in a second, with the embedded model's tokenizer, and pictures to train on."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,15 +54,40 @@ PAINTING = {
 }
 
 
+# A Stable Diffusion XL of the same sizes.
+XL = {
+    "text_encoder": PAINTING["text_encoder"] | {"num_hidden_layers": 3, "eos_token_id": 2},
+    "text_encoder_2": PAINTING["text_encoder"]
+    | {"num_hidden_layers": 3, "eos_token_id": 2, "hidden_size": 12, "projection_dim": 6, "hidden_act": "gelu"},
+    "unet": PAINTING["unet"]
+    | {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "cross_attention_dim": 20,
+        "projection_class_embeddings_input_dim": 6 + 6 * 4,
+        "transformer_layers_per_block": [2],
+    },
+    "vae": PAINTING["vae"] | {"force_upcast": True, "scaling_factor": 0.13025},
+}
+XL_INDEX = {
+    "force_zeros_for_empty_prompt": True,
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+}
+
+
 def write_tiny_model(destination: Path, configs: dict[str, dict] = CONFIGS) -> Path:
     """A model directory with random parameters."""
     shapes = read_model(embedded_models()["shapes"])
+    index = shapes.index | (XL_INDEX if "text_encoder_2" in configs else {})
     components = {}
     for i, (name, config) in enumerate(configs.items()):
-        module = build(shapes.index[name][1], config)
+        module = build(index[name][1], config)
         components[name] = Component(module, fresh(module, i))
-    model = replace(shapes, components=components)
+    model = replace(shapes, components=components, index=index)
     write_model(destination, model, list(components), "a test", configs)
+    if "text_encoder_2" in configs:
+        shutil.copytree(destination / "tokenizer", destination / "tokenizer_2")
     return destination
 
 

@@ -16,18 +16,19 @@ import numpy as np
 
 from sdjax.adapters.lora_files import Factors, LoraFile
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import Model, flat_specs, shorten
+from sdjax.files.checkpoint import Model, flat_specs, layers_of, shorten
 from sdjax.parallel import replicate
 
 
 class Lora(NamedTuple):
     """A LoRA that fits a model: factors by component and Flax path, and how strongly it is applied.
 
+    factors: of each layer of a parameter, with its index there (see `layers_of`).
     text_scale: in the text encoder, where it is another than in the UNet.
     """
 
     path: Path
-    factors: Mapping[tuple[str, str], Factors]
+    factors: Mapping[tuple[str, str], Sequence[tuple[Any, Factors]]]
     scale: float
     text_scale: float | None = None
 
@@ -48,16 +49,17 @@ def lora_for(file: LoraFile, modules: Mapping[str, nn.Module], scale: float) -> 
     if not math.isfinite(scale):
         raise InputError(f"the scale of {file.path} must be a finite number, not {scale}")
     kernels = {
-        (component, path.removesuffix("/kernel").replace("/", "_")): (path, spec.shape)
+        (component, layer.removesuffix("/kernel").replace("/", "_")): (path, index, shape)
         for component in {"unet", "text_encoder"} & modules.keys()
         for path, spec in flat_specs(modules[component]).items()
+        for layer, index, shape in layers_of(path, spec.shape)
         if path.endswith("/kernel")
     }
     unknown = [f"{component} {name}" for component, name in file.factors if (component, name) not in kernels]
     known = {place: kernels[place] for place in file.factors if place in kernels}
     misfits = [
         f"{component} {name}, where the model has {shape}"
-        for (component, name), (_, shape) in known.items()
+        for (component, name), (_, _, shape) in known.items()
         if not file.factors[component, name].fits(shape)
     ]
     if unknown or misfits:
@@ -66,7 +68,10 @@ def lora_for(file: LoraFile, modules: Mapping[str, nn.Module], scale: float) -> 
         raise CheckpointError(
             f"{file.path} was made for {'Stable Diffusion XL' if file.is_xl else 'another model'}: {listed}"
         )
-    return Lora(file.path, {(place[0], path): file.factors[place] for place, (path, _) in known.items()}, float(scale))
+    factors: dict[tuple[str, str], list[tuple[Any, Factors]]] = {}
+    for place, (path, index, _) in known.items():
+        factors.setdefault((place[0], path), []).append((index, file.factors[place]))
+    return Lora(file.path, factors, float(scale))
 
 
 def kernels_of(loras: Iterable[Lora]) -> list[tuple[str, str]]:
@@ -77,12 +82,13 @@ def kernels_of(loras: Iterable[Lora]) -> list[tuple[str, str]]:
 def added(base: np.ndarray, loras: Collection[Lora], place: tuple[str, str]) -> np.ndarray:
     """A kernel with what `loras` add to it: summed in float32; at scale 0 the base itself."""
     there = [(lora.factors[place], lora.scale_in(place[0])) for lora in loras if place in lora.factors]
-    terms = [(factors, scale) for factors, scale in there if scale != 0]
+    terms = [(layers, scale) for layers, scale in there if scale != 0]
     if not terms:
         return base
     kernel = base.astype(np.float32)
-    for factors, scale in terms:
-        kernel += factors.product(scale)
+    for layers, scale in terms:
+        for index, factors in layers:
+            kernel[index] += factors.product(scale)
     return kernel
 
 

@@ -1,6 +1,6 @@
 """Textual inversion (Gal et al., 2022, arXiv:2208.01618): files of vectors that stand for a new word."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,15 +14,16 @@ from sdjax.files.pickles import read_pickle
 from sdjax.files.tensors import open_tensors
 from sdjax.parallel import replicate
 from sdjax.programs import Params
-from sdjax.prompts import Words
+from sdjax.prompts import Reader
 
 
-def read_embedding(path: str | PathLike[str]) -> tuple[str, np.ndarray]:
-    """A word, and its vectors [vectors, width] float32.
+def read_embedding(path: str | PathLike[str]) -> tuple[str, list[np.ndarray]]:
+    """A word, and its vectors [vectors, width] float32 for each text encoder.
 
-    Read are diffusers' files, {token: vectors}, and A1111's, which hold "string_to_param" or "emb_params" and whose
-    word is the file's name without its ending; both as safetensors or as a PyTorch pickle (.pt, .bin), which is opened
-    with weights_only. Raises CheckpointError for anything else.
+    Read are diffusers' files, {token: vectors}, and A1111's, which hold "string_to_param" or "emb_params", or for the
+    two encoders of Stable Diffusion XL "clip_l" and "clip_g", and whose word is the file's name without its ending; all
+    as safetensors or as a PyTorch pickle (.pt, .bin), which is opened with weights_only. Raises CheckpointError for
+    anything else.
     """
     path = Path(path)
     content: Mapping[str, Any] = open_tensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
@@ -31,18 +32,22 @@ def read_embedding(path: str | PathLike[str]) -> tuple[str, np.ndarray]:
         content = content["string_to_param"]
         if not isinstance(content, Mapping) or len(content) != 1:
             raise CheckpointError(f"{path}: string_to_param should hold the vectors of one word")
-    elif "clip_l" in content and "clip_g" in content:
-        raise CheckpointError(f"{path} is an embedding for Stable Diffusion XL, which sdjax does not run")
-    elif "emb_params" not in content and len(content) == 1:
+    elif not {"emb_params", "clip_l"} & set(content) and len(content) == 1:
         own_name = str(next(iter(content)))
-    vectors = content.get("emb_params", next(iter(content.values()), None))
-    if ("emb_params" not in content and len(content) != 1) or not hasattr(vectors, "shape"):
+    names = [name for name in ("clip_l", "clip_g", "emb_params") if name in content] or list(content)[:1]
+    vectors = [content[name] for name in names]
+    is_known = names[:1] in (["clip_l"], ["clip_g"], ["emb_params"]) or len(content) == 1
+    if not is_known or not all(hasattr(each, "shape") for each in vectors):
         raise CheckpointError(f"{path} is no textual inversion: it holds {', '.join(map(str, content)) or 'nothing'}")
-    array = np.asarray(vectors, np.float32)
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
-        raise CheckpointError(f"{path}: the vectors, of shape {array.shape}, should be finite and [vectors, width]")
-    return own_name, array
+    arrays = [np.atleast_2d(np.asarray(each, np.float32)) for each in vectors]
+    for array in arrays:
+        if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: the vectors, of shape {array.shape}, should be finite and [vectors, width]")
+    if len({len(array) for array in arrays}) > 1:
+        raise CheckpointError(
+            f"{path} has {' and '.join(str(len(array)) for array in arrays)} vectors: as many of each"
+        )
+    return own_name, arrays
 
 
 def _open_pickle(path: Path) -> Mapping[str, Any]:
@@ -57,9 +62,13 @@ def _open_pickle(path: Path) -> Mapping[str, Any]:
 
 
 def learn(
-    module: nn.Module, params: Params, words: Words, path: str | PathLike[str], token: str | None
-) -> tuple[nn.Module, Params, Words]:
-    """A text encoder, its parameters and words with one more word, whose vectors follow those of its vocabulary.
+    encoders: Mapping[str, nn.Module],
+    params: Mapping[str, Params],
+    readers: Sequence[Reader],
+    path: str | PathLike[str],
+    token: str | None,
+) -> tuple[str, dict[str, nn.Module], dict[str, Params], tuple[Reader, ...]]:
+    """A word, and the text encoders, their parameters and readers that know it: its vectors follow their vocabularies.
 
     Raises CheckpointError for a file that is no embedding and InputError for one that does not fit the model.
     """
@@ -67,18 +76,28 @@ def learn(
     word = word if token is None else token
     if not word.strip():
         raise InputError(f"{path}: an embedding needs a word, that prompts can name it by")
-    table = params["embeddings"]["token_embedding"]["embedding"]
-    count, (size, width) = len(vectors), table.shape
-    if vectors.shape[1] != width:
+    widths = [module.config.hidden_size for module in encoders.values()]
+    if len(vectors) > len(widths):  # of Stable Diffusion XL, whose refiner has one encoder
+        vectors = [each for each in vectors if each.shape[1] in widths]
+    if [each.shape[1] for each in vectors] != widths:
+        found, wanted = (" and ".join(map(str, each)) for each in ([v.shape[1] for v in vectors], widths))
         raise InputError(
-            f"{path} has vectors of width {vectors.shape[1]}, the text encoder's are {width} wide: it was made for "
-            "another kind of model"
+            f"{path} has vectors of width {found or 'others'}, those of the model's text encoders are {wanted} wide: "
+            "it was made for another kind of model"
         )
-    room = module.config.max_position_embeddings - 2
-    if count > room:
-        raise InputError(f"{path} has {count} vectors, a prompt's chunk has room for {room}")
-    extended = replicate(np.concatenate([np.asarray(table), vectors.astype(table.dtype)]), table.dtype)
-    embeddings = params["embeddings"] | {"token_embedding": {"embedding": extended}}
-    kept = {other: ids for other, ids in words.items() if other.lower() != word.lower()}
-    larger = module.clone(config=replace(module.config, vocab_size=size + count))
-    return larger, params | {"embeddings": embeddings}, kept | {word: range(size, size + count)}
+    larger, extended, known = {}, {}, []
+    for (name, module), own, reader in zip(encoders.items(), vectors, readers):
+        room = reader.tokenizer.length - 2
+        if len(own) > room:
+            raise InputError(f"{path} has {len(own)} vectors, a prompt's chunk has room for {room}")
+        table = params[name]["embeddings"]["token_embedding"]["embedding"]
+        size = len(table)
+        longer = replicate(np.concatenate([np.asarray(table), own.astype(table.dtype)]), table.dtype)
+        embeddings = params[name]["embeddings"] | {"token_embedding": {"embedding": longer}}
+        extended[name] = params[name] | {"embeddings": embeddings}
+        # Where the config does not say the end of a text, it is the largest id, and no longer the end.
+        config = replace(module.config, vocab_size=size + len(own), eos_token_id=reader.tokenizer.eos)
+        larger[name] = module.clone(config=config)
+        kept = {other: ids for other, ids in reader.words.items() if other.lower() != word.lower()}
+        known.append(reader._replace(words=kept | {word: range(size, size + len(own))}))
+    return word, larger, extended, tuple(known)

@@ -49,7 +49,8 @@ def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:
     model = pipe.model
     parts: dict[str, Any] = {name: repr(component.module.config) for name, component in model.components.items()}
     parts |= {"scheduler": model.scheduler_config, "low_res": model.low_res_config, "defaults": model.defaults}
-    parts["tokenizer"] = {path.name: hash_of(path) for path in sorted(model.tokenizer.iterdir())}
+    for folder in model.tokenizers:
+        parts[folder.name] = {path.name: hash_of(path) for path in sorted(folder.iterdir())}
     parts["files"] = [(hash_of(path), scale) for path, scale in files]
     total.update(json.dumps(parts, sort_keys=True).encode())
     for name in sorted(model.components):

@@ -25,14 +25,8 @@ OWN = {
 }
 COLUMNS: Mapping[str, Setting] = {**SETTINGS, **OWN}
 IMAGES = tuple(READERS)
-JSON_KINDS = (
-    "whole",
-    "number",
-    "numbers",
-    "interval",
-    "levels",
-    "flag",
-)  # which texts, as CSV has them, are read as JSON
+# Which texts, as CSV has them, are read as JSON.
+JSON_KINDS = ("whole", "number", "numbers", "interval", "pair", "levels", "flag")
 
 SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
 LONGEST_NAME = 120
@@ -161,7 +155,8 @@ def _value(name: str, value: Any) -> Any:
     if value is None:
         raise InputError(f"{name} must be {setting.allowed}, not null")
     setting.check(value)
-    return tuple(map(float, value)) if isinstance(value, list) else value
+    number = int if setting.kind == "pair" else float
+    return tuple(map(number, value)) if isinstance(value, list) else value
 
 
 def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:

@@ -15,6 +15,7 @@ TYPES: dict[str, Any] = {
     "whole": int,
     "number": float,
     "interval": tuple[float, float],
+    "pair": tuple[int, int],
     "image": Path,
 }
 
@@ -23,11 +24,11 @@ def setting_options(there: Collection[str], without: Collection[str] = ()) -> li
     """The options of the settings that have an effect in a command, None where they are not set.
 
     there: what else a command has, of `Setting.needs`: arguments with images, a model that makes pictures larger.
-    without: settings that it leaves out, and so all that need these.
+    without: settings, or panels of settings, that it leaves out, and so all that need these.
     """
 
     def has_effect(setting: Setting) -> bool:
-        if not setting.option or setting.name in without:
+        if not setting.option or setting.name in without or setting.panel in without:
             return False
         return (
             not setting.needs

@@ -10,6 +10,7 @@ from sdjax.cli import options
 from sdjax.cli.like import like_picture
 from sdjax.cli.painting import Painting, paint, painting
 from sdjax.settings import SETTINGS, UPSCALE
+from sdjax.settings.picture import XL
 
 
 @painting(model=None)
@@ -89,7 +90,9 @@ def inpaint(
     paint([prompt], painting, {"image": image, "mask_image": mask})
 
 
-@painting(UPSCALE, without=("depth_map", "hires_scale"), model="stabilityai/stable-diffusion-x4-upscaler", task=UPSCALE)
+@painting(
+    UPSCALE, without=("depth_map", "hires_scale", XL), model="stabilityai/stable-diffusion-x4-upscaler", task=UPSCALE
+)
 def upscale(
     *,
     prompt: options.Prompt,

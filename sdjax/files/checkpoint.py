@@ -3,7 +3,7 @@
 - `model_index.json`: the components' classes, and under "sdjax" the format, the source and the model's defaults
 - `COMPONENT/config.json`: as PyTorch's checkpoint has it
 - `COMPONENT/model.safetensors`: the parameters in Flax layout, their names joined by "/"
-- `tokenizer/` and `scheduler/scheduler_config.json`: untouched
+- `tokenizer/`, `tokenizer_2/` and `scheduler/scheduler_config.json`: untouched
 """
 
 import difflib
@@ -32,7 +32,9 @@ FORMAT = 1
 INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
 SCHEDULER = "scheduler_config.json"
+TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # and what their prompts are read by
 FLOATS = ("float32", "float16", "bfloat16")  # what parameters may be stored in
+STACK = "/transformer_blocks/"  # in the path of a parameter that is stacked over layers
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ class Model:
     components: dict[str, Component]
     scheduler_config: dict[str, Any]
     low_res_config: dict[str, Any] | None  # of the noise on an upscaling model's small picture
-    tokenizer: Path
+    tokenizers: tuple[Path, ...]  # of the text encoders, in order
     defaults: dict[str, Any]
 
     @property
-    def text_encoder(self) -> Component:
-        return self.components["text_encoder"]
+    def text_encoders(self) -> dict[str, Component]:
+        """The text encoders that there are, in the order in which the UNet reads their states."""
+        return {name: self.components[name] for name in TEXT_ENCODERS if name in self.components}
 
     @property
     def unet(self) -> Component:
@@ -83,19 +86,38 @@ def read_model(directory: str | os.PathLike) -> Model:
     classes = component_classes(index, path)
     if classes.get("unet") == "UNet2DModel":
         raise CheckpointError(f"{path} draws without prompts: use it with `sdjax ddpm`")
-    if missing := [name for name in (*COMPONENTS, "tokenizer", "scheduler") if name not in classes]:
+    encoders = [name for name in TEXT_ENCODERS if name in classes] or ["text_encoder"]
+    tokenizers = [TEXT_ENCODERS[name] for name in encoders]
+    if missing := [name for name in (*encoders, "unet", "vae", *tokenizers, "scheduler") if name not in classes]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
-    if not (path / "tokenizer").is_dir():
-        raise CheckpointError(f"{path / 'tokenizer'} is missing: convert the model again")
-    return Model(
+    if missing := [name for name in tokenizers if not (path / name).is_dir()]:
+        raise CheckpointError(f"{path / missing[0]} is missing: convert the model again")
+    model = Model(
         path=path,
         index=index,
         components={name: read_component(path / name, cls) for name, cls in classes.items() if name in COMPONENTS},
         scheduler_config=read_json(path / "scheduler" / SCHEDULER),
         low_res_config=read_json(path / "low_res_scheduler" / SCHEDULER) if "low_res_scheduler" in classes else None,
-        tokenizer=path / "tokenizer",
+        tokenizers=tuple(path / name for name in tokenizers),
         defaults=dict(index["sdjax"].get("defaults", {})),
     )
+    _check_texts(model)
+    return model
+
+
+def _check_texts(model: Model) -> None:
+    """Raises CheckpointError where the UNet reads other states than the text encoders give."""
+    unet = model.unet.module.config
+    widths = {name: encoder.module.config.hidden_size for name, encoder in model.text_encoders.items()}
+    if sum(widths.values()) != unet.cross_attention_dim:
+        listed = " and ".join(f"{name}, {width}" for name, width in widths.items())
+        raise CheckpointError(
+            f"{model.path}: the UNet reads {unet.cross_attention_dim} features of a prompt, and it comes with {listed}"
+        )
+    if unet.is_xl and not list(model.text_encoders.values())[-1].module.projects:
+        raise CheckpointError(
+            f"{model.path}: the UNet reads pooled prompts, and none of {', '.join(widths)} projects them"
+        )
 
 
 def read_vae(directory: str | os.PathLike) -> Component:
@@ -154,6 +176,16 @@ def flat_specs(module: nn.Module) -> Mapping[str, jax.ShapeDtypeStruct]:
 
     shapes = json.loads(cached("shapes", module, trace))
     return {name: jax.ShapeDtypeStruct(shape, jax.numpy.float32) for name, shape in shapes.items()}
+
+
+def layers_of(path: str, shape: tuple[int, ...]) -> list[tuple[str, Any, tuple[int, ...]]]:
+    """The layers that a parameter holds: the path that each would have alone, its index in the array, and its shape.
+
+    Transformer blocks of equal shape are stacked, [layers, ...]; any other parameter is its own and only layer.
+    """
+    if STACK not in path:
+        return [(path, ..., shape)]
+    return [(path.replace(STACK, f"{STACK[:-1]}_{i}/"), i, shape[1:]) for i in range(shape[0])]
 
 
 def mismatch(expected: Collection[str], found: Collection[str]) -> str:

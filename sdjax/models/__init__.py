@@ -9,10 +9,11 @@ import jax
 from sdjax.errors import ConfigError
 from sdjax.models.attention import attention
 from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
-from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, UNetConfig, VAEConfig
+from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, VAEConfig
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
 from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
+from sdjax.models.unet_config import UNetConfig
 from sdjax.models.vae import AutoencoderKL
 
 __all__ = [
@@ -45,7 +46,8 @@ MODELS: dict[str, type[nn.Module]] = {
 
 # The networks of a checkpoint by their names in model_index.json, and the classes that each may be.
 COMPONENTS: dict[str, tuple[str, ...]] = {
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
 }

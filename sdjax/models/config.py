@@ -1,147 +1,16 @@
-"""The configurations of the models, with the names that a checkpoint's `config.json` has for everything."""
+"""The configurations of VAEs and text encoders, with the names that a checkpoint's `config.json` has for everything."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from sdjax.models.strict import Config
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of the UNet, its per-level settings gathered from the lists of the configuration."""
-
-    channels: int
-    layers: int
-    heads: int
-    transformer_layers: int
-    only_cross_attention: bool
-    down_attention: bool
-    up_attention: bool
-
-
-@dataclass(frozen=True)
-class UNetConfig(Config):
-    """Configuration of `UNet2DConditionModel`, with the names and the defaults of the checkpoint's `config.json`.
-
-    Settings that differ by level are one value or a list from the finest level to the coarsest; `levels` gathers them.
-    `attention_head_dim` is, in spite of its name, the number of heads: the published checkpoints were written that
-    way. `num_attention_heads` takes precedence where it is given.
-    """
-
-    sample_size: int | None = None
-    in_channels: int = 4
-    out_channels: int = 4
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    layers_per_block: int | tuple[int, ...] = 2
-    transformer_layers_per_block: int | tuple[int, ...] = 1
-    attention_head_dim: int | tuple[int, ...] = 8
-    num_attention_heads: int | tuple[int, ...] | None = None
-    only_cross_attention: bool | tuple[bool, ...] = False
-    cross_attention_dim: int = 1280
-    class_embed_type: str | None = None
-    num_class_embeds: int | None = None
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    flip_sin_to_cos: bool = True
-    freq_shift: float = 0
-
-    neutral = {
-        "act_fn": ("silu", "swish"),  # two names of one function
-        "addition_embed_type": (None,),
-        "addition_time_embed_dim": (None,),
-        "attention_type": ("default",),
-        "center_input_sample": (False,),
-        "class_embeddings_concat": (False,),
-        "conv_in_kernel": (3,),
-        "conv_out_kernel": (3,),
-        "cross_attention_norm": (None,),
-        "downsample_padding": (1,),
-        "dual_cross_attention": (False, None),
-        "encoder_hid_dim": (None,),
-        "encoder_hid_dim_type": (None,),
-        "mid_block_scale_factor": (1,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-        "projection_class_embeddings_input_dim": (None,),
-        "resnet_out_scale_factor": (1,),
-        "resnet_skip_time_act": (False,),
-        "resnet_time_scale_shift": ("default",),
-        "reverse_transformer_layers_per_block": (None,),
-        "time_cond_proj_dim": (None,),
-        "time_embedding_act_fn": (None,),
-        "time_embedding_dim": (None,),
-        "time_embedding_type": ("positional",),
-        "timestep_post_act": (None,),
-    }
-    unused = frozenset(
-        {
-            "addition_embed_type_num_heads",  # of an embedding that `addition_embed_type` would ask for
-            "dropout",
-            "mid_block_only_cross_attention",  # of another type of mid block
-            "upcast_attention",  # attention always accumulates logits and softmax in float32
-            "use_linear_projection",  # a 1x1 convolution is a Dense layer, the converter drops its two unit axes
-        }
-    )
-
-    def __post_init__(self) -> None:
-        levels = len(self.block_out_channels)
-        per_level = ("down_block_types", "up_block_types", "layers_per_block", "transformer_layers_per_block",
-                     "attention_head_dim", "num_attention_heads", "only_cross_attention")  # fmt: skip
-        for key in per_level:
-            value = getattr(self, key)
-            self.require(
-                not isinstance(value, tuple) or len(value) == levels,
-                f"{key} = {value!r} does not have one entry for each of the {levels} block_out_channels",
-            )
-        for key, known in (
-            ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
-            ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
-            ("class_embed_type", (None, "timestep")),
-        ):
-            value = getattr(self, key)
-            for entry in value if isinstance(value, tuple) else (value,):
-                self.require(entry in known, f"{key}: {entry!r} is not implemented, only {known[0]!r} or {known[1]!r}")
-        self.require(self.block_out_channels[0] % 2 == 0, "block_out_channels must begin with an even number")
-        for i, level in enumerate(self.levels):
-            for key, parts in (("norm_num_groups", self.norm_num_groups), ("attention heads", level.heads)):
-                # The heads of a level without attention are never used, except that the last level's serve the middle.
-                used = key == "norm_num_groups" or level.down_attention or level.up_attention or i == levels - 1
-                self.require(
-                    not used or level.channels % parts == 0,
-                    f"block_out_channels[{i}] = {level.channels} is not divisible by {key} = {parts}",
-                )
-
-    @property
-    def has_class_embedding(self) -> bool:
-        """Whether the model takes class labels: indices, or noise levels if class_embed_type is "timestep"."""
-        return self.class_embed_type is not None or self.num_class_embeds is not None
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The levels from the finest resolution to the coarsest, one for each entry of `block_out_channels`."""
-
-        def spread(value: Any) -> tuple:
-            return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
-
-        per_level = zip(
-            self.block_out_channels,
-            spread(self.layers_per_block),
-            spread(self.num_attention_heads or self.attention_head_dim),
-            spread(self.transformer_layers_per_block),
-            spread(self.only_cross_attention),
-            (block == "CrossAttnDownBlock2D" for block in self.down_block_types),
-            (block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types)),  # written in the order of use
-        )
-        return tuple(Level(*values) for values in per_level)
 
 
 @dataclass(frozen=True)
 class VAEConfig(Config):
     """Configuration of `AutoencoderKL`, with the names and the defaults of the checkpoint's `config.json`.
 
-    `scaling_factor` is for the caller: latents times it have unit variance. The model itself neither applies nor
-    removes it.
+    These are for the caller, the model itself neither applies nor removes them: latents times `scaling_factor` have
+    unit variance; or latents less `latents_mean`, over `latents_std`, times it. `force_upcast`: float16 overflows.
     """
 
     sample_size: int | None = None
@@ -157,14 +26,11 @@ class VAEConfig(Config):
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    force_upcast: bool = False
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
-    neutral = {
-        "act_fn": ("silu", "swish"),
-        "latents_mean": (None,),
-        "latents_std": (None,),
-        "shift_factor": (None,),
-    }
-    unused = frozenset({"force_upcast"})  # the caller chooses the dtype, and the norms' statistics are float32 anyway
+    neutral = {"act_fn": ("silu", "swish"), "shift_factor": (None,)}
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -180,6 +46,12 @@ class VAEConfig(Config):
             self.require(
                 channels % self.norm_num_groups == 0,
                 f"block_out_channels[{i}] = {channels} is not divisible by norm_num_groups = {self.norm_num_groups}",
+            )
+        for key in ("latents_mean", "latents_std"):
+            value = getattr(self, key)
+            self.require(
+                value is None or len(value) == self.latent_channels,
+                f"{key} = {value!r} does not have one entry for each of the {self.latent_channels} latent_channels",
             )
 
     @property

@@ -59,13 +59,23 @@ def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool,
     return jnp.concatenate(waves, axis=-1)
 
 
+def guidance_embedding(scales: jax.Array, dim: int) -> jax.Array:
+    """Sinusoids of guidance scales [batch], sines first: [batch, dim], float32; Meng et al., arXiv:2210.03142."""
+    half = dim // 2
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * -(jnp.log(10000.0) / (half - 1)))
+    angles = (scales.astype(jnp.float32) - 1)[:, None] * 1000 * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 class TimestepEmbedding(nn.Module):
-    """Two dense layers from [batch, any] to [batch, dim]."""
+    """Two dense layers from [batch, any] to [batch, dim], after a condition [batch, any], if there is one."""
 
     dim: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        if condition is not None:
+            x += Dense(x.shape[-1], use_bias=False, name="cond_proj")(condition)
         return Dense(self.dim, name="linear_2")(nn.silu(Dense(self.dim, name="linear_1")(x)))
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sdjax.errors import InputError
-from sdjax.models.config import Level, UNetConfig
 from sdjax.models.layers import (
     Block,
     Conv3x3,
@@ -20,9 +19,11 @@ from sdjax.models.layers import (
     ResnetBlock2D,
     TimestepEmbedding,
     Upsample2D,
+    guidance_embedding,
     timestep_embedding,
 )
 from sdjax.models.transformer import Context, Extra, Transformer2DModel
+from sdjax.models.unet_config import Level, UNetConfig
 
 
 class Residuals(NamedTuple):
@@ -35,19 +36,37 @@ class Residuals(NamedTuple):
     middle: jax.Array
 
 
+class Added(NamedTuple):
+    """What Stable Diffusion XL reads beside the context: Podell et al. (2023), arXiv:2307.01952, section 2.2.
+
+    pooled: [batch, features] of the prompt. time_ids: [batch, 6], in pixels: original height and width, top and left of
+    the crop, target height and width; the refiner has an aesthetic score in the place of the last two, [batch, 5].
+    """
+
+    pooled: jax.Array
+    time_ids: jax.Array
+
+
 class UNet2DConditionModel(nn.Module):
-    """The UNet of Rombach et al. (2022), arXiv:2112.10752, conditioned on a prompt and, in some models, a class."""
+    """The UNet of Rombach et al. (2022), arXiv:2112.10752, conditioned on a prompt and, in some models, on more."""
 
     config: UNetConfig
     config_class = UNetConfig
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct | None, ...]:
+    def example_inputs(self) -> tuple[Any, ...]:
         """Shapes of the smallest inputs, from which the parameters' shapes follow."""
         config = self.config
         size = 2 ** (len(config.levels) - 1)
         sample, timesteps, context = (1, size, size, config.in_channels), (1,), (1, 1, config.cross_attention_dim)
+        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (sample, timesteps, context)]
         class_labels = jax.ShapeDtypeStruct((1,), jnp.int32) if config.has_class_embedding else None
-        return *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (sample, timesteps, context)), class_labels
+        guidance = jax.ShapeDtypeStruct((1,), jnp.float32) if config.embeds_guidance else None
+        added: Any = None
+        if config.is_xl:
+            pooled = (config.projection_class_embeddings_input_dim or 0) - 5 * (config.addition_time_embed_dim or 0)
+            shapes: list[Any] = [jax.ShapeDtypeStruct((1, width), jnp.float32) for width in (pooled, 5)]
+            added = Added(*shapes)
+        return *inputs, class_labels, added, guidance
 
     @nn.compact
     def __call__(
@@ -56,6 +75,8 @@ class UNet2DConditionModel(nn.Module):
         timesteps: jax.Array,
         context: jax.Array,
         class_labels: jax.Array | None = None,
+        added: Added | None = None,
+        guidance: jax.Array | None = None,
         residuals: Residuals | None = None,
         extra: Extra | None = None,
     ) -> jax.Array:
@@ -66,14 +87,15 @@ class UNet2DConditionModel(nn.Module):
         context: [batch, tokens, cross_attention_dim], the encoded prompt.
         class_labels: [batch], for models that have class embeddings only (InputError otherwise): integers below
         num_class_embeds, or noise levels where class_embed_type is "timestep".
-        residuals: of a ControlNet. extra: further tokens for the cross-attention, as of an IP-Adapter; with them the
-        module has parameters for their keys and values.
+        added: for models that are `is_xl`. guidance: [batch], the guidance scale, for models that embed it. residuals:
+        of a ControlNet. extra: further tokens for the cross-attention, as of an IP-Adapter; with them the module has
+        parameters for their keys and values.
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
-        embedding = self._embedding(timesteps, class_labels).astype(x.dtype)
+        embedding = self._embedding(timesteps, class_labels, added, guidance).astype(x.dtype)
         tokens = Context(context.astype(x.dtype), extra)
 
         skips = [x]
@@ -125,20 +147,36 @@ class UNet2DConditionModel(nn.Module):
             only_cross_attention=level.only_cross_attention,
         )
 
-    def _embedding(self, timesteps: jax.Array, class_labels: jax.Array | None) -> jax.Array:
-        """The embedding of time, plus that of the class: [batch, 4 * channels of the first level]."""
+    def _embedding(
+        self,
+        timesteps: jax.Array,
+        class_labels: jax.Array | None,
+        added: Added | None,
+        guidance: jax.Array | None,
+    ) -> jax.Array:
+        """The embedding of time, plus those of what else there is: [batch, 4 * channels of the first level]."""
         config = self.config
+        self._check("class_labels", class_labels, config.has_class_embedding)
+        self._check("added", added, config.is_xl)
+        self._check("guidance", guidance, config.embeds_guidance)
         dim = config.block_out_channels[0]
-        waves = partial(
-            timestep_embedding, dim=dim, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
-        )
-        embedding = TimestepEmbedding(4 * dim, name="time_embedding")(waves(timesteps))
-        if not config.has_class_embedding:
-            if class_labels is not None:
-                raise InputError("this UNet has no class embedding: leave class_labels out")
-            return embedding
-        if class_labels is None:
-            raise InputError("this UNet is conditioned on a class: pass class_labels, one for each image of the batch")
-        if config.class_embed_type == "timestep":
-            return embedding + TimestepEmbedding(4 * dim, name="class_embedding")(waves(class_labels))
-        return embedding + Embed(config.num_class_embeds, 4 * dim, name="class_embedding")(class_labels)
+        waves = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        condition = None
+        if guidance is not None and config.time_cond_proj_dim:
+            condition = guidance_embedding(guidance, config.time_cond_proj_dim)
+        embedding = TimestepEmbedding(4 * dim, name="time_embedding")(waves(timesteps, dim), condition)
+        if class_labels is not None and config.class_embed_type == "timestep":
+            embedding += TimestepEmbedding(4 * dim, name="class_embedding")(waves(class_labels, dim))
+        elif class_labels is not None:
+            embedding += Embed(config.num_class_embeds, 4 * dim, name="class_embedding")(class_labels)
+        if added is not None and config.addition_time_embed_dim:
+            sizes = waves(added.time_ids.reshape(-1), config.addition_time_embed_dim).reshape(len(added.time_ids), -1)
+            joined = jnp.concatenate([added.pooled, sizes], axis=-1)
+            embedding += TimestepEmbedding(4 * dim, name="add_embedding")(joined)
+        return embedding
+
+    def _check(self, name: str, given: object, is_needed: bool) -> None:
+        """Raises InputError for an input that the model needs and lacks, or cannot take."""
+        if is_needed != (given is not None):
+            does, say = ("is", "pass it") if is_needed else ("is not", "leave it out")
+            raise InputError(f"this UNet {does} conditioned on {name}: {say}")

@@ -1,7 +1,7 @@
-"""Encodes the prompts of a batch: the contexts that the UNet reads at each row of the plans."""
+"""Encodes the prompts of a batch: what the UNet reads of them at each row of the plans."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,18 +9,20 @@ import numpy as np
 from sdjax.pipeline.order import Order
 from sdjax.prompts import Tokens, tiled
 
-# Maps token ids and weights [batch, chunks, tokens] and clip skips [batch] to contexts [batch, T, features].
-TextEncode = Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]
+# Maps token ids and weights [batch, chunks, encoders, tokens], clip skips [batch] and whether there is no prompt
+# [batch] to the texts of `programs.encode_text`.
+TextEncode = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, jax.Array]]
+Text = dict[str, Any]
 
 
 class Contexts(NamedTuple):
-    """The contexts at each row, on the devices, of the parts of the prompts and of the negative prompts.
+    """The texts at each row, on the devices, of the parts of the prompts and of the negative prompts.
 
-    Equal ones are one array.
+    Equal ones are one object.
     """
 
-    parts: Sequence[Sequence[jax.Array]]
-    negative: Sequence[jax.Array]
+    parts: Sequence[Sequence[Text]]
+    negative: Sequence[Text]
 
     def changes(self, row: int) -> bool:
         """Whether any picture reads another text at a row than at the one before."""
@@ -34,22 +36,24 @@ def contexts_of(order: Order, encode: TextEncode) -> Contexts:
     equally often, so no picture depends on the prompts beside it.
     """
     columns, negatives = order.texts
-    encoded: dict[tuple[int, ...], jax.Array] = {}
+    encoded: dict[tuple[Any, ...], Text] = {}
 
-    def at_row(column: Sequence[Sequence[Tokens]], skips: np.ndarray, row: int) -> jax.Array:
+    def at_row(column: Sequence[Sequence[Tokens]], skips: np.ndarray, absent: np.ndarray, row: int) -> Text:
         texts = [tokens[row] for tokens in column]
-        key = tuple(map(id, texts))
+        key = (*map(id, texts), *absent)
         if key not in encoded:
             ids, weights = (np.stack(leaves) for leaves in zip(*(tiled(tokens, order.chunks) for tokens in texts)))
-            encoded[key] = encode(ids, weights, skips)
+            encoded[key] = encode(ids, weights, skips, absent)
         return encoded[key]
 
     skips = np.array([picture.clip_skip or 0 for picture in order.pictures], np.int32)
     # diffusers skips layers for prompts alone, A1111 for negative prompts too.
     is_plain = np.array([picture.prompt_syntax == "plain" for picture in order.pictures])
     negative_skips = np.where(is_plain, 0, skips).astype(np.int32)
+    none = np.array([picture.negative_prompt is picture.negative_prompt_2 is None for picture in order.pictures])
+    absent = none & order.facts.zeros_for_none
     rows = range(order.nfe)
     return Contexts(
-        [[at_row(column, skips, row) for row in rows] for column in columns],
-        [at_row(negatives, negative_skips, row) for row in rows],
+        [[at_row(column, skips, np.zeros_like(absent), row) for row in rows] for column in columns],
+        [at_row(negatives, negative_skips, absent, row) for row in rows],
     )

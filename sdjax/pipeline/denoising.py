@@ -13,6 +13,7 @@ from sdjax.parallel import shard, unshard
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.start import BatchStart, ImageInputs
+from sdjax.pipeline.xl import time_ids
 from sdjax.programs import Composed, Conditioning
 from sdjax.random import DeviceNoise, HostNoise, Noise
 from sdjax.schedulers import Known, State
@@ -43,7 +44,7 @@ class Step(NamedTuple):
 class Batch:
     """An order with its texts and images encoded, on the devices. `noise` counts on as rows are taken.
 
-    unet: the parameters that it is denoised with.
+    sizes: what is read with the prompts and with the negative prompts. unet: the parameters that it is denoised with.
     """
 
     order: Order
@@ -53,6 +54,7 @@ class Batch:
     first: np.ndarray
     known: Known
     shared: dict[str, Any]
+    sizes: tuple[dict[str, Any], dict[str, Any]]
     weights: jax.Array
     arrays: tuple[Any, Any]
     unet: Any
@@ -65,9 +67,13 @@ class Batch:
         if not order.draws.any():
             seeds = [picture.seed for picture in order.pictures]
             noise = DeviceNoise(seeds, seeds)  # whose program serves every sampler
-        known, shared = shard(start.known), shard({"channels": start.channels, "class_labels": start.class_labels})
+        read = ("channels", "class_labels", "guidance")
+        known, shared = shard(start.known), shard({name: getattr(start, name) for name in read})
+        count = order.facts.time_ids
+        ids = time_ids(order.pictures, order.size, count) if count else ()
+        sizes = tuple(shard({"time_ids": each}) for each in ids) if count else ({}, {})
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
-        return cls(order, images, contexts, noise, start.x, known, shared, weights, arrays, unet)
+        return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet)
 
     def on_host(self, step: Step) -> State:
         """The state [batch, ...] of the batch after a step, to keep, save or branch from."""
@@ -83,7 +89,8 @@ class Batch:
 
     def inputs(self, row: int) -> tuple[Any, ...]:
         """What the program takes from `row` on, after plan and state."""
-        *parts, negative = ({"context": texts[row]} for texts in (*self.contexts.parts, self.contexts.negative))
+        parts = [texts[row] | self.sizes[0] for texts in self.contexts.parts]
+        negative = self.contexts.negative[row] | self.sizes[1]
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
         conditioning = Conditioning(positive, negative, self.shared)
         noise = shard(self.noise.of_row(self.first.shape[1:], self.order.draws[:, row]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdjax import programs
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import Component, Model
+from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
 from sdjax.parallel import AXIS, pmap, shard
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.programs import Params
@@ -22,13 +22,13 @@ from sdjax.schedulers.loop import State
 class Networks:
     """The modules of a model, and what runs them.
 
-    encode_text: maps parameters, token ids and weights [batch, chunks, tokens] and clip skips [batch] to contexts.
+    encode_text: maps all parameters and the arrays of `programs.encode_text` to texts.
     denoise: maps parameters, the number of pictures, whether the unconditional half is computed, and the arguments of
         `programs.denoise` from `plan` on to the next state.
     """
 
     modules: Mapping[str, nn.Module]
-    encode_text: Callable[..., jax.Array]
+    encode_text: Callable[..., dict[str, jax.Array]]
     denoise: Callable[..., State]
     autoencoder: Autoencoder
 
@@ -40,20 +40,23 @@ class Networks:
         modules = {name: component.module for name, component in model.components.items()}
         return cls(
             modules=modules,
-            encode_text=_text_program(modules["text_encoder"]),
+            encode_text=_text_program(modules),
             denoise=_denoising_program(modules["unet"]),
             autoencoder=Autoencoder(model.vae, dtype, vae_tiling, preview),
         )
 
-    def with_text_encoder(self, module: nn.Module) -> "Networks":
-        """These networks with another text encoder, such as one that knows more words."""
-        modules = {**self.modules, "text_encoder": module}
-        return replace(self, modules=modules, encode_text=_text_program(module))
+    def with_text_encoders(self, encoders: Mapping[str, nn.Module]) -> "Networks":
+        """These networks with other text encoders, such as those that know more words."""
+        modules = {**self.modules, **encoders}
+        return replace(self, modules=modules, encode_text=_text_program(modules))
 
 
-def _text_program(text_encoder: nn.Module) -> Callable[..., jax.Array]:
-    encode = pmap(partial(programs.encode_text, text_encoder), in_axes=(None, 0, 0, 0))
-    return lambda params, *arrays: encode(params, *map(shard, arrays))
+def _text_program(modules: Mapping[str, nn.Module]) -> Callable[..., dict[str, jax.Array]]:
+    names = [name for name in TEXT_ENCODERS if name in modules]
+    encoders = tuple(modules[name] for name in names)
+    program = partial(programs.encode_text, encoders, is_xl=modules["unet"].config.is_xl)
+    encode = pmap(program, in_axes=(None, 0, 0, 0, 0))
+    return lambda params, *arrays: encode(tuple(params[name] for name in names), *map(shard, arrays))
 
 
 def _denoising_program(unet: nn.Module) -> Callable[..., State]:

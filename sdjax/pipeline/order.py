@@ -20,6 +20,7 @@ from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
+from sdjax.pipeline.xl import check_xl
 from sdjax.prompts import Tokens, bucket, tokens_by_row
 from sdjax.schedulers import SOLVERS, Plan
 from sdjax.settings import SETTINGS, UPSCALE, Picture
@@ -132,29 +133,29 @@ class Order:
     @cached_property
     def weights(self) -> np.ndarray:
         """[pictures, parts], of the conditions of each picture; 0 for those that it lacks."""
-        weights = np.zeros((len(self.recipes), bucket(max(len(recipe.parts) for recipe in self.recipes))), np.float32)
+        most = max(len(recipe.conditions) for recipe in self.recipes)
+        weights = np.zeros((len(self.recipes), bucket(most)), np.float32)
         for own, recipe in zip(weights, self.recipes):
-            own[: len(recipe.parts)] = [part.weight for part in recipe.parts]
+            own[: len(recipe.conditions)] = [condition.weight for condition in recipe.conditions]
         return weights
 
     @cached_property
     def texts(self) -> tuple[list[Column], Column]:
         """Columns of the prompts' parts, and that of the negative prompts; equal texts are one object."""
-        negatives = [self._tokens(k, recipe.picture.negative_prompt) for k, recipe in enumerate(self.recipes)]
+        negatives = [self._tokens(k, recipe.negative) for k, recipe in enumerate(self.recipes)]
         columns: list[Column] = [[] for _ in range(self.weights.shape[1])]
         for k, (recipe, negative) in enumerate(zip(self.recipes, negatives)):
-            parts = [self._tokens(k, part.text) for part in recipe.parts]
+            parts = [self._tokens(k, condition.texts) for condition in recipe.conditions]
             for column, tokens in zip_longest(columns, parts, fillvalue=negative):
                 column.append(tokens)  # type: ignore[arg-type]
         return columns, negatives
 
-    def _tokens(self, k: int, text: str) -> list[Tokens]:
+    def _tokens(self, k: int, texts: tuple[str, str]) -> list[Tokens]:
         recipe = self.recipes[k]
         label = LABELS.get(recipe.scheduler.solver)
         return tokens_by_row(
-            self.facts.tokenizer,
-            self.facts.words,
-            text,
+            self.facts.readers,
+            texts,
             is_plain=recipe.picture.prompt_syntax == "plain",
             steps=recipe.steps,
             rows=self.nfe,
@@ -204,6 +205,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     for picture in pictures:
         facts.task.check(picture)
         hires.check(picture)
+        check_xl(picture, facts)
         if (picture.clip_skip or 0) >= facts.layers:
             raise InputError(
                 f"clip_skip must be less than the text encoder's {facts.layers} layers, not {picture.clip_skip}"

@@ -80,11 +80,14 @@ class Pipeline:
         self.dtype = np.dtype(dtype)
         modules = {name: component.module for name, component in model.components.items()}
         folder = None if lora_dir is None else LoraFolder(lora_dir, modules)
-        self.facts = replace(Facts.of(model), words=words, loras=folder)
+        facts = Facts.of(model)
+        readers = tuple(reader._replace(words=words) for reader in facts.readers)
+        self.facts = replace(facts, readers=readers, loras=folder)
         self.loras: dict[str, Lora] = {}
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.networks = Networks.of(model, self.dtype, vae_tiling, preview)
-            placed = {name: replicate(model.components[name].params, self.dtype) for name in ("text_encoder", "unet")}
+            networks = {**model.text_encoders, "unet": model.unet}
+            placed = {name: replicate(network.params, self.dtype) for name, network in networks.items()}
         self._latest: tuple[Any, tuple[Mention, ...], Mapping[str, Any]] = (None, (), {})
         self.params: Mapping[str, Any] = {**placed, "vae": self.networks.autoencoder.params}
 
@@ -165,7 +168,7 @@ class Pipeline:
         )
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
         params = self._params_with(order.loras)
-        contexts = contexts_of(order, partial(self.networks.encode_text, params["text_encoder"]))
+        contexts = contexts_of(order, partial(self.networks.encode_text, params))
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
         return Batch.of(order, images, contexts, noise, start, params["unet"])
 
@@ -243,12 +246,12 @@ class Pipeline:
             .bin. token: the word; where None, the token in the file, or the name of A1111's file.
         Raises CheckpointError for a file that holds no embedding and InputError for one that does not fit the model.
         """
-        text_encoder = self.networks.modules["text_encoder"]
-        larger, params, words = learn(text_encoder, self.params["text_encoder"], self.facts.words, path, token)
-        self.networks = self.networks.with_text_encoder(larger)
-        self.params = {**self.params, "text_encoder": params}
-        self.facts = replace(self.facts, words=words)
-        return list(words)[-1]
+        encoders = {name: self.networks.modules[name] for name in self.model.text_encoders}
+        word, larger, params, readers = learn(encoders, self.params, self.facts.readers, path, token)
+        self.networks = self.networks.with_text_encoders(larger)
+        self.params = {**self.params, **params}
+        self.facts = replace(self.facts, readers=readers)
+        return word
 
     def with_params(self, params: Mapping[str, Any]) -> "Pipeline":
         """The same pipeline with other parameters for some components, from the host. Nothing is compiled again."""

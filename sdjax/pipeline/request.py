@@ -16,7 +16,12 @@ READERS: dict[str, Callable[[str, GivenImage], Any]] = {
     "mask_image": read_mask,
     "depth_map": read_depth,
 }
-BY_PROMPT = ("negative_prompt", *READERS)  # one for all prompts, or one for each; the others go by picture
+BY_PROMPT = (
+    "negative_prompt",
+    "prompt_2",
+    "negative_prompt_2",
+    *READERS,
+)  # one for all prompts, or one for each; the others go by picture
 
 
 def pictures_of(
@@ -65,7 +70,7 @@ def _for_each_prompt(name: str, value: Any, count: int) -> list[Any]:
 
 def _for_each_picture(name: str, value: Any, count: int) -> list[Any]:
     """One value for all pictures, or one for each. A value that has parts itself is kept as a tuple."""
-    has_parts = SETTINGS[name].kind in ("interval", "levels")
+    has_parts = SETTINGS[name].kind in ("interval", "pair", "levels")
     is_list = _is_list(value) and not (has_parts and len(value) and not _is_list(value[0]))
     values = list(value) if is_list else [value] * count
     if len(values) != count:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.pipeline.tasks import Size, Task, task_of
-from sdjax.prompts import Part, Tokenizer, Words, load_tokenizer, parts_of
+from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
 from sdjax.settings import SETTINGS, Picture
 
@@ -26,8 +26,10 @@ class Facts:
 
     low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model.
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
-        where it does not say. layers: of the text encoder. words: learned ones, with their token ids.
+        where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
     loras: those that prompts may name.
+    time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
+    negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
     """
 
     task: Task
@@ -38,14 +40,17 @@ class Facts:
     channels: int
     native: int
     layers: int
-    tokenizer: Tokenizer
-    words: Words
+    readers: tuple[Reader, ...]
     loras: LoraFolder | None
+    time_ids: int
+    zeros_for_none: bool
+    embeds_guidance: bool
 
     @classmethod
     def of(cls, model: Model) -> "Facts":
         """Read off an opened model."""
-        unet, vae, text_encoder = (model.components[name].module.config for name in ("unet", "vae", "text_encoder"))
+        unet, vae = model.unet.module.config, model.vae.module.config
+        encoders = [component.module.config for component in model.text_encoders.values()]
         return cls(
             task=task_of(unet, vae),
             scheduler=schedulers.from_config(model.scheduler_config),
@@ -54,11 +59,23 @@ class Facts:
             factor=vae.factor,
             channels=vae.latent_channels,
             native=(unet.sample_size or 0) * vae.factor,
-            layers=text_encoder.num_hidden_layers,
-            tokenizer=load_tokenizer(model.tokenizer, text_encoder.max_position_embeddings),
-            words={},
+            layers=min(config.num_hidden_layers for config in encoders) - unet.is_xl,
+            readers=tuple(
+                Reader(load_tokenizer(path, config.max_position_embeddings), {})
+                for path, config in zip(model.tokenizers, encoders)
+            ),
             loras=None,
+            time_ids=unet.time_ids(encoders[-1].projection_dim) if unet.is_xl else 0,
+            zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
+            embeds_guidance=unet.embeds_guidance,
         )
+
+
+class Condition(NamedTuple):
+    """One condition of a prompt: its text for each text encoder, and the weight of its direction."""
+
+    texts: tuple[str, str]
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -70,12 +87,24 @@ class Recipe:
     plan: Plan
     guidance_scale: float | tuple[float, ...]
     steps: int
+    embeds_guidance: bool
 
     @cached_property
-    def parts(self) -> list[Part]:
-        """The conditions of the prompt."""
-        text = self.picture.prompt
-        return [Part(text, 1.0)] if self._is_plain else parts_of(without_mentions(text))
+    def conditions(self) -> list[Condition]:
+        """The conditions of the prompt. Raises InputError for a second prompt that has another number of them."""
+        texts = (self.picture.prompt, self.picture.prompt_2 or self.picture.prompt)
+        if self._is_plain:
+            return [Condition(texts, 1.0)]
+        first, second = (parts_of(without_mentions(text)) for text in texts)
+        if len(first) != len(second):
+            raise InputError(f"prompt has {len(first)} parts with AND between them, prompt_2 {len(second)}: as many")
+        return [Condition((one.text, other.text), one.weight) for one, other in zip(first, second)]
+
+    @property
+    def negative(self) -> tuple[str, str]:
+        """The negative prompt for each text encoder."""
+        text = self.picture.negative_prompt or ""
+        return text, self.picture.negative_prompt_2 or text
 
     @cached_property
     def loras(self) -> tuple[Mention, ...]:
@@ -98,12 +127,13 @@ class Recipe:
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
         inside = (step >= low * steps) & (step < high * steps)
         found = np.where(inside, np.broadcast_to(scales, steps)[step] * self.scheduler.guidance_factor, 1)
-        return found * np.float32(self.parts[0].weight) if len(self.parts) == 1 else found
+        return found * np.float32(self.conditions[0].weight) if len(self.conditions) == 1 else found
 
     @property
     def guided(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
-        return (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.parts) > 1)
+        needed = (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.conditions) > 1)
+        return needed & (not self.embeds_guidance)
 
     @property
     def cfg_plus_plus(self) -> bool:
@@ -148,8 +178,12 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         raise InputError(
             f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler, euler_ancestral and ddim"
         )
-    recipe = Recipe(picture, scheduler, plan, scale, int(steps))
+    recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance)
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
+    if facts.embeds_guidance and (np.ndim(scale) or recipe.cfg_plus_plus or len(recipe.conditions) > 1):
+        raise InputError(
+            "this model reads one guidance scale: it takes none for each step, no AND and no cfg_plus_plus"
+        )
     if recipe.loras and facts.loras is None:
         name = recipe.loras[0].name
         raise InputError(f"the prompt names the LoRA {name!r}: say in which folder it is (lora_dir, --lora-dir)")

@@ -79,13 +79,14 @@ class BatchStart(NamedTuple):
     """The arrays of a batch before its first row.
 
     x: the first latents as the network sees them, [batch, h, w, channels]. known: what the loop puts back.
-    channels: [batch, h, w, extra] and class_labels: [batch] or None, what the UNet reads besides.
+    channels: [batch, h, w, extra], class_labels and guidance: [batch] or None, what the UNet reads besides.
     """
 
     x: np.ndarray
     known: Known
     channels: np.ndarray
     class_labels: np.ndarray | None
+    guidance: np.ndarray | None
 
 
 def batch_start(
@@ -115,7 +116,9 @@ def batch_start(
     if any(each.masked is not None for each in images):
         masked = _latents([each.masked for each in images], shape, partial(noise.draw, "condition"), everywhere, encode)
         channels = np.concatenate([channels, masked], axis=-1)
-    return BatchStart(x, Known(known, start, keep), channels, class_labels)
+    scales = [recipe.guidance_scale for recipe in order.recipes] if order.facts.embeds_guidance else None
+    guidance = None if scales is None else np.array(scales, np.float32)
+    return BatchStart(x, Known(known, start, keep), channels, class_labels, guidance)
 
 
 def _varied(start: np.ndarray, pictures: Sequence[Picture]) -> np.ndarray:

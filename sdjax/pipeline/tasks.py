@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdjax.errors import ConfigError, InputError
-from sdjax.models.config import UNetConfig, VAEConfig
+from sdjax.models import UNetConfig, VAEConfig
 from sdjax.pipeline.images import bicubic, resized, to_array
 from sdjax.settings import UPSCALE, Picture
 

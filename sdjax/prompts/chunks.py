@@ -19,7 +19,10 @@ Words = Mapping[str, Sequence[int]]
 
 
 class Tokens(NamedTuple):
-    """What the text encoder reads of one prompt: ids [chunks, length] int32, weights [chunks, length] float32."""
+    """What a text encoder reads of one prompt: ids [chunks, length] int32, weights [chunks, length] float32.
+
+    `tokens_by_row` puts those of all text encoders of a model side by side: [chunks, encoders, length].
+    """
 
     ids: np.ndarray
     weights: np.ndarray
@@ -86,7 +89,7 @@ def padded(tokenizer: Tokenizer, tokens: Tokens, chunks: int) -> Tokens:
 
 def tiled(tokens: Tokens, chunks: int) -> Tokens:
     """A prompt several times over: `chunks`, a multiple of its own number."""
-    return Tokens(*(np.tile(own, (chunks // len(own), 1)) for own in tokens))
+    return Tokens(*(np.concatenate([own] * (chunks // len(own))) for own in tokens))
 
 
 def _framed(tokenizer: Tokenizer, chunk: list[tuple[int, float]]) -> Tokens:

@@ -17,9 +17,10 @@ UPSCALE = "upscale"  # in the place of a setting in `needs`: a model that makes 
 
 # The groups of options in `--help`.
 PROMPT, SAMPLING, GUIDANCE, NOISE, SIZE = "Prompt", "Sampling", "Guidance", "Noise", "Size"
-IMAGES, HIRES = "From pictures", "Second pass"
+IMAGES, HIRES, XL = "From pictures", "Second pass", "Stable Diffusion XL"
 
 OWN_SIZE = "the image's or the model's own"
+LARGEST_SIZE = 65536  # pixels that a model may be told of
 
 
 # fmt: off
@@ -32,7 +33,8 @@ class Picture:
     """
 
     prompt: Annotated[str, Setting("What to paint.", PROMPT, flag="")]
-    negative_prompt: Annotated[str, Setting("What not to paint.", PROMPT, unset="nothing")] = ""
+    negative_prompt: Annotated[str | None, Setting(
+        "What not to paint.", PROMPT, unset="nothing; of Stable Diffusion XL not even an empty text")] = None
     seed: Annotated[int, Setting("Another seed, another picture.", NOISE, 0, LAST_SEED, flag="", infotext="Seed")] = 0
     image: Annotated[Any, Setting("The picture, or the latents, to start from.", IMAGES, flag="")] = None
     mask_image: Annotated[Any, Setting(
@@ -127,6 +129,27 @@ class Picture:
         unset="none", infotext="Clip skip")] = None
     prompt_syntax: Annotated[str, Setting(
         "a1111: weights, edits, any length; plain: letters as they are.", PROMPT, choices=SYNTAXES)] = "a1111"
+    prompt_2: Annotated[str | None, Setting(
+        "The prompt of the second text encoder.", XL, unset="the prompt")] = None
+    negative_prompt_2: Annotated[str | None, Setting(
+        "The negative prompt of the second text encoder.", XL, unset="the negative prompt")] = None
+    original_size: Annotated[tuple[int, int] | None, Setting(
+        "Height and width that the picture might have had before it was scaled: small ones look blurred.", XL, 0,
+        LARGEST_SIZE, unset="the picture's")] = None
+    crops_coords_top_left: Annotated[tuple[int, int], Setting(
+        "Top and left of a crop that the picture might be; 0 0 is centred.", XL, 0, LARGEST_SIZE)] = (0, 0)
+    target_size: Annotated[tuple[int, int] | None, Setting(
+        "Height and width that the picture is meant to have.", XL, 0, LARGEST_SIZE, unset="the picture's")] = None
+    negative_original_size: Annotated[tuple[int, int] | None, Setting(
+        "The original size to stay away from.", XL, 0, LARGEST_SIZE, unset="as original_size")] = None
+    negative_crops_coords_top_left: Annotated[tuple[int, int] | None, Setting(
+        "The crop to stay away from.", XL, 0, LARGEST_SIZE, unset="as crops_coords_top_left")] = None
+    negative_target_size: Annotated[tuple[int, int] | None, Setting(
+        "The target size to stay away from.", XL, 0, LARGEST_SIZE, unset="as target_size")] = None
+    aesthetic_score: Annotated[float, Setting(
+        "How pleasing the picture is to be, of the refiner: from 1 to 10.", XL, 0, 10)] = 6.0
+    negative_aesthetic_score: Annotated[float, Setting(
+        "The score to stay away from, of the refiner.", XL, 0, 10)] = 2.5
     subseed: Annotated[int, Setting(
         "The seed of a variation, whose noise is mixed in.", NOISE, 0, LAST_SEED, infotext="Variation seed",
         needs="subseed_strength")] = 0

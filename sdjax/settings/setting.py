@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sdjax.errors import InputError
 
-Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "levels", "image"]
+Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "pair", "levels", "image"]
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,13 @@ class Setting:
     def _is_within_bounds(self, value: Any) -> bool:
         return (
             (not self.choices or value in self.choices)
-            and (self.low is None or all(each >= self.low for each in (value if self.kind == "levels" else [value])))
+            and (self.low is None or all(each >= self.low for each in self._parts(value)))
             and (self.above is None or value > self.above)
-            and (self.high is None or value <= self.high)
+            and (self.high is None or all(each <= self.high for each in self._parts(value)))
         )
+
+    def _parts(self, value: Any) -> Any:
+        return value if self.kind in ("levels", "pair") else [value]
 
     def schema(self) -> dict[str, Any]:
         """Its JSON Schema."""
@@ -99,6 +102,7 @@ KIND_OF: dict[Any, Kind] = {
     float: "number",
     float | tuple[float, ...]: "numbers",
     tuple[float, float]: "interval",
+    tuple[int, int]: "pair",
     tuple[float, ...]: "levels",
     Any: "image",
 }
@@ -126,6 +130,10 @@ def _are_finite(value: Any) -> bool:
 def _is_interval(value: Any) -> bool:
     is_pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_finite, value))
     return is_pair and 0 <= value[0] < value[1] <= 1
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(is_whole, value))
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,11 @@ KINDS: dict[Kind, _Kind] = {
         "a start and an end, 0 <= start < end <= 1",
         _is_interval,
         {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2},
+    ),
+    "pair": _Kind(
+        "two whole numbers",
+        _is_pair,
+        {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
     ),
     # Images are read, and refused, by `sdjax.pipeline.images`. In JSON they are base64, as in A1111's API.
     "image": _Kind("a picture", lambda value: True, TEXT | {"contentEncoding": "base64"}),

@@ -48,8 +48,8 @@ def word_task(model: Model, examples: list[Example], word: Word) -> Task:
     word that the model knows already, or one that a caption lacks.
     """
     check_trainable(model)
-    tokenizer = load_tokenizer(model.tokenizer)
-    encoder = model.text_encoder
+    tokenizer = load_tokenizer(model.tokenizers[0])
+    encoder = model.components["text_encoder"]
     table = np.asarray(encoder.params["embeddings"]["token_embedding"]["embedding"], np.float32)
     begins_as = check_word(word, tokenizer)
     words = {word.name: range(len(table), len(table) + word.vectors)}

@@ -74,7 +74,7 @@ def text_to_image_task(model: Model, examples: list[Example], choices: Choices) 
     def complete(ema: Tree) -> dict[str, Tree]:
         return merged(params, ema) if rank else jax.device_get(ema)
 
-    tokenizer = load_tokenizer(model.tokenizer)
+    tokenizer = load_tokenizer(model.tokenizers[0])
     ids = np.stack([one_chunk(tokenizer, example.caption or "", {}).ids[0] for example in examples])
 
     def write(state: TrainState, path: Path) -> None:
@@ -119,13 +119,15 @@ def check_trainable(model: Model) -> None:
         raise InputError(f"{model.path}: the UNet's config does not say its sample_size")
     if config.in_channels != model.vae.module.config.latent_channels or config.has_class_embedding:
         raise InputError(f"{model.path} reads more than a prompt, and cannot be trained on captions alone")
+    if config.is_xl or config.embeds_guidance:
+        raise InputError(f"{model.path} is a kind of model that sdjax does not train: Stable Diffusion 1 and 2 are")
 
 
 def _loss(model: Model, choices: Choices, empty: np.ndarray) -> Loss:
     process = ForwardProcess(schedulers.from_config(model.scheduler_config).noise)
     loss = TextToImage(
         model.unet.module,
-        model.text_encoder.module,
+        model.components["text_encoder"].module,
         Denoising(process, choices.min_snr_gamma),
         tuple(map(int, empty)),
         choices.caption_dropout,

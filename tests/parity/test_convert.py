@@ -18,9 +18,9 @@ from safetensors.torch import load_file as load_file_torch
 from safetensors.torch import save_file
 
 from sdjax.convert import convert, export, verify
-from sdjax.convert.keys import match, source_name
+from sdjax.convert.keys import match, present_name, source_name
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.checkpoint import flat_specs, layers_of, read_json
 from sdjax.files.tensors import open_tensors
 from sdjax.models import build
 
@@ -39,8 +39,10 @@ def numpy_of(tensor: torch.Tensor) -> np.ndarray:
 
 def assert_same(converted: Path, component: str, module: torch.nn.Module) -> None:
     """Every parameter that PyTorch loaded is in the converted file with the same bits, and there is no other."""
-    ours = open_tensors(converted / component / "model.safetensors")
-    theirs = {name: tensor for name, tensor in module.state_dict().items() if "position_ids" not in name}
+    stacked = open_tensors(converted / component / "model.safetensors").arrays()
+    ours = {path: array[index] for whole, array in stacked.items() for path, index, _ in layers_of(whole, array.shape)}
+    state = module.state_dict()
+    theirs = {present_name(name): tensor for name, tensor in state.items() if "position_ids" not in name}
     assert {source_name(path) for path in ours} == set(theirs)
     for path, array in ours.items():
         tensor = numpy_of(theirs[source_name(path)])

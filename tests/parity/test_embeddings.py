@@ -35,7 +35,7 @@ def test_pickles_of_both_forms_are_read(tmp_path, content, word, vectors, suffix
     torch.save(content, path)
     got_word, got = read_embedding(path)
     assert got_word == word
-    assert got.dtype == np.float32 and np.array_equal(got, vectors.numpy())
+    assert got[0].dtype == np.float32 and np.array_equal(got, [vectors.numpy()])
 
 
 class Evil:

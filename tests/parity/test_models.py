@@ -16,6 +16,7 @@ import transformers
 
 from sdjax.convert import fill
 from sdjax.models import abstract_params, build
+from sdjax.models.unet import Added
 
 TOLERANCE = 1e-5
 
@@ -84,14 +85,28 @@ def unet_error(config: dict, size: tuple[int, int], batch: int = 2, seed: int = 
     labels = None
     if module.config.has_class_embedding:
         labels = random.integers(0, module.config.num_class_embeds or 1000, batch)
+    added, their_added = None, None
+    if module.config.is_xl:
+        pooled = random.standard_normal((batch, config["projection_class_embeddings_input_dim"] - 6 * 8), np.float32)
+        time_ids = random.uniform(0, 1024, (batch, 6)).astype(np.float32)
+        added = Added(pooled, time_ids)
+        their_added = {"text_embeds": torch.from_numpy(pooled), "time_ids": torch.from_numpy(time_ids)}
+    guidance, condition = None, None
+    if (width := module.config.time_cond_proj_dim) is not None:
+        guidance = random.uniform(1, 12, batch).astype(np.float32)
+        pipe = diffusers.LatentConsistencyModelPipeline
+        condition = pipe.get_guidance_scale_embedding(None, torch.from_numpy(guidance - 1), embedding_dim=width)
     with torch.no_grad():
         expected = theirs(
             nchw(sample),
             torch.from_numpy(timesteps),
             torch.from_numpy(context),
             class_labels=None if labels is None else torch.from_numpy(labels),
+            timestep_cond=condition,
+            added_cond_kwargs=their_added,
         ).sample
-    return relative_error(jax.jit(module.apply)({"params": params}, sample, timesteps, context, labels), nhwc(expected))
+    inputs = (sample, timesteps, context, labels, added, guidance)
+    return relative_error(jax.jit(module.apply)({"params": params}, *inputs), nhwc(expected))
 
 
 def vae_errors(config: dict, size: tuple[int, int], batch: int = 2, seed: int = 0) -> dict[str, float]:
@@ -146,7 +161,31 @@ UPSCALER = unet_config(
     use_linear_projection=True,
 )
 
+XL = unet_config(
+    "-AA",
+    (16, 32, 64),
+    attention_head_dim=[2, 4, 8],
+    transformer_layers_per_block=[1, 2, 4],
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=20 + 6 * 8,
+)
+REFINER = {
+    **XL,
+    **unet_config("-AA-", (16, 32, 48, 48), attention_head_dim=[2, 4, 6, 6], transformer_layers_per_block=3),
+}
+
 UNETS = {
+    "SDXL": (XL, (16, 16)),
+    "SDXL, odd size": (XL, (13, 9)),
+    "SDXL, inpainting": ({**XL, "in_channels": 9}, (8, 16)),
+    "SDXL, the guidance scale embedded": ({**XL, "time_cond_proj_dim": 12}, (8, 8)),
+    "SDXL, other sinusoids": ({**XL, "flip_sin_to_cos": False, "freq_shift": 1}, (8, 8)),
+    "SDXL, convolutions as projections": ({**XL, "use_linear_projection": False}, (8, 8)),
+    "SDXL refiner": (REFINER, (16, 8)),
+    "SDXL refiner, odd size": (REFINER, (9, 17)),
+    "SD 1, the guidance scale embedded (LCM)": ({**SD1, "time_cond_proj_dim": 32}, (8, 8)),
     "SD 1": (SD1, (16, 16)),
     "SD 1, odd size": (SD1, (13, 21)),
     "SD 1, inpainting": ({**SD1, "in_channels": 9}, (16, 8)),

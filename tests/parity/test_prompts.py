@@ -78,9 +78,10 @@ def test_a_seed_gives_the_picture_of_diffusers(theirs, ours, sampler, class_name
 
 
 def encoded(pipe, prompt, skip=0):
-    tokens = weighted_chunks(pipe.facts.tokenizer, prompt, pipe.facts.words)
-    inputs = (leaf[None] for leaf in (*tokens, np.array(skip, np.int32)))
-    return unshard(pipe.networks.encode_text(pipe.params["text_encoder"], *inputs), 1)
+    tokenizer, words = pipe.facts.readers[0]
+    ids, weights = (leaf[None, :, None] for leaf in weighted_chunks(tokenizer, prompt, words))
+    texts = pipe.networks.encode_text(pipe.params, ids, weights, np.array([skip], np.int32), np.zeros(1, bool))
+    return unshard(texts["context"], 1)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

@@ -49,7 +49,7 @@ def test_residuals_of_a_unet(config, size):
             down_block_additional_residuals=tuple(map(nchw, skips)),
             mid_block_additional_residual=nchw(middle),
         ).sample
-    got = jax.jit(module.apply)({"params": params}, sample, times, context, labels, Residuals(skips, middle))
+    got = jax.jit(module.apply)({"params": params}, sample, times, context, labels, residuals=Residuals(skips, middle))
     assert relative_error(got, nhwc(expected)) <= TOLERANCE
 
 

@@ -14,7 +14,16 @@ import transformers
 from checkpoints import tensors_of
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from flax.traverse_util import flatten_dict
-from ldm_checkpoints import CONFIGS, KINDS, ema_of, random_state, small_configs, small_shapes, write_full_size
+from ldm_checkpoints import (
+    CONFIGS,
+    KINDS,
+    ema_of,
+    encoders_of,
+    random_state,
+    small_configs,
+    small_shapes,
+    write_full_size,
+)
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_file_torch
@@ -24,9 +33,15 @@ from sdjax.convert import Choices, convert, verify
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import flat_specs, read_component, read_json, read_model
 from sdjax.models import build
+from sdjax.models.unet import Added
 
 TOLERANCE = 1e-5
-CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+CLASSES = {
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -51,15 +66,16 @@ def configs(shared, kind, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def converted(shared, kind, file, configs) -> Path:
     prediction = "epsilon" if kind == "sd-2-base" else None
-    choices = Choices(ema=False, prediction_type=prediction, tokenizer=configs / "tokenizer")
+    tokenizer = encoders_of(kind)[0].replace("text_encoder", "tokenizer")
+    choices = Choices(ema=False, prediction_type=prediction, tokenizer=configs / tokenizer)
     return convert(file, file.parent / "model", single_file=choices)
 
 
 def load_theirs(component: str, file: Path, configs: Path, **options) -> torch.nn.Module:
-    if component == "text_encoder":
-        state = load_file(file)
+    if component.startswith("text_encoder"):
+        cls = getattr(transformers, CLASSES[component])
         return create_diffusers_clip_model_from_ldm(
-            transformers.CLIPTextModel, state, component, str(configs), torch.float32, local_files_only=True
+            cls, load_file(file), component, str(configs), torch.float32, local_files_only=True
         )
     loader = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}[component]
     # diffusers changes scaling_factor, which AutoencoderKL itself does not apply.
@@ -83,9 +99,12 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
     config = ours.module.config
     variables = {"params": jax.tree.map(jnp.asarray, ours.params)}
     with torch.no_grad():
-        if component == "text_encoder":
+        if component.startswith("text_encoder"):
             ids = random.integers(0, config.vocab_size, (2, 77))
-            return relative(ours.module.apply(variables, ids).context, theirs(torch.from_numpy(ids)).last_hidden_state)
+            ids[:, 50:] = config.vocab_size - 1  # the end of the text
+            got, expected = ours.module.apply(variables, ids), theirs(torch.from_numpy(ids))
+            pooled = relative(got.pooled, expected.text_embeds) if ours.module.projects else 0
+            return max(relative(got.context, expected.last_hidden_state), pooled)
         if component == "vae":
             image = random.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
             mean, _ = ours.module.apply(variables, image, method="encode")
@@ -96,18 +115,26 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
         context = random.standard_normal((2, 7, config.cross_attention_dim)).astype(np.float32)
         times = np.array([3, 700])
         labels = np.array([20, 350]) if config.has_class_embedding else None
-        got = ours.module.apply(variables, x, times, context, labels)
+        added, their_added = None, None
+        if config.is_xl:
+            time_ids = random.uniform(0, 1000, (2, config.time_ids(128))).astype(np.float32)
+            added = Added(random.standard_normal((2, 128)).astype(np.float32), time_ids)
+            their_added = {"text_embeds": torch.from_numpy(added.pooled), "time_ids": torch.from_numpy(time_ids)}
+        got = ours.module.apply(variables, x, times, context, labels, added)
         expected = theirs(
             torch.from_numpy(np.moveaxis(x, -1, 1).copy()),
             torch.from_numpy(times),
             torch.from_numpy(context),
             None if labels is None else torch.from_numpy(labels),
+            added_cond_kwargs=their_added,
         )
         return relative(got, expected.sample)
 
 
-@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+@pytest.mark.parametrize("component", CLASSES)
 def test_a_converted_file_computes_what_diffusers_does(component, kind, file, configs, converted):
+    if component.startswith("text_encoder") and component not in encoders_of(kind):
+        pytest.skip(f"{kind} has no {component}")
     theirs = load_theirs(component, file, configs)
     assert_same(converted, component, theirs)
     error = error_of(component, converted, theirs)
@@ -184,12 +211,14 @@ def test_what_a_pickled_file_must_not_hold_is_named(shared, tmp_path):
 
 def test_the_configurations_are_the_published_ones(kind, configs, converted):
     """Up to notes, defaults, and what the reference data have from a neighbouring model."""
-    for component in ("text_encoder", "unet", "vae", "scheduler"):
+    for component in (*encoders_of(kind), "unet", "vae", "scheduler"):
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         published, ours = read_json(configs / component / name), read_json(converted / component / name)
         for key in ours.keys() & published.keys() - {"_class_name", "sample_size", "_name_or_path"}:
             if kind in ("sd-2-base", "sd-2-depth") and key == "prediction_type":
                 continue  # their reference is 2.1, which predicts v
+            if key == "transformer_layers_per_block" and kind == "sdxl-refiner":
+                continue  # one number for all levels, also for those without transformers
             assert ours[key] == published[key], (component, key)
 
 
@@ -206,7 +235,10 @@ def test_the_real_sizes_are_converted_with_nothing_missing_and_nothing_left_over
     model = read_model(convert(file, tmp_path / "model", dtype="float16", single_file=choices))
     file.unlink()
     for component, class_name in CLASSES.items():
-        config = read_json(published / component / "config.json")
+        if component.startswith("text_encoder") and component not in encoders_of(kind):
+            continue
+        place = component if (published / component).is_dir() else "text_encoder"
+        config = read_json(published / place / "config.json")
         if kind == "sd-2-depth" and component == "unet":
             config["in_channels"] = 5
         expected = flat_specs(build(class_name, config))

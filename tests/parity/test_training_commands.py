@@ -128,7 +128,7 @@ def test_a_lora_is_trained_beside_the_model(tmp_path):
         )
     write_lora(tmp_path / "a.safetensors", unflatten_dict(factors, sep="/"), "a test")
     lora = lora_for(read_lora(tmp_path / "a.safetensors"), {"unet": unet, "text_encoder": text}, 1.0)
-    for (component, path), read in lora.factors.items():
+    for (component, path), [(_, read)] in lora.factors.items():
         place = f"{component}/{path}".removesuffix("/kernel")
         np.testing.assert_allclose(read.product(1.0), factors[f"{place}/down"] @ factors[f"{place}/up"], atol=1e-6)
     assert len(lora.factors) == len(downs)

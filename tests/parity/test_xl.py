@@ -1,0 +1,155 @@
+"""Stable Diffusion XL: the same checkpoint, prompts and noise through diffusers' pipelines and ours."""
+
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+from test_images import compare, quiet, set_scheduler, to_torch
+from test_models import REFINER, XL, randomise
+
+import sdjax
+from sdjax.files.checkpoint import embedded_models
+
+PROMPTS = ["a big red heart on a yellow background", "a cyan ring above a pink star"]
+NEGATIVE = "a green square"
+SEEDS = [11, 12]
+STEPS = 10
+SIZE = 32  # of the pictures, whose latents are half as large
+
+
+def text_encoder(width: int, projects: bool, layers: int):
+    config = transformers.CLIPTextConfig(
+        vocab_size=621,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        projection_dim=20,
+        hidden_act="gelu" if projects else "quick_gelu",
+        bos_token_id=0,
+        eos_token_id=2,  # as in the published configurations
+        pad_token_id=1,
+    )
+    cls = transformers.CLIPTextModelWithProjection if projects else transformers.CLIPTextModel
+    return randomise(cls(config), layers)
+
+
+@pytest.fixture(scope="module")
+def components(tmp_path_factory):
+    """Those of a small model, with random weights that give pictures with something to see."""
+    tokenizer = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
+    shutil.copytree(embedded_models()["shapes"] / "tokenizer", tokenizer)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        scaling_factor=0.13025,
+        latent_channels=4,
+    )
+    return {
+        "vae": randomise(vae, 1),
+        "text_encoder": text_encoder(24, False, 3),
+        "text_encoder_2": text_encoder(40, True, 4),
+        "tokenizer": transformers.CLIPTokenizer.from_pretrained(tokenizer),
+        "tokenizer_2": transformers.CLIPTokenizer.from_pretrained(tokenizer, pad_token="!"),
+        "scheduler": diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
+        ),
+    }
+
+
+def unet(config: dict, **changes):
+    torch.manual_seed(3)
+    made = diffusers.UNet2DConditionModel.from_config(
+        {**config, "cross_attention_dim": 64, "sample_size": 16, **changes}
+    )
+    return made.eval()
+
+
+REFINING = {**REFINER, "cross_attention_dim": 40, "projection_class_embeddings_input_dim": 20 + 5 * 8}
+
+
+@pytest.fixture(scope="module")
+def make(components, tmp_path_factory):
+    """From a class of diffusers, a UNet and what else changes to their pipeline and ours, of the same weights."""
+
+    def make(cls, unet, settings=None, **changes):
+        theirs = quiet(cls(**components | changes, unet=unet, **settings or {}))
+        folder = tmp_path_factory.mktemp("model")
+        theirs.save_pretrained(folder)
+        return theirs, sdjax.load(folder, dtype="float32")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield make
+
+
+@pytest.fixture(scope="module")
+def base(make):
+    return make(diffusers.StableDiffusionXLPipeline, unet(XL))
+
+
+def both(theirs, ours, sampler=None, theirs_only=None, ours_only=None, **arguments):
+    """What diffusers draws one by one, since it mixes up the negative sizes of several, and what we draw at once.
+
+    A list has something for each picture.
+    """
+    if sampler:
+        set_scheduler(theirs, ours.model.scheduler_config, sampler)
+    shared = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "np", "prompt": PROMPTS} | arguments
+    of_theirs = shared | (theirs_only or {})
+    expected = [
+        theirs(**{name: value[k] if isinstance(value, list) else value for name, value in of_theirs.items()}).images
+        for k in range(2)
+    ]
+    one_each = {name: [value] * 2 if isinstance(value, tuple) else value for name, value in shared.items()}
+    got = ours(seed=SEEDS, sampler=sampler, prompt_syntax="plain", **one_each | (ours_only or {})).images
+    return got, np.concatenate(expected)
+
+
+def from_noise(*pipes, **arguments):
+    """`both` from the same noise."""
+    latents = np.random.default_rng(5).standard_normal((2, 16, 16, 4)).astype(np.float32)
+    size = {"height": SIZE, "width": SIZE}
+    each = [to_torch(latents[k : k + 1]) for k in range(2)]
+    return both(*pipes, theirs_only={"latents": each}, ours_only={"latents": latents}, **size, **arguments)
+
+
+SETTINGS = {
+    "no negative prompt": {},
+    "an empty negative prompt": {"negative_prompt": ""},
+    "a negative prompt": {"negative_prompt": NEGATIVE},
+    "second prompts": {"negative_prompt": NEGATIVE, "prompt_2": PROMPTS[::-1], "negative_prompt_2": "a blue ring"},
+    "clip skip": {"clip_skip": 1, "negative_prompt": NEGATIVE},
+    "sizes": {"original_size": (512, 300), "crops_coords_top_left": (16, 99), "target_size": (40, 1000)},
+    "negative sizes": {
+        "original_size": (512, 300),
+        "negative_original_size": (99, 10),
+        "negative_crops_coords_top_left": (3, 7),
+        "negative_target_size": (1000, 40),
+    },
+    "guidance 1": {"guidance_scale": 1.0},
+    "rescaled": {"guidance_rescale": 0.7},
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_text_to_image(base, what):
+    compare(f"SDXL, {what}", *from_noise(*base, **SETTINGS[what]))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
+def test_samplers(base, sampler):
+    theirs, ours = base
+    original = theirs.scheduler
+    got, expected = from_noise(theirs, ours, sampler=sampler)
+    theirs.scheduler = original
+    compare(f"SDXL, {sampler}", got, expected)
