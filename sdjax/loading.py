@@ -32,6 +32,7 @@ def load(
     preview_vae: str | os.PathLike | None = None,
     loras: Sequence[tuple[str | os.PathLike, float]] = (),
     lora_dir: str | os.PathLike | None = None,
+    refiner: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
     single_file: Choices | None = None,
@@ -52,6 +53,7 @@ def load(
         which costs nothing; the model's own where None.
     loras: LoRA files, each with its scale; see `Pipeline.load_lora_weights`.
     lora_dir: a folder of LoRA files that prompts may name, as in A1111: "a cat <lora:file_name:0.8>".
+    refiner: another model that takes over where little noise is left, as that of Stable Diffusion XL is made to.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
     progress: called while a model is converted; see `sdjax.convert.convert`.
@@ -79,6 +81,8 @@ def load(
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
     pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview, lora_dir=lora_dir)
     pipe.use_loras(adapters)
+    if refiner is not None:
+        pipe.use_refiner(load(refiner, dtype, vae_tiling=vae_tiling, progress=progress))
     return pipe
 
 

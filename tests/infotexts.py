@@ -99,7 +99,7 @@ V1_6 = [  # 1.6 to 1.8: more samplers, RNG, discarded levels and schedules of on
      ["the levels that UniPC lays anew for the second pass"]),
     ("Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Refiner: sd_xl_refiner_1.0 [7440042bbd], "
      "Refiner switch at: 0.8, Version: v1.7.0", "Euler a", "Uniform", 20,
-     ["Refiner: sd_xl_refiner_1.0 [7440042bbd]", "Refiner switch at: 0.8"]),
+     ["Refiner: sd_xl_refiner_1.0 [7440042bbd]"]),
 ]
 V1_9 = [  # from 1.9 on: "Schedule type"
     ("Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Version: v1.9.4",

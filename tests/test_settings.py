@@ -50,6 +50,9 @@ OTHER = {
     "sigma_max": 9.5,
     "timesteps": (900.0, 500.0, 20.0),
     "sigmas": (9.0, 2.0, 0.0),
+    "denoising_start": 0.1,
+    "denoising_end": 0.9,
+    "handover": "diffusers",
     "height": 32,
     "width": 32,
     "hires_scale": 1.5,
@@ -77,7 +80,7 @@ IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
 LEVELS = {"timesteps", "sigmas"}
 CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
 SPACED = {"rho", "sigma_min", "sigma_max"}
-FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level"}
+FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level", "denoising_start"}
 OF_XL = {name for name, setting in SETTINGS.items() if setting.panel == XL}
 OF_REFINER = {"aesthetic_score", "negative_aesthetic_score"}
 
@@ -101,7 +104,7 @@ def test_the_call_has_every_setting_and_says_what_it_is():
     ("command", "lacks"),
     [
         ("generate", FROM_IMAGES),
-        ("img2img", FROM_IMAGES - {"strength"}),
+        ("img2img", FROM_IMAGES - {"strength", "denoising_start"}),
         ("inpaint", {"noise_level"}),
         ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")} | OF_XL),
         (

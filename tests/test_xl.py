@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_training import XL, write_tiny_model
 
 import sdjax
 from sdjax.convert import convert, export
@@ -165,3 +166,78 @@ def test_a_wrong_number_of_encoders_is_said(small_xl, tmp_path, change, says):
     write_json(folder / "model_index.json", read_json(small_xl / "model_index.json") | change)
     with pytest.raises(CheckpointError, match=says):
         read_model(folder)
+
+
+@pytest.fixture(scope="module")
+def refining(small_xl, tmp_path_factory):
+    """A pipeline whose refiner has one text encoder and other parameters."""
+    configs = {name: config for name, config in XL.items() if name != "text_encoder"}
+    unet = {**XL["unet"], "cross_attention_dim": 12, "projection_class_embeddings_input_dim": 6 + 5 * 4}
+    refiner = write_tiny_model(tmp_path_factory.mktemp("refiner") / "refiner", configs | {"unet": unet})
+    return sdjax.load(small_xl, refiner=refiner)
+
+
+LONGER = {"num_inference_steps": 8, "sampler": "dpmpp_2m"}
+
+
+def test_a_refiner_that_is_the_model_itself_changes_no_bit(small_xl, xl):
+    pipe = sdjax.load(small_xl, refiner=small_xl)
+    for rng, sampler in (("jax", "dpmpp_2m"), ("jax", "euler_ancestral"), ("torch", "euler_ancestral")):
+        how = {"num_inference_steps": 8, "sampler": sampler, "rng": rng, "seed": 4}
+        assert np.array_equal(drawn(pipe, denoising_end=0.6, **how), drawn(xl, **how))
+
+
+def test_the_refiner_takes_over_where_it_is_told_to(refining, xl):
+    plain = drawn(xl, **LONGER)
+    late, early = (drawn(refining, denoising_end=share, **LONGER) for share in (0.999, 0.3))
+    default, at_08 = drawn(refining, **LONGER), drawn(refining, denoising_end=0.8, **LONGER)
+    assert np.array_equal(default, at_08) and not np.array_equal(early, late)
+    assert np.abs(late - plain).max() < np.abs(early - plain).max()
+    anew = drawn(refining, denoising_end=0.3, handover="diffusers", **LONGER)
+    assert not np.array_equal(anew, early)  # the sampler has forgotten what it had seen
+    steps = {"num_inference_steps": 8, "sampler": "euler"}  # which remembers nothing
+    both = [drawn(refining, denoising_end=0.3, handover=name, **steps) for name in ("a1111", "diffusers")]
+    np.testing.assert_allclose(*both, atol=1e-4)
+
+
+def test_nothing_compiles_for_another_change_of_models(refining, compilations):
+    drawn(refining, denoising_end=0.5, **LONGER)
+    compilations.clear()
+    drawn(refining, denoising_end=0.9, **LONGER | {"num_inference_steps": 11})
+    drawn(refining, denoising_end=0.2, aesthetic_score=9.0, **LONGER)
+    assert not compilations
+
+
+def test_a_second_pass_is_refined_and_the_first_is_not(refining):
+    seen = []
+    result = refining("a red heart", hires_scale=2.0, hires_steps=4, progress=lambda *_: seen.append(_), **LONGER)
+    assert result.images[0].size == (128, 128) and result.nfe == 8 + 2
+    assert refining.facts.refiner is not None
+
+
+def test_noise_is_left_in_where_the_run_stops(xl):
+    """Halves of a run, one after the other, are the run; also from what the first gave as a picture."""
+    how = {"num_inference_steps": 8, "sampler": "euler", "seed": 3}
+    half = drawn(xl, denoising_end=0.5, **how)
+    rest = drawn(xl, image=half[0], denoising_start=0.5, **how)
+    np.testing.assert_allclose(rest, drawn(xl, **how), atol=1e-4)
+    assert half.std() > 1.2 * rest.std()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"denoising_start": 0.5, "denoising_end": 0.5}, "denoising_start 0.5 must be below denoising_end 0.5"),
+        ({"denoising_end": 0.0}, "denoising_end must be a finite number above 0 and at most 1, not 0.0"),
+        ({"denoising_end": 1e-4}, "denoising_end 0.0001 leaves none of the 3 evaluations"),
+        ({"sampler": "dpm_adaptive", "denoising_end": 0.5}, "runs from the start to the end: no refiner"),
+    ],
+)
+def test_where_a_run_cannot_begin_or_stop(xl, settings, says):
+    with pytest.raises(InputError, match=says):
+        drawn(xl, **settings)
+
+
+def test_a_start_that_leaves_nothing_is_said(pipe):
+    with pytest.raises(InputError, match=r"denoising_start 0\.999 leaves none of the 2 steps"):
+        drawn(pipe, image=np.zeros((16, 16, 4), np.float32), denoising_start=0.999)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sdjax.files.checkpoint import Component, embedded_models, read_model
+from sdjax.files.checkpoint import INDEX, Component, embedded_models, read_json, read_model, write_json
 from sdjax.models import build
 from sdjax.training.models import fresh, write_model
 
@@ -86,6 +86,9 @@ def write_tiny_model(destination: Path, configs: dict[str, dict] = CONFIGS) -> P
         components[name] = Component(module, fresh(module, i))
     model = replace(shapes, components=components, index=index)
     write_model(destination, model, list(components), "a test", configs)
+    if "text_encoder" not in configs:  # a refiner has the second alone
+        written = read_json(destination / INDEX) | {"text_encoder": [None, None], "tokenizer": [None, None]}
+        write_json(destination / INDEX, written)
     if "text_encoder_2" in configs:
         shutil.copytree(destination / "tokenizer", destination / "tokenizer_2")
     return destination

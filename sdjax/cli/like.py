@@ -39,6 +39,8 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
     ):
         log.warning("%s: not followed: %s (--lora-dir says where they are)", path, ", ".join(named))
         prompt = without_mentions(prompt)
+    if "Refiner" in " ".join(found.get("not_followed", [])) and loading.refiner is None:
+        found.pop("denoising_end", None)  # of A1111: without a refiner it would leave the noise in
     request = replace(
         painting,
         seeds=painting.seeds or [found.get("seed", 0)],
@@ -49,6 +51,7 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
             dtype=loading.dtype or found.get("dtype"),
             single_file={**_choices(found), **loading.single_file},
             vae=loading.vae or found.get("vae"),
+            refiner=loading.refiner or found.get("refiner"),
             embeddings=loading.embeddings or [Path(each) for each in found.get("embeddings", [])],
             loras=loading.loras or files_and_scales(found.get("loras")),
         ),

@@ -43,6 +43,13 @@ Vae = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Refiner = Annotated[
+    str | None,
+    typer.Option(
+        help="Another model that takes over where little noise is left (--denoising-end, else at 0.8).",
+        rich_help_panel=MODEL,
+    ),
+]
 VaeTiling = Annotated[
     bool | None,
     typer.Option(

@@ -36,6 +36,7 @@ class Loading:
     dtype: str | None = None
     vae: str | None = None
     vae_tiling: bool | None = None
+    refiner: str | None = None
     embeddings: Sequence[Path] = ()
     loras: Sequence[tuple[str, float]] = ()
     lora_dir: Path | None = None
@@ -53,6 +54,7 @@ class Loading:
             dtype=self.dtype,
             vae=self.vae,
             vae_tiling=self.vae_tiling,
+            refiner=self.refiner,
             preview_vae=self.preview_vae,
             loras=self.loras,
             lora_dir=self.lora_dir,
@@ -70,7 +72,8 @@ class Loading:
         """The part of it that a picture depends on; the pipeline adds the LoRAs."""
         files = {"embeddings": [str(path) for path in self.embeddings]} if self.embeddings else {}
         choices = {name: str(value) if isinstance(value, Path) else value for name, value in self.single_file.items()}
-        return {"model": self.model, **({"vae": self.vae} if self.vae else {}), **choices, **files}
+        others = {name: value for name, value in (("vae", self.vae), ("refiner", self.refiner)) if value}
+        return {"model": self.model, **others, **choices, **files}
 
 
 OF_FILES = {
@@ -90,6 +93,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("lora_dir", options.LoraDir, None),
         option("vae", options.Vae, None),
         option("vae_tiling", options.VaeTiling, None),
+        option("refiner", options.Refiner, None),
         option("dtype", options.Dtype, None),
         *(option(name, kind, None) for name, kind in OF_FILES.items()),
     ]
@@ -108,7 +112,7 @@ def configured(
         @wraps(command)
         def run(**values: Any) -> None:
             given = {each.name: values.pop(each.name) for each in settings}
-            named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling", "lora_dir")}
+            named = {name: values.pop(name) for name in ("model", "dtype", "vae", "vae_tiling", "refiner", "lora_dir")}
             choices = {name: value for name in OF_FILES if (value := values.pop(name)) is not None}
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
             command(

@@ -68,7 +68,7 @@ def _noise(batch: Batch, controllers: list[Controller], kept: np.ndarray, wanted
         keys = jax.vmap(jax.random.fold_in)(batch.noise.later, kept)
         fresh = np.asarray(normal(keys, shape))
     else:
-        fresh = np.asarray(batch.noise.of_row(shape, wanted))
+        fresh = np.asarray(batch.noise.next_draw(shape, wanted))
     ups = [each.up / each.noise.scale(each.final if each.done else each.level) for each in controllers]
     return np.where(wanted, ups, 0).astype(np.float32)[:, None, None, None] * fresh
 

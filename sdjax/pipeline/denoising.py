@@ -13,7 +13,7 @@ from sdjax.parallel import shard, unshard
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.start import BatchStart, ImageInputs
-from sdjax.pipeline.xl import time_ids
+from sdjax.pipeline.xl import sizes_of
 from sdjax.programs import Composed, Conditioning
 from sdjax.random import DeviceNoise, HostNoise, Noise
 from sdjax.schedulers import Known, State
@@ -69,9 +69,7 @@ class Batch:
             noise = DeviceNoise(seeds, seeds)  # whose program serves every sampler
         read = ("channels", "class_labels", "guidance")
         known, shared = shard(start.known), shard({name: getattr(start, name) for name in read})
-        count = order.facts.time_ids
-        ids = time_ids(order.pictures, order.size, count) if count else ()
-        sizes = tuple(shard({"time_ids": each}) for each in ids) if count else ({}, {})
+        sizes = shard(sizes_of(order))
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
         return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet)
 
@@ -93,7 +91,7 @@ class Batch:
         negative = self.contexts.negative[row] | self.sizes[1]
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
         conditioning = Conditioning(positive, negative, self.shared)
-        noise = shard(self.noise.of_row(self.first.shape[1:], self.order.draws[:, row]))
+        noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 
     def ends_before(self, row: int) -> bool:
@@ -102,26 +100,27 @@ class Batch:
         return self.contexts.changes(row) or wants_noise or self.order.guided[row] != self.order.guided[row - 1]
 
 
-def steps(batch: Batch, advance: Advance, stops: Collection[int] = (), state: State | None = None) -> Iterator[Step]:
+def steps(
+    batch: Batch, advance: Advance, stops: Collection[int] = (), state: State | None = None, until: int | None = None
+) -> Iterator[Step]:
     """Yields the batch after each row in `stops`, and after the last one.
 
     A call of the program goes on as far as it can. At row 0 nothing has been computed but the program is compiled.
     state: of `Batch.on_host`, to go on with; of this process or another one. Settings may differ from its row on.
-    Raises InputError for a state that does not fit the batch.
+    until: the row to stop before, where it is not the end. Raises InputError for a state that does not fit the batch.
     """
     order, row = batch.order, 0
+    last = order.nfe if until is None else until
     if state is None:
         state = schedulers.init_state(order.plan, batch.first)
     else:
         row = _row_of(state, batch)
-        for passed in range(row):  # what they drew is not drawn again
-            batch.noise.of_row(batch.first.shape[1:], order.draws[:, passed])
     plan, _ = batch.arrays
     state, inputs = shard(state), batch.inputs(row)
-    for end in sorted({stop for stop in stops if row <= stop < order.nfe} | {order.nfe}):
+    for end in sorted({stop for stop in stops if row <= stop < last} | {last}):
         for cut in [*filter(batch.ends_before, range(row + 1, end)), end]:
             state = advance(bool(order.guided[row]), plan, state, *inputs, np.int32(cut))
-            if row < cut < order.nfe and batch.ends_before(cut):
+            if row < cut < last and batch.ends_before(cut):
                 inputs = batch.inputs(cut)
             row = min(cut, order.nfe - 1)
         yield Step(end, state)

@@ -28,6 +28,11 @@ def output_type(pictures: Sequence[Picture]) -> str:
     return "latent" if pictures[0].hires_upscaler == "latent" else "np"
 
 
+def first_pass(pictures: Sequence[Picture]) -> list[Picture]:
+    """The pictures as they are painted first: to the end, since a refiner takes part in the second pass alone."""
+    return [replace(picture, denoising_end=None) for picture in pictures]
+
+
 def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -> list[Picture]:
     """The pictures as they are painted over.
 
@@ -51,6 +56,7 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
                 height=height,
                 width=width,
                 hires_scale=None,
+                denoising_start=None,
             )
         )
     return second

@@ -46,6 +46,7 @@ class GroupKey(NamedTuple):
     guided: tuple[bool, ...]  # one where all rows are alike
     noise: str  # where it is drawn
     loras: tuple[Mention, ...]  # that the prompts name
+    switch: int | None  # the row from which on the refiner is asked
     adaptive: bool  # whether the lengths of the steps are found on the way
     second_pass: tuple[Any, ...] | None
 
@@ -66,6 +67,11 @@ class Order:
     def pictures(self) -> list[Picture]:
         """The pictures of the batch."""
         return [recipe.picture for recipe in self.recipes]
+
+    @property
+    def switch(self) -> int | None:
+        """The row from which on the refiner is asked, of all pictures; None where there is none."""
+        return self.recipes[0].switch
 
     @property
     def has_second_pass(self) -> bool:
@@ -192,6 +198,7 @@ class Order:
             guided=guided if len(set(guided)) > 1 else guided[:1],
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
             loras=self.loras,
+            switch=self.switch,
             adaptive=self.adaptive,
             second_pass=_second_pass(picture) if picture.hires_scale else None,
         )
@@ -206,10 +213,9 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
         facts.task.check(picture)
         hires.check(picture)
         check_xl(picture, facts)
-        if (picture.clip_skip or 0) >= facts.layers:
-            raise InputError(
-                f"clip_skip must be less than the text encoder's {facts.layers} layers, not {picture.clip_skip}"
-            )
+        layers = min(facts.layers, facts.refiner.layers if facts.refiner else facts.layers)
+        if (picture.clip_skip or 0) >= layers:
+            raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {picture.clip_skip}")
     if len({bool(picture.hires_scale) for picture in pictures}) > 1:
         raise InputError("hires_scale is for all pictures of a batch or for none")
     for setting in SETTINGS.values():
@@ -219,6 +225,9 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     recipes = [recipe_of(picture, facts, first is not None) for picture in pictures]
     if len({recipe.loras for recipe in recipes}) > 1:
         raise InputError("the prompts of a batch name the same LoRAs: draw others one after another (or `sdjax batch`)")
+    if len(rows := {recipe.switch for recipe in recipes}) > 1:
+        listed = " and ".join(map(str, sorted(map(int, filter(None, rows)))))
+        raise InputError(f"the pictures of a batch change to the refiner at one evaluation, not at {listed}")
     order = Order(facts, recipes, _size_of(pictures, facts), first)
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
@@ -231,6 +240,8 @@ def _check_adaptive(order: Order) -> None:
         raise InputError("dpm_adaptive is for all pictures of a batch or for none")
     if any(len(set(recipe.scales_by_row)) > 1 for recipe in order.recipes) or order.key.edited:
         raise InputError("dpm_adaptive finds its steps on the way: guidance and prompt cannot change with them")
+    if order.facts.refiner or any(picture.denoising_end or picture.denoising_start for picture in order.pictures):
+        raise InputError("dpm_adaptive finds its steps on the way, and runs from the start to the end: no refiner")
 
 
 def _second_pass(picture: Picture) -> tuple[Any, ...]:

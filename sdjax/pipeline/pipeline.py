@@ -30,6 +30,7 @@ from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.networks import Networks, check_finite
 from sdjax.pipeline.order import Order, order_of
 from sdjax.pipeline.previews import Gallery, OnPreview, Previews, previews_of
+from sdjax.pipeline.refining import check_refiner, for_refiner, refined_steps, second_half
 from sdjax.pipeline.request import OUTPUT_TYPES, pictures_of
 from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.start import batch_start, checked_noise, image_inputs
@@ -84,6 +85,7 @@ class Pipeline:
         readers = tuple(reader._replace(words=words) for reader in facts.readers)
         self.facts = replace(facts, readers=readers, loras=folder)
         self.loras: dict[str, Lora] = {}
+        self.refiner: Pipeline | None = None
         with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
             self.networks = Networks.of(model, self.dtype, vae_tiling, preview)
             networks = {**model.text_encoders, "unet": model.unet}
@@ -145,11 +147,12 @@ class Pipeline:
             raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
         order = self.prepare(pictures)
         if not order.has_second_pass:
-            return self._draw(order, latents, output_type, previews, progress)
-        first = self._draw(order, latents, hires.output_type(pictures), None, progress)
+            return self._draw_refined(order, latents, output_type, previews, progress)
+        small = order_of(hires.first_pass(pictures), replace(self.facts, refiner=None))
+        first = self._draw(small, latents, hires.output_type(pictures), None, progress)
         larger = hires.second_pass(pictures, np.asarray(first.images), self.facts.factor)
-        second = self._draw(self.prepare(larger, order), None, output_type, previews, progress)
-        return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
+        second = self._draw_refined(self.prepare(larger, order), None, output_type, previews, progress)
+        return self._output(order, second.images, first.nfe + second.nfe)
 
     def prepare(self, pictures: Sequence[Picture], first: Order | None = None) -> Order:
         """The order for a batch of pictures, resolved without a device; first: of a second pass, that of the first.
@@ -178,6 +181,8 @@ class Pipeline:
         Progress, previews, cancelling and suspending are the caller's loop: `batch.on_host(step)` is a state that can
         be kept, saved (`save_state`) and handed in again as `state`, also in another process or with other settings.
         """
+        if batch.order.switch is not None:
+            return refined_steps(batch, self._advance(batch), self._refine, set(stops), state)
         if not batch.order.adaptive:
             return steps(batch, self._advance(batch), set(stops), state)
         if state is not None:
@@ -204,6 +209,8 @@ class Pipeline:
             report("encode", 1, 1)
             report("compile", 0, 1)
             latents = batch.latents(compile_for(batch, self._advance(batch)))
+            if order.switch is not None:
+                compile_for(*self._refine(batch))
             report("compile", 1, 1)
             report("decode", 0, 1)
             self.networks.autoencoder.decode(latents)
@@ -276,6 +283,40 @@ class Pipeline:
 
     def _advance(self, batch: Batch) -> Advance:
         return partial(self.networks.denoise, batch.unet, len(batch.first))
+
+    def _refine(self, batch: Batch) -> tuple[Batch, Advance]:
+        """A batch as the refiner reads it, and its program."""
+        refiner = self.refiner
+        assert refiner is not None
+        encode = partial(refiner.networks.encode_text, refiner.params)
+        refined = for_refiner(batch, refiner.facts, encode, refiner.params["unet"])
+        return refined, refiner._advance(refined)
+
+    def use_refiner(self, refiner: "Pipeline | None") -> None:
+        """Let another model take over where little noise is left (`denoising_end`, else at 0.8), or none.
+
+        Raises InputError for one that cannot go on with the latents of this one.
+        """
+        if refiner is not None:
+            check_refiner(self.facts, refiner.facts)
+        self.refiner = refiner
+        self.facts = replace(self.facts, refiner=None if refiner is None else refiner.facts)
+
+    def _draw_refined(
+        self,
+        order: Order,
+        latents: np.ndarray | None,
+        output_type: str,
+        previews: Previews | None,
+        progress: Progress | None,
+    ) -> Output:
+        """One pass, and as diffusers has it that of a refiner after it."""
+        if self.refiner is None or order.switch is not None:
+            return self._draw(order, latents, output_type, previews, progress)
+        first = self._draw(order, latents, "latent", previews, progress)
+        rest = self.refiner.prepare(second_half(order.pictures, np.asarray(first.images)))
+        second = self.refiner._draw(rest, None, output_type, previews, progress)
+        return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
 
     def _draw(
         self,

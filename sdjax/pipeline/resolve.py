@@ -15,8 +15,10 @@ from sdjax.files.checkpoint import Model
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
+from sdjax.schedulers.portion import switch_row
 from sdjax.settings import SETTINGS, Picture
 
+REFINED_FROM = 0.8  # of the way, where nobody says
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are options of a solver
 
 
@@ -28,6 +30,7 @@ class Facts:
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
     loras: those that prompts may name.
+    refiner: of the model that takes over, if there is one.
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
     """
@@ -42,6 +45,7 @@ class Facts:
     layers: int
     readers: tuple[Reader, ...]
     loras: LoraFolder | None
+    refiner: "Facts | None"
     time_ids: int
     zeros_for_none: bool
     embeds_guidance: bool
@@ -65,6 +69,7 @@ class Facts:
                 for path, config in zip(model.tokenizers, encoders)
             ),
             loras=None,
+            refiner=None,
             time_ids=unet.time_ids(encoders[-1].projection_dim) if unet.is_xl else 0,
             zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
             embeds_guidance=unet.embeds_guidance,
@@ -88,6 +93,7 @@ class Recipe:
     guidance_scale: float | tuple[float, ...]
     steps: int
     embeds_guidance: bool
+    switch: int | None  # the row from which on the refiner is asked
 
     @cached_property
     def conditions(self) -> list[Condition]:
@@ -168,17 +174,28 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
     options = tuple((name, float(value)) for name in OPTIONS if (value := getattr(picture, name)) is not None)
     levels = (picture.discard_penultimate_sigma, picture.rho, picture.sigma_min, picture.sigma_max)
     scheduler = _scheduler(facts.scheduler, picture.sampler, picture.spacing, options, levels)
+    goes_on = facts.refiner is not None and picture.handover == "a1111"
+    end = REFINED_FROM if facts.refiner and picture.denoising_end is None else picture.denoising_end
+    start, stop = picture.denoising_start, None if goes_on else end
     if picture.timesteps is not None or picture.sigmas is not None:
-        plan = scheduler.plan(strength=strength, timesteps=picture.timesteps, sigmas=picture.sigmas)
+        plan = scheduler.plan(
+            strength=1.0 if start else strength,
+            timesteps=picture.timesteps,
+            sigmas=picture.sigmas,
+            start=start,
+            end=stop,
+        )
         steps = len(picture.timesteps or (picture.sigmas or ())[1:])
     else:
         # A1111 takes all steps of a second pass, diffusers a share.
-        plan = _plan(scheduler, int(steps), strength, is_second_pass and scheduler.label is not None)
+        takes_all = is_second_pass and scheduler.label is not None
+        plan = _plan(scheduler, int(steps), 1.0 if start else strength, takes_all, start, stop)
+    switch = switch_row(plan, end or 1.0, len(scheduler.noise)) if goes_on else None
     if picture.cfg_plus_plus and not plan.uses_raw_estimate:
         raise InputError(
             f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler, euler_ancestral and ddim"
         )
-    recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance)
+    recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance, switch)
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
     if facts.embeds_guidance and (np.ndim(scale) or recipe.cfg_plus_plus or len(recipe.conditions) > 1):
         raise InputError(
@@ -207,8 +224,10 @@ def _scheduler(
 
 
 @lru_cache(maxsize=1024)
-def _plan(scheduler: Scheduler, steps: int, strength: float, takes_all_steps: bool) -> Plan:
-    return scheduler.plan(steps, strength, takes_all_steps=takes_all_steps)
+def _plan(
+    scheduler: Scheduler, steps: int, strength: float, takes_all: bool, start: float | None, end: float | None
+) -> Plan:
+    return scheduler.plan(steps, strength, takes_all_steps=takes_all, start=start, end=end)
 
 
 def _chosen(value: Any, defaults: Mapping[str, Any], name: str, otherwise: Any) -> Any:

@@ -67,7 +67,7 @@ def image_inputs(picture: Picture, task: Task, size: Size) -> ImageInputs:
     return ImageInputs(
         image=start,
         # All of a part painted anew leaves nothing to start from.
-        starts=start is not None and not (repaint is not None and picture.strength == 1),
+        starts=start is not None and (picture.denoising_start is not None or repaint is None or picture.strength < 1),
         repaint=repaint,
         keep=1 - low_mask if task.keeps else np.zeros_like(low_mask),
         channels=task.channels(picture, low_mask, size),

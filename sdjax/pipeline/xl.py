@@ -1,6 +1,7 @@
 """What Stable Diffusion XL reads beside prompts: sizes and aesthetic scores, as numbers of each picture."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.tasks import Size
 from sdjax.settings import SETTINGS, Picture
 from sdjax.settings.picture import XL
+
+if TYPE_CHECKING:
+    from sdjax.pipeline.order import Order
 
 SCORES = ("aesthetic_score", "negative_aesthetic_score")
 PROMPTS = ("prompt_2", "negative_prompt_2")
@@ -21,10 +25,20 @@ def check_xl(picture: Picture, facts: Facts) -> None:
             continue
         if not facts.time_ids:
             raise InputError(f"{setting.name} is for Stable Diffusion XL, which this model is not")
-        if setting.name in SCORES and facts.time_ids != 5:
+        scored = 5 in (facts.time_ids, facts.refiner.time_ids if facts.refiner else 0)
+        if setting.name in SCORES and not scored:
             raise InputError(f"{setting.name} is for the refiner of Stable Diffusion XL, which this model is not")
         if setting.name in PROMPTS and len(facts.readers) == 1:
             raise InputError(f"{setting.name} is for a second text encoder, and this model has one")
+
+
+def sizes_of(order: "Order") -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What the UNet reads of sizes beside the prompts and the negative prompts of a batch."""
+    count = order.facts.time_ids
+    if not count:
+        return {}, {}
+    positive, negative = time_ids(order.pictures, order.size, count)
+    return {"time_ids": positive}, {"time_ids": negative}
 
 
 def time_ids(pictures: Sequence[Picture], size: Size, count: int) -> tuple[np.ndarray, np.ndarray]:

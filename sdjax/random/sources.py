@@ -26,7 +26,7 @@ class DeviceNoise:
         """Standard-normal noise [batch, height, width, channels] float32, for one of the uses in `Keys`."""
         return np.asarray(normal(getattr(self.keys, use), shape))
 
-    def of_row(self, shape: tuple[int, int, int], wanted: np.ndarray) -> jax.Array:
+    def of_row(self, row: int, shape: tuple[int, int, int], draws: np.ndarray) -> jax.Array:
         """What a row's noise comes from, [batch]: keys, which serve every row."""
         return self.later
 
@@ -43,6 +43,7 @@ class HostNoise:
             own if later == seed else GENERATORS[rng](later)
             for own, seed, later in zip(self.generators, seeds, later_seeds)
         ]
+        self._row, self._latest = -1, np.zeros(0, np.float32)
 
     def draw(self, use: str, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
         """Standard-normal noise [batch, height, width, channels] float32; zeros, and no numbers taken, where unwanted.
@@ -51,8 +52,18 @@ class HostNoise:
         """
         return _drawn(self.generators, shape, wanted)
 
-    def of_row(self, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
-        """The noise of the next row, [batch, height, width, channels]."""
+    def of_row(self, row: int, shape: tuple[int, int, int], draws: np.ndarray) -> np.ndarray:
+        """The noise of a row, [batch, height, width, channels]; rows come in order, and none is left out.
+
+        draws: [batch, rows], which rows of a picture use noise.
+        """
+        while self._row < row:
+            self._row += 1
+            self._latest = self.next_draw(shape, draws[:, self._row])
+        return self._latest
+
+    def next_draw(self, shape: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
+        """The next numbers on the way, as `draw` gives them."""
         return _drawn(self.later, shape, wanted)
 
 

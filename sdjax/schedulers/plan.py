@@ -71,12 +71,13 @@ class Plan:
         start_scale: float,
         result_scale: float,
         latents_sigma: float | None = None,
+        latents_scale: float | None = None,
         clip_range: float | None = None,
         threshold: tuple[float, float] | None = None,
     ) -> "Plan":
         """Convert rows from `x = x0 + sigma * noise` to registers of unit variance.
 
-        latents_sigma: the level of the first sample where it is made from latents, if it is not the first row's.
+        latents_sigma, latents_scale: of the first sample where it is made from latents, if not the first row's.
         Raises SolverError for no rows, and for numbers that float32 cannot hold, with the row that has them.
         """
         if not rows:
@@ -111,7 +112,7 @@ class Plan:
             data_std=np.array(grid.noise.data_std),
             start_scale=np.array(start_scale),
             latents_sigma=np.array(latents_sigma),
-            latents_scale=np.array(grid.noise.scale(latents_sigma)),
+            latents_scale=np.array(grid.noise.scale(latents_sigma) if latents_scale is None else latents_scale),
             result_scale=np.array(result_scale),
         )
         _check(plan, rows)
@@ -136,6 +137,11 @@ class Plan:
     def uses_raw_estimate(self) -> bool:
         """Whether any row takes the direction of the noise from an estimate of its own (`RAW`)."""
         return bool(np.any(self.rows.weights[..., RAW.argmax()] != 0))
+
+    def head(self, rows: int, result_scale: float) -> "Plan":
+        """The first rows of a plan on the host, whose result keeps the noise of the level that the next row sees."""
+        cut = jax.tree.map(lambda leaf: leaf[:rows], self.rows)
+        return replace(self, rows=cut, nfe=np.array(rows, np.int32), result_scale=np.array(result_scale))
 
     def rows_of(self, steps: int) -> np.ndarray:
         """How many rows the first `steps` steps take, all rows where a plan has fewer steps; [batch] where stacked."""

@@ -12,6 +12,7 @@ from sdjax.schedulers.grids import grid_of_levels, grid_of_steps, timesteps_of
 from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
+from sdjax.schedulers.portion import rows_until, steps_before
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS, TAKE_RHO
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.spacings import (
@@ -135,6 +136,8 @@ class Scheduler:
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         takes_all_steps: bool = False,
+        start: float | None = None,
+        end: float | None = None,
     ) -> Plan:
         """Write the scheduler out for a number of steps, or for levels of your own.
 
@@ -142,6 +145,9 @@ class Scheduler:
         takes_all_steps: as many as that are taken, of `1 / strength` times as many (A1111's second pass).
         timesteps: falling timesteps to evaluate the network at, instead of a number of steps and a spacing.
         sigmas: falling noise levels to evaluate the network at, and after them the final level (mostly 0).
+        start, end: shares of the trained timesteps at which the run begins and stops (diffusers' denoising_start and
+            denoising_end). It begins at latents that have their noise already, and its result keeps its noise: both as
+            x0 + sigma * noise, or at unit variance where the solver's class has them so.
         Raises InputError for steps outside 1 to the trained timesteps, for strengths that leave no step, for levels
         that do not fall, and for what the solver cannot do; SolverError, with the row, for a solver with wrong rows.
         """
@@ -172,14 +178,20 @@ class Scheduler:
             )
         start_scale, result_scale = self._scales(grid)
         latents_sigma = grid.sigmas[skipped - 1] if self.laid_by.noised_above and skipped > 0 else None
-        grid = grid.tail(skipped)
+        latents_scale = None
         solver = SOLVERS[self.solver]
+        if start is not None:
+            skipped = steps_before(grid, start, solver.rows(grid, **self.all_options))
+            latents_sigma, latents_scale = 0.0, self._scale_at(grid.sigmas[skipped])
+        grid = grid.tail(skipped)
         try:
             with np.errstate(all="ignore"):  # the plan's own check says which row it was
                 rows = list(solver.rows(grid, **self.all_options))
-                return Plan.from_rows(
-                    rows, grid, start_scale, result_scale, latents_sigma, self.clip_range, self.threshold
-                )
+                scales = (start_scale, result_scale, latents_sigma, latents_scale)
+                plan = Plan.from_rows(rows, grid, *scales, self.clip_range, self.threshold)
+                if end is None or (count := rows_until(plan, end, len(self.noise))) == len(rows):
+                    return plan
+                return plan.head(count, self._scale_at(plan.sigmas[count]) * self.noise.data_std)
         except (SolverError, np.linalg.LinAlgError) as error:
             if num_inference_steps is None:
                 own = "timesteps" if sigmas is None else "sigmas"
@@ -214,6 +226,10 @@ class Scheduler:
         share = int(min(strength, 0.999) * steps) if taken is None else taken - 1
         # CompVis' samplers count the timestep that they end at too.
         return len(grid) + 1 - share if self.laid_by.unit_variance else max(steps - share - 1, 0)
+
+    def _scale_at(self, sigma: float) -> float:
+        """What a sample at a level, as the network sees it, is multiplied by to be as its class has it."""
+        return 1.0 if self.laid_by.unit_variance else float(self.noise.scale(sigma))
 
     def _scales(self, grid: Grid) -> tuple[float, float]:
         """What turns standard-normal noise into the first sample, and the last sample into the result."""

@@ -12,6 +12,7 @@ RNGS = ("jax", "torch", "philox")
 GUIDANCES = ("cfg", "apg")
 UPSCALERS = ("latent", "lanczos")
 SYNTAXES = ("a1111", "plain")
+HANDOVERS = ("a1111", "diffusers")
 LAST_SEED = 2**64 - 1
 UPSCALE = "upscale"  # in the place of a setting in `needs`: a model that makes pictures larger
 
@@ -110,6 +111,15 @@ class Picture:
     sigmas: Annotated[tuple[float, ...] | None, Setting(
         "Noise levels of your own to visit, and after them the one to end at, mostly 0.", SAMPLING,
         unset="by steps and spacing", low=0)] = None
+    denoising_start: Annotated[float | None, Setting(
+        "Where to begin with latents that have their noise already: the share of the trained timesteps that is done.",
+        IMAGES, above=0, high=1, unset="with noise for `strength`", needs="image")] = None
+    denoising_end: Annotated[float | None, Setting(
+        "Where to stop, or to change to the refiner: the share of the trained timesteps that is done then.", SAMPLING,
+        above=0, high=1, unset="at the end, or of the refiner at 0.8", infotext="Refiner switch at")] = None
+    handover: Annotated[str, Setting(
+        "The sampler goes on over the change to the refiner, as in A1111, or begins anew, as in diffusers.", SAMPLING,
+        choices=HANDOVERS, alike=True)] = "a1111"
     height: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
     width: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
     hires_scale: Annotated[float | None, Setting(
@@ -170,6 +180,8 @@ class Picture:
             raise InputError("a mask_image says what to repaint of an image: give the image too, as a picture")
         if self.padding_mask_crop is not None and self.mask_image is None:
             raise InputError("padding_mask_crop is a border around a mask: give a mask_image")
+        if (self.denoising_start or 0) >= (self.denoising_end or 1):
+            raise InputError(f"denoising_start {self.denoising_start} must be below denoising_end {self.denoising_end}")
         if self.timesteps is not None and self.sigmas is not None:
             raise InputError("timesteps and sigmas are two ways to say the same levels: give one of them")
         if self.prompt_syntax == "a1111":

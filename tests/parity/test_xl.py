@@ -1,5 +1,6 @@
 """Stable Diffusion XL: the same checkpoint, prompts and noise through diffusers' pipelines and ours."""
 
+import itertools
 import shutil
 
 import diffusers
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_images import compare, quiet, set_scheduler, to_torch
+from test_images import compare, drawn_mask, drawn_picture, quiet, set_scheduler, to_torch
 from test_models import REFINER, XL, randomise
 
 import sdjax
 from sdjax.files.checkpoint import embedded_models
+from sdjax.random import image_keys, normal
 
 PROMPTS = ["a big red heart on a yellow background", "a cyan ring above a pink star"]
 NEGATIVE = "a green square"
@@ -74,7 +76,7 @@ def unet(config: dict, **changes):
     return made.eval()
 
 
-REFINING = {**REFINER, "cross_attention_dim": 40, "projection_class_embeddings_input_dim": 20 + 5 * 8}
+REFINING = {"cross_attention_dim": 40, "projection_class_embeddings_input_dim": 20 + 5 * 8}
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +155,89 @@ def test_samplers(base, sampler):
     got, expected = from_noise(theirs, ours, sampler=sampler)
     theirs.scheduler = original
     compare(f"SDXL, {sampler}", got, expected)
+
+
+@pytest.fixture(scope="module")
+def refiner(make, components):
+    """With one text encoder, scores in the place of the target size, and no zeros for no negative prompt."""
+    none = {"text_encoder": None, "tokenizer": None}
+    settings = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+    return make(diffusers.StableDiffusionXLImg2ImgPipeline, unet(REFINER, **REFINING), settings, **none)
+
+
+def from_image(monkeypatch, *pipes, **arguments):
+    """`both` from images, with our noise in diffusers: of the latents, and of the start."""
+    xl = diffusers.pipelines.stable_diffusion_xl
+    keys = image_keys(SEEDS)
+    drawn = {
+        name: iter([to_torch(normal(getattr(keys, name), (16, 16, 4))[k : k + 1]) for k in range(2)])
+        for name in ("image", "condition", "start")
+    }
+
+    def start(*_, **__):
+        return next(drawn["start"])
+
+    monkeypatch.setattr(xl.pipeline_stable_diffusion_xl_img2img, "randn_tensor", start)
+    monkeypatch.setattr(xl.pipeline_stable_diffusion_xl_inpaint, "randn_tensor", start)
+    uses = itertools.cycle(arguments.pop("encoded", ("image",)))
+    monkeypatch.setattr(diffusers.models.autoencoders.vae, "randn_tensor", lambda *_, **__: next(drawn[next(uses)]))
+    return both(*pipes, image=[drawn_picture(SIZE), drawn_picture(SIZE).rotate(90)], **arguments)
+
+
+@pytest.mark.parametrize("what", ["no negative prompt", "a negative prompt", "scores"])
+def test_the_refiner_from_an_image(refiner, what, monkeypatch):
+    settings = {"scores": {"aesthetic_score": 8.0, "negative_aesthetic_score": 1.0, "original_size": (99, 300)}}
+    arguments = (SETTINGS | settings)[what]
+    compare(f"refiner, {what}", *from_image(monkeypatch, *refiner, strength=0.6, **arguments))
+
+
+def test_image_to_image(base, monkeypatch):
+    theirs, ours = base
+    theirs = quiet(diffusers.StableDiffusionXLImg2ImgPipeline(**theirs.components))
+    compare("SDXL, image to image", *from_image(monkeypatch, theirs, ours, strength=0.7))
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting(make, strength, monkeypatch):
+    theirs, ours = make(diffusers.StableDiffusionXLInpaintPipeline, unet(XL, in_channels=9))
+    arguments = {"mask_image": [drawn_mask(SIZE)] * 2, "height": SIZE, "width": SIZE, "strength": strength}
+    encoded = ("condition",) if strength == 1 else ("image", "condition")
+    got, expected = from_image(
+        monkeypatch, theirs, ours, ours_only={"mask_blur": 0, "output_type": "latent"}, encoded=encoded, **arguments
+    )
+    compare(f"SDXL, inpainting, strength {strength}", ours.networks.autoencoder.decode(got), expected)
+
+
+def refined_by_diffusers(base, refiner, latents, sampler, **arguments):
+    """Base and refiner as diffusers' documentation has them, one picture after another."""
+    schedulers = [pipe.scheduler for pipe in (base, refiner)]
+    if sampler:
+        for pipe in (base, refiner):
+            set_scheduler(pipe, pipe.scheduler.config, sampler)
+    drawn = []
+    for prompt, start in zip(PROMPTS, latents):
+        shared = {"prompt": prompt, "num_inference_steps": STEPS, "guidance_scale": 3.0, **arguments}
+        first = base(
+            latents=to_torch(start[None]), denoising_end=0.7, output_type="latent", height=SIZE, width=SIZE, **shared
+        )
+        drawn.append(refiner(image=first.images, denoising_start=0.7, output_type="np", **shared).images)
+    base.scheduler, refiner.scheduler = schedulers
+    return np.concatenate(drawn)
+
+
+@pytest.mark.parametrize("sampler", [None, "ddim", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize("negative", [{}, {"negative_prompt": NEGATIVE}])
+def test_base_and_refiner_in_one_call(base, refiner, sampler, negative):
+    latents = np.random.default_rng(5).standard_normal((2, 16, 16, 4)).astype(np.float32)
+    expected = refined_by_diffusers(base[0], refiner[0], latents, sampler, **negative)
+    pipe = base[1]
+    pipe.use_refiner(refiner[1])
+    how = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "prompt_syntax": "plain", "output_type": "np"}
+    how |= {"height": SIZE, "width": SIZE, "denoising_end": 0.7, "seed": SEEDS, "sampler": sampler, **negative}
+    got = pipe(PROMPTS, latents=latents, handover="diffusers", **how)
+    kept = pipe(PROMPTS, latents=latents, handover="a1111", **how)
+    pipe.use_refiner(None)
+    compare(f"base and refiner, {sampler or 'euler'}", got.images, expected)
+    # A sampler without a memory does the same either way, and one with a memory does not.
+    difference = np.abs(kept.images - got.images).max() * 255
+    assert difference <= 0.01 if sampler in (None, "ddim") else difference > 0.05
