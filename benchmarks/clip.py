@@ -14,10 +14,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from benchmarks.batches import in_batches
-from sdjax.convert.keys import fill, present_name, source_name
+from sdjax.convert.keys import fill, present_name
 from sdjax.convert.weights import choose, open_weights
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.checkpoint import read_json
+from sdjax.files.original_names import source_name
 from sdjax.models import CLIPTextConfig, CLIPTextModel
 from sdjax.models.clip import ACTIVATIONS, CLIPEncoder
 from sdjax.models.layers import ZEROS, Dense, Embed, LayerNorm

@@ -17,8 +17,9 @@ from benchmarks.processes import peak_memory, run_python
 from benchmarks.report import JsonOption, publish
 from sdjax.convert import Choices, convert
 from sdjax.convert.directory import sort_components
-from sdjax.convert.keys import source_name, source_shapes
+from sdjax.convert.keys import source_shapes
 from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.original_names import source_name
 from sdjax.files.tensors import write_tensors
 from sdjax.models import build
 

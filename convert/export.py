@@ -11,8 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from sdjax.convert import ldm_kinds as ldm
-from sdjax.convert.keys import from_flax, source_name
-from sdjax.convert.ldm import PACKED, PROJECTION, open_clip_name, unet_name, vae_name
+from sdjax.convert.keys import from_flax
+from sdjax.convert.ldm import PACKED, PROJECTION
 from sdjax.convert.write import Progress
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import check_vacant, new_directory
@@ -27,6 +27,7 @@ from sdjax.files.checkpoint import (
     read_json,
     write_json,
 )
+from sdjax.files.original_names import open_clip_name, source_name, unet_name, vae_name
 from sdjax.files.tensors import write_tensors
 from sdjax.models import MODELS
 

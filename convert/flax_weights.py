@@ -8,9 +8,9 @@ import numpy as np
 from flax import serialization
 from flax.traverse_util import flatten_dict
 
-from sdjax.convert.keys import source_name
 from sdjax.convert.view import View, unchanged
 from sdjax.errors import CheckpointError
+from sdjax.files.original_names import source_name
 
 # Settings of how the Flax modules computed, which say nothing about the network.
 COMPUTING = {"dtype", "use_memory_efficient_attention", "split_head_dim"}

@@ -14,11 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import layers_of, mismatch, shorten
-
-LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-
-# A number after an underscore is an index into a list of modules, except in these names.
-NOT_INDEXED = {"linear_1", "linear_2"}
+from sdjax.files.original_names import source_name
 
 # How older releases of transformers and diffusers called what the rule knows by its present name.
 OLD_NAMES = (
@@ -31,13 +27,6 @@ OLD_NAMES = (
 
 # Tensors that hold nothing learned: transformers 4 stored the numbers 0, 1, 2, … of the positions.
 IGNORED = {"embeddings.position_ids"}
-
-
-def source_name(path: str) -> str:
-    """The rule: the checkpoint's name for a Flax parameter, both whole (`conv_in/kernel` -> `conv_in.weight`)."""
-    *modules, leaf = path.split("/")
-    parts = [name if name in NOT_INDEXED else re.sub(r"_(\d+)$", r".\1", name) for name in modules]
-    return ".".join([*parts, LEAVES[leaf]])
 
 
 def present_name(name: str) -> str:

@@ -11,8 +11,7 @@ from typing import Any
 
 from sdjax.convert import ldm_kinds as ldm
 from sdjax.convert.directory import read_config
-from sdjax.convert.keys import source_name
-from sdjax.convert.ldm import ema_name, inside, open_clip_name, unet_name, unpacked, vae_name
+from sdjax.convert.ldm import inside, unpacked
 from sdjax.convert.ldm_configs import text_config, unet_config, vae_config
 from sdjax.convert.original_yaml import Said, read_yaml
 from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
@@ -22,6 +21,7 @@ from sdjax.convert.taesd import read_tiny_vae
 from sdjax.convert.tokenizer import END, FILES, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import TEXT_ENCODERS
+from sdjax.files.original_names import ema_name, open_clip_name, source_name, unet_name, vae_name
 from sdjax.models import MODELS
 
 log = logging.getLogger("sdjax")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.convert.keys import source_name
+from sdjax.files.original_names import source_name
 
 
 @dataclass(frozen=True)

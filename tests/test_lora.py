@@ -15,16 +15,18 @@ from safetensors.numpy import load_file, save, save_file
 
 import sdjax
 from sdjax.a1111 import mentions_of, without_mentions
+from sdjax.adapters.changes import Factors
 from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
-from sdjax.adapters.lora_files import Factors, read_lora
+from sdjax.adapters.lora_files import read_lora
 from sdjax.cli import main
 from sdjax.cli.options import files_and_scales
-from sdjax.convert.keys import source_name
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import flat_specs, read_model
+from sdjax.files.original_names import source_name
 from sdjax.files.pictures import read_settings
 from sdjax.settings import Picture
 
+BASE = np.zeros(0, np.float32)  # which most changes do not depend on
 HEART = "a big red heart at the top left on a yellow background"
 STEPS = {"num_inference_steps": 2, "output_type": "np"}
 QUERY = "down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q/kernel"  # [64, 64]
@@ -64,6 +66,15 @@ def kohya(module: str, factors=None, **more: np.ndarray | float) -> dict[str, np
     return parts | {f"{module}.{name.replace('__', '.')}": np.float32(value) for name, value in more.items()}
 
 
+def loha(module: str, a: np.ndarray, b: np.ndarray, **more: np.ndarray | float) -> dict[str, np.ndarray]:
+    parts = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": a + 1, "hada_w2_b": b - 1, **more}
+    return {f"{module}.{name}": np.float32(value) for name, value in parts.items()}
+
+
+def lokr(module: str, first: np.ndarray, second: np.ndarray, **more: np.ndarray | float) -> dict[str, np.ndarray]:
+    return {f"{module}.{name}": np.float32(v) for name, v in {"lokr_w1": first, "lokr_w2": second, **more}.items()}
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(tensors: dict[str, np.ndarray], name: str = "it", **metadata: str) -> Path:
@@ -101,10 +112,10 @@ def kernel(tree: dict, path: str) -> np.ndarray:
 )
 def test_every_name_of_a_module_leads_to_its_kernel(loaded, write, names, place):
     lora = lora_for(read_lora(write(pair(*names))), loaded.networks.modules, 1.0)
-    assert list(lora.factors) == [("unet", place)]
+    assert list(lora.changes) == [("unet", place)]
     down, up = dense()
     expected = (up.astype(np.float64) @ down).T
-    np.testing.assert_allclose(lora.factors["unet", place][0][1].product(1.0), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(lora.changes["unet", place][0][1].of(BASE, 1.0), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,7 @@ def test_every_name_of_a_module_leads_to_its_kernel(loaded, write, names, place)
 )
 def test_names_of_the_text_encoder(loaded, write, form):
     file = read_lora(write(pair(form.format("down"), form.format("up"), dense(128))))
-    assert list(lora_for(file, loaded.networks.modules, 1.0).factors) == [("text_encoder", TEXT)]
+    assert list(lora_for(file, loaded.networks.modules, 1.0).changes) == [("text_encoder", TEXT)]
 
 
 @pytest.mark.parametrize("dotted", [False, True])
@@ -134,7 +145,7 @@ def test_every_kernel_of_both_networks_can_be_meant(loaded, write, dotted):
                 factors = (np.zeros((1, inputs, *pixels), np.float32), np.zeros((outputs, 1), np.float32))
                 tensors |= kohya(both[dotted] + (module if dotted else module.replace(".", "_")), factors)
                 places.append((component, path))
-    assert sorted(lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).factors) == sorted(places)
+    assert sorted(lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).changes) == sorted(places)
     assert len(places) > 100
 
 
@@ -145,16 +156,55 @@ def test_convolutions_of_three_forms(loaded, write):
     tensors = kohya("lora_unet_down_blocks_0_resnets_0_conv1", (window, up), alpha=2)
     tensors |= kohya("lora_unet_down_blocks_0_resnets_0_conv2", (one, wide), lora_mid__weight=inner)
     tensors |= kohya("lora_unet_down_blocks_0_attentions_0_proj_in", (one, up), alpha=np.array([1.0]))
-    factors = lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).factors
+    factors = lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).changes
     paths = (CONV, "down_blocks_0/attentions_0/proj_in/kernel", "down_blocks_0/resnets_0/conv2/kernel")
     plain, dense_one, tucker = (factors["unet", path][0][1] for path in paths)
     exact = {"dtype": np.float64, "optimize": True}
     for got, expected in (
-        (plain.product(0.5), 0.25 * np.einsum("rihw,or->hwio", window, up[..., 0, 0], **exact)),
-        (tucker.product(1.0), np.einsum("ri,prhw,op->hwio", one[..., 0, 0], inner, wide[..., 0, 0], **exact)),
-        (dense_one.product(1.0), 0.25 * np.einsum("ri,or->io", one[..., 0, 0], up[..., 0, 0], **exact)),
+        (plain.of(BASE, 0.5), 0.25 * np.einsum("rihw,or->hwio", window, up[..., 0, 0], **exact)),
+        (tucker.of(BASE, 1.0), np.einsum("ri,prhw,op->hwio", one[..., 0, 0], inner, wide[..., 0, 0], **exact)),
+        (dense_one.of(BASE, 1.0), 0.25 * np.einsum("ri,or->io", one[..., 0, 0], up[..., 0, 0], **exact)),
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+CONV_MODULE = "lora_unet_down_blocks_0_resnets_0_conv1"
+
+
+def change_of(loaded, write, tensors, place):
+    return lora_for(read_lora(write(tensors)), loaded.networks.modules, 1.0).changes["unet", place][0][1]
+
+
+def test_loha_and_lokr_are_their_products(loaded, write):
+    """Of dense layers and convolutions, whole, factored and by Tucker decompositions, against sums in float64."""
+    a, b, window = (draw(*shape).astype(np.float64) for shape in ((64, 4), (4, 64), (4, 64 * 9)))
+    both = (a @ b) * ((a + 1) @ (b - 1))
+    base, conv = np.zeros((64, 64), np.float32), np.zeros((3, 3, 64, 64), np.float32)
+    got = change_of(loaded, write, loha(KOHYA, a, b, alpha=2), QUERY).of(base, 0.5)
+    np.testing.assert_allclose(got, 0.25 * both.T, rtol=1e-4, atol=1e-6)
+    got = change_of(loaded, write, loha(CONV_MODULE, a, window), CONV).of(conv, 1.0)
+    flat = ((a @ window) * ((a + 1) @ (window - 1))).reshape(64, 64, 3, 3)
+    np.testing.assert_allclose(got, flat.transpose(2, 3, 1, 0), rtol=1e-4, atol=1e-6)
+    first, second, pixels = draw(8, 4), draw(8, 16), draw(8, 16, 3, 3)
+    got = change_of(loaded, write, lokr(KOHYA, first, second, alpha=7), QUERY).of(base, 1.0)  # no rank, so no alpha
+    np.testing.assert_allclose(got, np.kron(first, second).T, rtol=1e-4, atol=1e-6)
+    got = change_of(loaded, write, lokr(CONV_MODULE, first, pixels), CONV).of(conv, 1.0)
+    np.testing.assert_allclose(got, np.kron(first[..., None, None], pixels).transpose(2, 3, 1, 0), rtol=1e-4, atol=1e-6)
+    full = draw(64, 64, 3, 3)
+    got = change_of(loaded, write, {f"{CONV_MODULE}.diff": full}, CONV).of(conv, 0.5)
+    np.testing.assert_allclose(got, 0.5 * full.transpose(2, 3, 1, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((64, 1), 0), ((1, 64), 1)])
+def test_dora_gives_kernels_their_norms(loaded, write, shape, axis):
+    """At a scale of 1 the norms are the magnitudes; at any other, the kernel is so far on its way there."""
+    magnitude = np.abs(draw(*shape)) + 1
+    change = change_of(loaded, write, kohya(KOHYA) | {f"{KOHYA}.dora_scale": magnitude}, QUERY)
+    base = draw(64, 64, seed=9)
+    whole = change.of(base, 1.0)
+    norms = np.linalg.norm((base + whole).T, axis=1 - axis)
+    np.testing.assert_allclose(norms, magnitude.reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(change.of(base, 0.25), 0.25 * whole, rtol=1e-5, atol=1e-7)
 
 
 def test_alphas_in_the_configuration_of_peft(loaded, write):
@@ -166,10 +216,10 @@ def test_alphas_in_the_configuration_of_peft(loaded, write):
     configuration = {"unet.lora_alpha": 2, "unet.alpha_pattern": patterns, "unet.use_rslora": False}
     path = write(tensors, lora_adapter_metadata=json.dumps(configuration))
     lora = lora_for(read_lora(path), loaded.networks.modules, 1.0)
-    scales = [factors.scale for [(_, factors)] in lora.factors.values()]
+    scales = [factors.scale for [(_, factors)] in lora.changes.values()]
     assert scales == [alpha / 4 for alpha in (3, 2, 5)]  # in the order of their names
     path = write(tensors, lora_adapter_metadata=json.dumps({**configuration, "unet.use_rslora": True}))
-    assert next(iter(read_lora(path).factors.values())).scale == 3 / 4**0.5
+    assert next(iter(read_lora(path).changes.values())).scale == 3 / 4**0.5
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.0])
@@ -254,7 +304,7 @@ def test_a_lora_for_another_model_changes_nothing(pipe, both, write):
 def test_an_error_half_way_leaves_all_as_it_was(pipe, both):
     pipe.load_lora_weights(both, scale=0.5)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(pipe.params)]
-    good, misfit = next(iter(pipe.loras["it"].factors.values())), [(..., Factors(*dense(32)[::-1], None, 1.0))]
+    good, misfit = next(iter(pipe.loras["it"].changes.values())), [(..., Factors(*dense(32)[::-1], None, 1.0))]
     places = [("unet", OUT), ("unet", QUERY), ("unet", "conv_in/kernel")]  # the last one fails
     with pytest.raises(ValueError, match="broadcast"):
         pipe.use_loras({"half": Lora(both, dict(zip(places, (good, good, misfit))), 1.0)})
@@ -267,8 +317,16 @@ def test_an_error_half_way_leaves_all_as_it_was(pipe, both):
     [
         ({}, "should hold a LoRA, and holds nothing at all"),
         ({"conv_in.weight": draw(4, 4)}, r"holds something else \(conv_in.weight\)"),
-        ({f"{KOHYA}.hada_w1_a": draw(4, 4)}, r"holds LoHa \("),
-        (kohya(KOHYA) | {f"{KOHYA}.dora_scale": draw(1, 4)}, r"holds DoRA \("),
+        ({f"{KOHYA}.hada_w1_a": draw(4, 4)}, f"only a part of {KOHYA}"),
+        ({f"{KOHYA}.lokr_w1": draw(4, 4), f"{KOHYA}.lokr_w2_a": draw(4, 4)}, f"only a part of {KOHYA}"),
+        ({f"{KOHYA}.dora_scale": draw(1, 4)}, f"only a part of {KOHYA}"),
+        (kohya(KOHYA) | {f"{KOHYA}.dora_scale": draw(1, 4)}, "have other shapes"),
+        (loha(KOHYA, draw(64, 4), draw(5, 64)), "do not fit each other"),
+        (loha(KOHYA, draw(64, 4), draw(4, 63)), "have other shapes"),
+        (lokr(KOHYA, draw(8, 8), draw(8, 9)), "have other shapes"),
+        ({f"{KOHYA}.diff": draw(64, 63)}, "have other shapes"),
+        ({f"{KOHYA}.oft_blocks": draw(4, 4)}, r"holds OFT \("),
+        ({f"{KOHYA}.diff": draw(64, 64), f"{KOHYA}.diff_b": draw(64)}, r"holds changes of biases \("),
         ({f"{KOHYA}.lora_up.weight": draw(64, 4)}, f"only a part of {KOHYA}"),
         ({f"{KOHYA}.alpha": np.float32(1)}, f"only a part of {KOHYA}"),
         (kohya(KOHYA, dense(32)), r"another model: 1 of its modules have other shapes \(unet .*to_q.*\(64, 64\)"),
@@ -276,7 +334,11 @@ def test_an_error_half_way_leaves_all_as_it_was(pipe, both):
         (kohya("lora_unet_conv_in", (draw(4, 4), draw(64, 4))), "have other shapes"),
         (kohya("lora_unet_down_blocks_7_conv"), r"1 of its modules are not in this one \(unet down_blocks_7_conv\)"),
         (kohya("lora_te2_text_model_encoder_layers_0_mlp_fc1"), "was made for Stable Diffusion XL"),
-        (kohya("lora_unet_input_blocks_4_1_proj_in"), "was made for Stable Diffusion XL"),
+        (
+            kohya(KOHYA.replace("attn1", "attn2").replace("to_q", "to_k"), (draw(4, 768), draw(64, 4))),
+            "for Stable Diffusion 1: 1",
+        ),
+        (kohya("lora_unet_input_blocks_44_1_proj_in"), "was made for Stable Diffusion XL"),
         (kohya(KOHYA, (draw(4, 64), draw(64, 5))), r"do not fit each other: down \(4, 64\), up \(64, 5\)"),
         (kohya(KOHYA, (draw(0, 64), draw(64, 0))), "do not fit each other"),
         (kohya(KOHYA, (draw(4), draw(64, 4))), "do not fit each other"),
@@ -318,7 +380,7 @@ def test_damaged_configurations_are_refused(write, configuration):
 
 def test_alpha_may_be_a_whole_number(write):
     path = write(kohya(KOHYA) | {f"{KOHYA}.alpha": np.int64(6)})
-    assert [factors.scale for factors in read_lora(path).factors.values()] == [6 / 4]
+    assert [factors.scale for factors in read_lora(path).changes.values()] == [6 / 4]
 
 
 @given(st.data())
@@ -383,7 +445,7 @@ def test_half_precision_files_give_what_they_hold(loaded, both, write):
     halves = {name: array.astype(np.float16) for name, array in load_file(both).items()}
     lora = lora_for(read_lora(write(halves, "half")), loaded.networks.modules, 1.0)
     down, up = (halves[f"{KOHYA}.lora_{part}.weight"].astype(np.float64) for part in ("down", "up"))
-    np.testing.assert_allclose(lora.factors["unet", QUERY][0][1].product(1.0), 2 * (up @ down).T, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(lora.changes["unet", QUERY][0][1].of(BASE, 1.0), 2 * (up @ down).T, rtol=1e-4, atol=1e-6)
 
 
 def test_conversion_adds_loras_for_good(tiny_original, tmp_path, write):

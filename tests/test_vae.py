@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 
 import sdjax
 from sdjax.convert import convert, resolve
-from sdjax.convert.keys import source_name, source_shapes
+from sdjax.convert.keys import source_shapes
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import flat_specs, read_model, read_vae
+from sdjax.files.original_names import source_name
 from sdjax.models import build
 
 HEART = "a big red heart at the top left on a yellow background"

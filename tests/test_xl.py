@@ -9,9 +9,11 @@ from safetensors.numpy import load_file, save_file
 from tiny_training import XL, write_tiny_model
 
 import sdjax
+from sdjax.adapters.lora import lora_for
+from sdjax.adapters.lora_files import read_lora
 from sdjax.convert import convert, export
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import read_json, read_model, write_json
+from sdjax.files.checkpoint import flat_specs, read_json, read_model, write_json
 from sdjax.files.tensors import open_tensors
 from sdjax.pipeline.request import pictures_of
 from sdjax.settings import SETTINGS
@@ -129,6 +131,54 @@ def test_a_lora_of_one_of_the_stacked_blocks(small_xl, tmp_path):
     assert not np.array_equal(drawn(pipe), plain)
     pipe.unload_lora_weights()
     assert np.array_equal(drawn(pipe), plain)
+
+
+BLOCK = "transformer_blocks_1_attn2_to_k"
+MIDDLE = "mid_block/attentions_0/transformer_blocks"
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "path"),
+    [
+        (f"lora_unet_input_blocks_1_1_{BLOCK}", "unet", "down_blocks_0/attentions_0/transformer_blocks/attn2/to_k"),
+        (f"lora_unet_middle_block_1_{BLOCK}", "unet", f"{MIDDLE}/attn2/to_k"),
+        (f"lora_unet_output_blocks_1_1_{BLOCK}", "unet", "up_blocks_0/attentions_1/transformer_blocks/attn2/to_k"),
+        (
+            f"unet.down_blocks.0.attentions.0.{BLOCK}",
+            "unet",
+            "down_blocks_0/attentions_0/transformer_blocks/attn2/to_k",
+        ),
+        ("lora_unet_label_emb_0_0", "unet", "add_embedding/linear_1"),
+        ("lora_unet_time_embed_0", "unet", "time_embedding/linear_1"),
+        ("lora_unet_input_blocks_0_0", "unet", "conv_in"),
+        ("lora_unet_out_2", "unet", "conv_out"),
+        ("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", "text_encoder", "encoder/layers_0/self_attn/q_proj"),
+        ("lora_te2_text_model_encoder_layers_2_mlp_fc1", "text_encoder_2", "encoder/layers_2/mlp/fc1"),
+        ("text_encoder_2.text_model.encoder.layers.2.mlp.fc1", "text_encoder_2", "encoder/layers_2/mlp/fc1"),
+        ("text_encoder.text_model.encoder.layers.2.mlp.fc1", "text_encoder", "encoder/layers_2/mlp/fc1"),
+    ],
+)
+def test_loras_name_modules_as_kohya_does_and_as_diffusers(xl, tmp_path, name, component, path):
+    spec = flat_specs(xl.networks.modules[component])[f"{path}/kernel"].shape
+    *pixels, inputs, outputs = spec[1:] if "transformer_blocks" in path else spec
+    parts = ("lora_A", "lora_B") if "." in name else ("lora_down", "lora_up")
+    down, up = np.ones((1, inputs, *pixels), np.float32), np.ones((outputs, 1), np.float32)
+    save_file({f"{name}.{part}.weight": array for part, array in zip(parts, (down, up))}, tmp_path / "x.safetensors")
+    lora = lora_for(read_lora(tmp_path / "x.safetensors"), xl.networks.modules, 1.0)
+    assert list(lora.changes) == [(component, f"{path}/kernel")]
+    assert lora.changes[component, f"{path}/kernel"][0][0] == (1 if "transformer_blocks" in path else ...)
+
+
+def test_a_lora_that_has_both_names_counts_once(xl, tmp_path):
+    names = ("lora_unet_input_blocks_1_1_proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in")
+    tensors = {}
+    for name, size in zip(names, (5, 1)):
+        factors = {"down": np.full((1, 8), size, np.float32), "up": np.ones((8, 1), np.float32)}
+        tensors |= {f"{name}.lora_{part}.weight": array for part, array in factors.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    lora = lora_for(read_lora(tmp_path / "x.safetensors"), xl.networks.modules, 1.0)
+    [(_, change)] = lora.changes["unet", "down_blocks_0/attentions_0/proj_in/kernel"]
+    assert change.down.max() == 1  # today's name
 
 
 def test_a_word_learned_by_both_encoders(small_xl, tmp_path):

@@ -14,21 +14,23 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from sdjax.adapters.lora_files import Factors, LoraFile
+from sdjax.adapters.changes import Change
+from sdjax.adapters.lora_files import FAMILIES, LoraFile
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import Model, flat_specs, layers_of, shorten
+from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of, shorten
+from sdjax.files.original_names import source_name, unet_name
 from sdjax.parallel import replicate
 
 
 class Lora(NamedTuple):
-    """A LoRA that fits a model: factors by component and Flax path, and how strongly it is applied.
+    """A LoRA that fits a model: changes by component and Flax path, and how strongly it is applied.
 
-    factors: of each layer of a parameter, with its index there (see `layers_of`).
-    text_scale: in the text encoder, where it is another than in the UNet.
+    changes: of each layer of a parameter, with its index there (see `layers_of`).
+    text_scale: in the text encoders, where it is another than in the UNet.
     """
 
     path: Path
-    factors: Mapping[tuple[str, str], Sequence[tuple[Any, Factors]]]
+    changes: Mapping[tuple[str, str], Sequence[tuple[Any, Change]]]
     scale: float
     text_scale: float | None = None
 
@@ -41,54 +43,73 @@ class Lora(NamedTuple):
 
 
 def lora_for(file: LoraFile, modules: Mapping[str, nn.Module], scale: float) -> Lora:
-    """Finds the kernel of every factor in a model's "unet" and "text_encoder".
+    """Finds the kernel of every change in a model's UNet and text encoders.
 
     Raises CheckpointError that lists what has no place in the model or another shape, InputError for a scale that is
     not finite.
     """
     if not math.isfinite(scale):
         raise InputError(f"the scale of {file.path} must be a finite number, not {scale}")
-    kernels = {
-        (component, layer.removesuffix("/kernel").replace("/", "_")): (path, index, shape)
-        for component in {"unet", "text_encoder"} & modules.keys()
-        for path, spec in flat_specs(modules[component]).items()
-        for layer, index, shape in layers_of(path, spec.shape)
-        if path.endswith("/kernel")
-    }
-    unknown = [f"{component} {name}" for component, name in file.factors if (component, name) not in kernels]
-    known = {place: kernels[place] for place in file.factors if place in kernels}
+    kernels, others = _kernels(modules)
+    known = {place: found for place in file.changes if (found := kernels.get(place) or others.get(place))}
+    # Some files hold the same under today's name and under the original one.
+    taken = {found[:2] for place, found in known.items() if place in kernels}
+    known = {place: found for place, found in known.items() if place in kernels or found[:2] not in taken}
+    unknown = [" ".join(place) for place in file.changes if place not in kernels and place not in others]
     misfits = [
         f"{component} {name}, where the model has {shape}"
         for (component, name), (_, _, shape) in known.items()
-        if not file.factors[component, name].fits(shape)
+        if not file.changes[component, name].fits(shape)
     ]
     if unknown or misfits:
         parts = [(unknown, "are not in this one"), (misfits, "have other shapes")]
         listed = "; ".join(f"{len(names)} of its modules {what} ({shorten(names)})" for names, what in parts if names)
-        raise CheckpointError(
-            f"{file.path} was made for {'Stable Diffusion XL' if file.is_xl else 'another model'}: {listed}"
-        )
-    factors: dict[tuple[str, str], list[tuple[Any, Factors]]] = {}
+        own = FAMILIES.get(modules["unet"].config.cross_attention_dim)
+        made_for = file.family if file.family and file.family != own else "another model"
+        raise CheckpointError(f"{file.path} was made for {made_for}: {listed}")
+    changes: dict[tuple[str, str], list[tuple[Any, Change]]] = {}
     for place, (path, index, _) in known.items():
-        factors.setdefault((place[0], path), []).append((index, file.factors[place]))
-    return Lora(file.path, factors, float(scale))
+        changes.setdefault((place[0], path), []).append((index, file.changes[place]))
+    return Lora(file.path, changes, float(scale))
+
+
+Kernels = dict[tuple[str, str], tuple[str, Any, tuple[int, ...]]]
+
+
+def _kernels(modules: Mapping[str, nn.Module]) -> tuple[Kernels, Kernels]:
+    """The kernels of a model's networks, each with its index in the parameter and its shape.
+
+    By component and flat name; and those of the UNet by the flat names that they have in the original layout.
+    """
+    kernels: Kernels = {}
+    others: Kernels = {}
+    for component in {"unet", *TEXT_ENCODERS} & modules.keys():
+        for path, spec in flat_specs(modules[component]).items():
+            for layer, index, shape in layers_of(path, spec.shape) if path.endswith("/kernel") else ():
+                found = (path, index, shape)
+                kernels[component, layer.removesuffix("/kernel").replace("/", "_")] = found
+                if component == "unet":
+                    original = unet_name(source_name(layer), modules["unet"].config).removesuffix(".weight")
+                    others[component, original.replace(".", "_")] = found
+    return kernels, others
 
 
 def kernels_of(loras: Iterable[Lora]) -> list[tuple[str, str]]:
     """The kernels to which any of `loras` adds something, as component and Flax path, each once."""
-    return list(dict.fromkeys(place for lora in loras for place in lora.factors))
+    return list(dict.fromkeys(place for lora in loras for place in lora.changes))
 
 
 def added(base: np.ndarray, loras: Collection[Lora], place: tuple[str, str]) -> np.ndarray:
     """A kernel with what `loras` add to it: summed in float32; at scale 0 the base itself."""
-    there = [(lora.factors[place], lora.scale_in(place[0])) for lora in loras if place in lora.factors]
+    there = [(lora.changes[place], lora.scale_in(place[0])) for lora in loras if place in lora.changes]
     terms = [(layers, scale) for layers, scale in there if scale != 0]
     if not terms:
         return base
-    kernel = base.astype(np.float32)
+    plain = base.astype(np.float32)
+    kernel = plain.copy()
     for layers, scale in terms:
-        for index, factors in layers:
-            kernel[index] += factors.product(scale)
+        for index, change in layers:
+            kernel[index] += change.of(plain[index], scale)
     return kernel
 
 

@@ -1,4 +1,4 @@
-"""Reading LoRA files, of kohya's trainers, of diffusers and of PEFT.
+"""Reading LoRA files, of kohya's trainers, LyCORIS, diffusers and PEFT.
 
 They call the same things by many names; yet each of them names a module, and once dots are underscores all of them
 name it as the Flax tree does: `down_blocks_0/resnets_0/conv1` is `down_blocks_0_resnets_0_conv1`.
@@ -15,19 +15,34 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.adapters.changes import Change, Decomposed, Factors, Full, Hadamard, Half, Kronecker
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import FLOATS, shorten
 from sdjax.files.tensors import TensorFile, open_tensors
 
 # `X.lora_down.weight` of kohya, `X.lora_A.weight` of PEFT, `X.lora.down.weight`, `X.lora_linear_layer.down.weight` and
-# `processor.X_lora.down.weight` of diffusers over the years.
+# `processor.X_lora.down.weight` of diffusers over the years; what LyCORIS and PEFT have besides.
 TENSOR = re.compile(r"(?P<module>.+)[._]lora(?:_linear_layer)?[._](?P<part>down|up|mid|A|B)\.weight")
-PARTS = {"A": "down", "B": "up"}
+OTHER = re.compile(r"(?P<module>.+)\.(?P<part>alpha|diff|dora_scale|(?:hada|lokr)_[wt][12](?:_[ab])?)")
+MAGNITUDE = re.compile(r"(?P<module>.+)[._](?P<part>lora_magnitude_vector)(?:\.weight)?")
+PARTS = {"A": "down", "B": "up", "lora_magnitude_vector": "magnitude"}
+# What a module has, besides alpha, one of these.
+NEEDED = (
+    {"down", "up"},
+    {"diff"},
+    {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
+    *(
+        first | second
+        for first in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
+        for second in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"})
+    ),
+)
 FACTORS = (*FLOATS, "float64")
 ALPHAS = (*FACTORS, "int32", "int64")  # of trainers that were given a whole number
 
 PREFIXES = (
-    ("text_encoder", re.compile(r"^(lora_te|text_encoder)_(text_model_)?")),
+    ("text_encoder_2", re.compile(r"^(lora_te2|text_encoder_2)_(text_model_)?")),
+    ("text_encoder", re.compile(r"^(lora_te1?|text_encoder)_(text_model_)?")),
     ("unet", re.compile(r"^((lora_)?unet_)?")),
 )
 
@@ -39,77 +54,69 @@ OLD_NAMES = (
 )
 
 # Other ways to store a fine-tuning, by what is found in the names of their tensors.
-OTHER_KINDS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "magnitude_vector": "DoRA", "oft_": "OFT"}
+OTHER_KINDS = {
+    "oft_": "OFT",
+    "boft": "BOFT",
+    "diff_b": "changes of biases",
+    "_norm": "changes of norms",
+    "on_input": "IA3",
+}
 
+# By how many features of a prompt the UNet's cross-attention reads.
+FAMILIES = {
+    768: "Stable Diffusion 1",
+    1024: "Stable Diffusion 2",
+    1280: "the refiner of Stable Diffusion XL",
+    2048: "Stable Diffusion XL",
+}
+CROSS_ATTENTION = re.compile(r".*attn2_to_[kv]$")
 # What only the files of Stable Diffusion XL have in their names.
 OF_XL = ("lora_te1_", "lora_te2_", "text_encoder_2", "input_blocks", "output_blocks")
 
 CONFIGURATION = "lora_adapter_metadata"  # under which diffusers writes PEFT's into a file
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """What is added to one kernel: up [outputs, rank], down [rank, inputs, *pixels], and alpha / rank.
-
-    With mid [rank, rank, *pixels], LoCon's Tucker decomposition, down is [rank, inputs].
-    """
-
-    up: np.ndarray
-    down: np.ndarray
-    mid: np.ndarray | None
-    scale: float
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether their product has the shape of a kernel, [*pixels, inputs, outputs]."""
-        window = self.down if self.mid is None else self.mid
-        return (*window.shape[2:], self.down.shape[1], self.up.shape[0]) == shape
-
-    def product(self, scale: float) -> np.ndarray:
-        """scale * alpha / rank * up @ down, float32, in the layout of a kernel."""
-        up, down = self.up.astype(np.float32), self.down.astype(np.float32)
-        if self.mid is not None:
-            down = np.moveaxis(np.tensordot(self.mid.astype(np.float32), down, axes=(1, 0)), -1, 1)
-        return np.moveaxis(np.tensordot(down, scale * self.scale * up, axes=(0, 1)), 0, -2)
-
-
 @dataclass(frozen=True)
 class LoraFile:
-    """A file that was read, and is not yet brought together with a model: factors by component and flat module name."""
+    """A file that was read, and is not yet brought together with a model: changes by component and flat module name.
+
+    family: the models that it was made for, as far as it says so.
+    """
 
     path: Path
-    factors: Mapping[tuple[str, str], Factors]
-    is_xl: bool
+    changes: Mapping[tuple[str, str], Change]
+    family: str | None
 
 
 def read_lora(path: str | os.PathLike) -> LoraFile:
-    """Reads a LoRA or LoCon for a UNet, a text encoder or both.
+    """Reads a LoRA, LoCon, LoHa, LoKr or DoRA for a UNet, text encoders or all of them.
 
-    Raises CheckpointError for a file that is missing, damaged, holds anything else than such factors, or only a part
-    of them.
+    Raises CheckpointError for a file that is missing, damaged, holds anything else, or only a part of it.
     """
     file = open_tensors(path)
     configuration = _configuration(file)
-    factors: dict[tuple[str, str], Factors] = {}
+    changes: dict[tuple[str, str], Change] = {}
+    family = "Stable Diffusion XL" if any(mark in name for name in file for mark in OF_XL) else None
     for module, parts in _parts_of_modules(file).items():
         place = _place(module)
-        if place in factors:
+        if place in changes:
             raise CheckpointError(f"{path} holds {place[1]} of the {place[0]} twice, under two names")
-        factors[place] = _factors(file, configuration, module, parts)
-    return LoraFile(Path(path), factors, any(mark in name for name in file for mark in OF_XL))
+        changes[place] = _change(file, configuration, module, parts)
+        if CROSS_ATTENTION.match(place[1]) and "down" in parts:
+            family = FAMILIES.get(parts["down"].shape[1], family)
+    return LoraFile(Path(path), changes, family)
 
 
 def _parts_of_modules(file: TensorFile) -> dict[str, dict[str, np.ndarray]]:
-    """The tensors of every module: "down" and "up", and maybe "mid" and "alpha"."""
+    """The tensors of every module by what they are: "down" and "up", and maybe "mid" and "alpha"; or others."""
     modules: dict[str, dict[str, np.ndarray]] = {}
     strange = []
     for name, array in file.arrays().items():
-        if found := TENSOR.fullmatch(name):
-            module, part = found["module"], PARTS.get(found["part"], found["part"])
-        elif name.endswith(".alpha"):
-            module, part = name.removesuffix(".alpha"), "alpha"
-        else:
+        found = TENSOR.fullmatch(name) or OTHER.fullmatch(name) or MAGNITUDE.fullmatch(name)
+        if found is None:
             strange.append(name)
             continue
+        module, part = found["module"], PARTS.get(found["part"], found["part"])
         if array.dtype.name not in (ALPHAS if part == "alpha" else FACTORS) or not np.isfinite(array).all():
             raise CheckpointError(f"{file.path}: {name} should be finite numbers, and is not")
         if part in modules.setdefault(module, {}):
@@ -119,7 +126,7 @@ def _parts_of_modules(file: TensorFile) -> dict[str, dict[str, np.ndarray]]:
         kinds = (kind for mark, kind in OTHER_KINDS.items() if any(mark in name for name in strange))
         listed = f"{next(kinds, 'something else')} ({shorten(strange)})" if strange else "nothing at all"
         raise CheckpointError(f"{file.path} should hold a LoRA, and holds {listed}")
-    if halves := [module for module, parts in modules.items() if not {"down", "up"} <= parts.keys()]:
+    if halves := [module for module, parts in modules.items() if not any(need <= parts.keys() for need in NEEDED)]:
         raise CheckpointError(f"{file.path} holds only a part of {shorten(halves)}")
     return modules
 
@@ -134,23 +141,69 @@ def _place(module: str) -> tuple[str, str]:
     return component, flat
 
 
-def _factors(file: TensorFile, configuration: dict[str, Any], module: str, parts: dict[str, np.ndarray]) -> Factors:
+def _change(file: TensorFile, configuration: dict[str, Any], module: str, parts: dict[str, np.ndarray]) -> Change:
     """A module's tensors, found to fit each other."""
-    up, down = _without_pixels(parts["up"]), _without_pixels(parts["down"])
-    mid, alpha = parts.get("mid"), parts.get("alpha")
-    rank = down.shape[0] if down.ndim in (2, 4) else 0
-    inner = (rank,) if mid is None else mid.shape[:1]
-    fit_each_other = up.shape[1:] == inner and rank > 0 and (alpha is None or alpha.size == 1)
-    if mid is not None:
-        fit_each_other &= mid.ndim == 4 and mid.shape[1] == rank and down.ndim == 2
-    if not fit_each_other:
-        shapes = ", ".join(f"{part} {array.shape}" for part, array in parts.items())
-        raise CheckpointError(f"{file.path}: the tensors of {module} do not fit each other: {shapes}")
     try:
-        scale = float(alpha.reshape(())) / rank if alpha is not None else _configured_scale(configuration, module, rank)
+        change = _built(configuration, module, {name: _without_pixels(array) for name, array in parts.items()})
+    except ValueError as error:
+        if str(error):
+            raise CheckpointError(f"{file.path}: its {CONFIGURATION} is not PEFT's: {error}") from error
+        shapes = ", ".join(f"{part} {array.shape}" for part, array in parts.items())
+        raise CheckpointError(f"{file.path}: the tensors of {module} do not fit each other: {shapes}") from error
+    if "magnitude" in parts:  # PEFT's, of every output
+        return Decomposed(change, parts["magnitude"].reshape(-1), by_input=False)
+    if "dora_scale" in parts:  # LyCORIS': [outputs, 1, ...] or [1, inputs, ...]
+        magnitude = parts["dora_scale"]
+        return Decomposed(change, magnitude.reshape(-1), by_input=magnitude.ndim > 1 and magnitude.shape[0] == 1)
+    return change
+
+
+def _built(configuration: dict[str, Any], module: str, parts: dict[str, np.ndarray]) -> Change:
+    """A module's change without its magnitude. Raises an empty ValueError for tensors that do not fit each other."""
+    if "diff" in parts:
+        return Full(parts["diff"])
+    if "down" in parts:
+        up, down, mid = parts["up"], parts["down"], parts.get("mid")
+        rank = down.shape[0] if down.ndim in (2, 4) else 0
+        inner = (rank,) if mid is None else mid.shape[:1]
+        tucker_fits = mid is None or (mid.ndim == 4 and mid.shape[1] == rank and down.ndim == 2)
+        if up.shape[1:] != inner or rank == 0 or not tucker_fits:
+            raise ValueError
+        return Factors(up, down, mid, _scale(configuration, module, parts, rank))
+    kind = "hada" if "hada_w1_a" in parts else "lokr"
+    first, second = (_half(parts, f"{kind}_w{k}", f"{kind}_t{k}") for k in (1, 2))
+    rank = second.rank if kind == "lokr" and second.rank else first.rank
+    scale = 1.0 if rank is None else _scale(configuration, module, parts, rank)
+    return Hadamard(first, second, scale) if kind == "hada" else Kronecker(first, second, scale)
+
+
+def _half(parts: dict[str, np.ndarray], name: str, tucker: str) -> Half:
+    half = Half(parts.get(name), parts.get(f"{name}_a"), parts.get(f"{name}_b"), parts.get(tucker))
+    a, b, t = half.a, half.b, half.t
+    if half.whole is not None:
+        fits = half.whole.ndim in (2, 4)
+    elif a is None or b is None or not b.size or a.ndim != 2 or b.ndim not in (2, 4):
+        fits = False
+    elif t is None:
+        fits = a.shape[1] == b.shape[0]
+    else:
+        fits = t.ndim == 4 and b.ndim == 2 and t.shape[:2] == (a.shape[0], b.shape[0])
+    if not fits:
+        raise ValueError
+    return half
+
+
+def _scale(configuration: dict[str, Any], module: str, parts: dict[str, np.ndarray], rank: int) -> float:
+    """alpha / rank."""
+    alpha = parts.get("alpha")
+    if alpha is not None:
+        if alpha.size != 1:
+            raise ValueError
+        return float(alpha.reshape(())) / rank
+    try:
+        return _configured_scale(configuration, module, rank)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{file.path}: its {CONFIGURATION} is not PEFT's: {error}") from error
-    return Factors(up, down, mid, scale)
+        raise ValueError(str(error) or "it cannot be read") from error
 
 
 def _without_pixels(array: np.ndarray) -> np.ndarray:
