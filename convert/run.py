@@ -22,6 +22,15 @@ from sdjax.files.cache import cache_directory
 from sdjax.files.checkpoint import FLOATS, FORMAT, embedded_models, is_model, nearest
 from sdjax.files.eviction import hold, keep_to_limit
 
+# Short names of models on the hub, which a path of that name goes before.
+NAMES = {
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sdxl-refiner": "stabilityai/stable-diffusion-xl-refiner-1.0",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "sd-turbo": "stabilityai/sd-turbo",
+    "lcm": "SimianLuo/LCM_Dreamshaper_v7",
+}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -162,10 +171,11 @@ def _locate(
         return read_directory(path, path.resolve().name, variant), None
     if str(model) in embedded_models():
         raise InputError(f"{str(model)!r} comes with sdjax, converted: use it by that name")
-    if not HUB_ID.fullmatch(str(model)):
-        raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model))}")
-    folder, commit = download(str(model), variant, revision)
-    return read_directory(folder, f"{model}@{commit}", variant), commit
+    repository = NAMES.get(str(model), str(model))
+    if not HUB_ID.fullmatch(repository):
+        raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model), NAMES)}")
+    folder, commit = download(repository, variant, revision)
+    return read_directory(folder, f"{repository}@{commit}", variant), commit
 
 
 def _cached(source: Source, commit: str | None, dtype: str | None) -> Path:

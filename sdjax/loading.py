@@ -81,6 +81,9 @@ def load(
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
     pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview, lora_dir=lora_dir)
     pipe.use_loras(adapters)
+    if pipe.facts.family:
+        chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())
+        log.info("taken for %s: %s", pipe.facts.family, chosen)
     if refiner is not None:
         pipe.use_refiner(load(refiner, dtype, vae_tiling=vae_tiling, progress=progress))
     return pipe

@@ -241,11 +241,12 @@ def embedded_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(assets.glob(f"*/{INDEX}"))}
 
 
-def nearest(name: str) -> str:
-    """Which embedded model was probably meant, as the end of an error message."""
+def nearest(name: str, others: Collection[str] = ()) -> str:
+    """Which embedded model, or other name, was probably meant, as the end of an error message."""
     names = list(embedded_models())
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"embedded models: {', '.join(names)}"
+    close = difflib.get_close_matches(name, [*names, *others], n=1)
+    listed = f"; names of models on the hub: {', '.join(others)}" if others else ""
+    return f"did you mean {close[0]!r}?" if close else f"embedded models: {', '.join(names)}{listed}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -245,6 +245,9 @@ class Pipeline:
         with fitting_in_memory("the parameters that the LoRAs change"):
             self.params = with_loras(self.params, self.model, loras.values(), kernels, self.dtype)
         self.loras = dict(loras)
+        known = Facts.of(self.model, [lora.path.stem for lora in loras.values() if lora.scale])
+        own = {name: getattr(known, name) for name in ("scheduler", "defaults", "family", "native")}
+        self.facts = replace(self.facts, **own)
 
     def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
         """Learn a word from a file of vectors; prompts may use it from then on. Returns the word.

@@ -1,7 +1,7 @@
 """From a picture to its recipe: every choice made that the settings leave to the model, and the plan written out."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ from sdjax.a1111 import Mention, mentions_of, without_mentions
 from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
+from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
 from sdjax.schedulers.portion import switch_row
 from sdjax.settings import SETTINGS, Picture
 
+XL_GUIDANCE = 5.0  # as diffusers has it
 REFINED_FROM = 0.8  # of the way, where nobody says
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are options of a solver
 
@@ -26,7 +28,8 @@ OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are
 class Facts:
     """What preparing pictures needs to know of a model.
 
-    low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model.
+    low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model. family:
+        of distilled models, what it is taken for, else "".
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
     loras: those that prompts may name.
@@ -39,6 +42,7 @@ class Facts:
     scheduler: Scheduler
     low_res: NoiseSchedule | None
     defaults: Mapping[str, Any]
+    family: str
     factor: int
     channels: int
     native: int
@@ -51,18 +55,22 @@ class Facts:
     embeds_guidance: bool
 
     @classmethod
-    def of(cls, model: Model) -> "Facts":
-        """Read off an opened model."""
+    def of(cls, model: Model, loras: Sequence[str] = ()) -> "Facts":
+        """Read off an opened model, and the names of the LoRAs that are added to it."""
         unet, vae = model.unet.module.config, model.vae.module.config
         encoders = [component.module.config for component in model.text_encoders.values()]
+        names = (*reversed(loras), name_of(str(model.index["sdjax"].get("source", ""))))
+        known = recognised(names, model.scheduler_config, unet.embeds_guidance)
+        side = known.settings.pop("side", (unet.sample_size or 0) * vae.factor)
         return cls(
             task=task_of(unet, vae),
-            scheduler=schedulers.from_config(model.scheduler_config),
+            scheduler=schedulers.from_config(model.scheduler_config | known.scheduler),
             low_res=schedulers.from_config(model.low_res_config).noise if model.low_res_config else None,
-            defaults=model.defaults,
+            defaults=({"guidance_scale": XL_GUIDANCE} if unet.is_xl else {}) | known.settings | model.defaults,
+            family=known.title,
             factor=vae.factor,
             channels=vae.latent_channels,
-            native=(unet.sample_size or 0) * vae.factor,
+            native=side,
             layers=min(config.num_hidden_layers for config in encoders) - unet.is_xl,
             readers=tuple(
                 Reader(load_tokenizer(path, config.max_position_embeddings), {})
@@ -131,6 +139,8 @@ class Recipe:
         scales = np.atleast_1d(np.asarray(self.guidance_scale, np.float32))
         if len(scales) not in (1, steps):
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
+        if not self.cfg_plus_plus:  # in diffusers 0 is no guidance, as its pages on distilled models have it
+            scales = np.where(scales == 0, np.float32(1), scales)
         inside = (step >= low * steps) & (step < high * steps)
         found = np.where(inside, np.broadcast_to(scales, steps)[step] * self.scheduler.guidance_factor, 1)
         return found * np.float32(self.conditions[0].weight) if len(self.conditions) == 1 else found
@@ -168,8 +178,9 @@ class Recipe:
 
 def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> Recipe:
     """A picture with every choice made."""
-    steps = _chosen(picture.num_inference_steps, facts.defaults, "num_inference_steps", 50)
-    scale = _chosen(picture.guidance_scale, facts.defaults, "guidance_scale", 7.5)
+    picture = with_defaults(picture, facts.defaults)
+    steps = 50 if picture.num_inference_steps is None else picture.num_inference_steps
+    scale = 7.5 if picture.guidance_scale is None else picture.guidance_scale
     strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
     options = tuple((name, float(value)) for name in OPTIONS if (value := getattr(picture, name)) is not None)
     levels = (picture.discard_penultimate_sigma, picture.rho, picture.sigma_min, picture.sigma_max)
@@ -230,5 +241,13 @@ def _plan(
     return scheduler.plan(steps, strength, takes_all_steps=takes_all, start=start, end=end)
 
 
-def _chosen(value: Any, defaults: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-    return value if value is not None else defaults.get(name, otherwise)
+def with_defaults(picture: Picture, defaults: Mapping[str, Any]) -> Picture:
+    """A picture with what suits its model, where it leaves that open; a sampler brings its levels along."""
+    has_levels = picture.timesteps is not None or picture.sigmas is not None
+    kept = dict(defaults)
+    if picture.sampler is not None or picture.spacing is not None or has_levels:
+        kept = {name: value for name, value in defaults.items() if name not in ("sampler", "spacing", *OPTIONS)}
+    if kept.keys() < defaults.keys() or picture.num_inference_steps is not None or "sampler" not in kept:
+        kept.pop("timesteps", None)
+    chosen = {name: value for name, value in kept.items() if getattr(picture, name) is None}
+    return replace(picture, **chosen) if chosen else picture

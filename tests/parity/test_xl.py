@@ -4,6 +4,7 @@ import itertools
 import shutil
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,13 @@ PROMPTS = ["a big red heart on a yellow background", "a cyan ring above a pink s
 NEGATIVE = "a green square"
 SEEDS = [11, 12]
 STEPS = 10
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
 SIZE = 32  # of the pictures, whose latents are half as large
 
 
@@ -58,13 +66,7 @@ def components(tmp_path_factory):
         "text_encoder_2": text_encoder(40, True, 4),
         "tokenizer": transformers.CLIPTokenizer.from_pretrained(tokenizer),
         "tokenizer_2": transformers.CLIPTokenizer.from_pretrained(tokenizer, pad_token="!"),
-        "scheduler": diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            timestep_spacing="leading",
-            steps_offset=1,
-        ),
+        "scheduler": diffusers.EulerDiscreteScheduler.from_config(SCHEDULER),
     }
 
 
@@ -122,7 +124,8 @@ def from_noise(*pipes, **arguments):
     latents = np.random.default_rng(5).standard_normal((2, 16, 16, 4)).astype(np.float32)
     size = {"height": SIZE, "width": SIZE}
     each = [to_torch(latents[k : k + 1]) for k in range(2)]
-    return both(*pipes, theirs_only={"latents": each}, ours_only={"latents": latents}, **size, **arguments)
+    ours_only = {"latents": latents} | arguments.pop("ours_only", {})
+    return both(*pipes, theirs_only={"latents": each}, ours_only=ours_only, **size, **arguments)
 
 
 SETTINGS = {
@@ -241,3 +244,88 @@ def test_base_and_refiner_in_one_call(base, refiner, sampler, negative):
     # A sampler without a memory does the same either way, and one with a memory does not.
     difference = np.abs(kept.images - got.images).max() * 255
     assert difference <= 0.01 if sampler in (None, "ddim") else difference > 0.05
+
+
+def noise_of_steps(monkeypatch, module: str):
+    """Let a scheduler of diffusers draw what our seeds draw, one picture after another."""
+    step_keys = image_keys(SEEDS).step
+    drawn = itertools.count()
+
+    def draw(shape, **_):
+        picture, row = divmod(next(drawn), ROWS_THAT_DRAW[module])
+        noise = jax.random.normal(jax.random.fold_in(step_keys[picture], row), (16, 16, 4))
+        return to_torch(np.asarray(noise)[None])
+
+    monkeypatch.setattr(getattr(diffusers.schedulers, module), "randn_tensor", draw)
+
+
+# Of four steps: the last of LCM and TCD draws nothing.
+ROWS_THAT_DRAW = {"scheduling_euler_ancestral_discrete": 4, "scheduling_lcm": 3, "scheduling_tcd": 3}
+FEW = {"num_inference_steps": 4, "guidance_scale": 0.0}
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_turbo(make, steps, monkeypatch):
+    """The scheduler that stabilityai/sdxl-turbo has, and no guidance."""
+    scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(SCHEDULER, timestep_spacing="trailing")
+    pipes = make(diffusers.StableDiffusionXLPipeline, unet(XL), scheduler=scheduler)
+    monkeypatch.setitem(ROWS_THAT_DRAW, "scheduling_euler_ancestral_discrete", steps)
+    noise_of_steps(monkeypatch, "scheduling_euler_ancestral_discrete")
+    compare(f"Turbo, {steps} steps", *from_noise(*pipes, **FEW | {"num_inference_steps": steps}))
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_lcm_that_reads_the_guidance_scale(make, scale, monkeypatch):
+    pipes = make(
+        diffusers.StableDiffusionXLPipeline,
+        unet(XL, time_cond_proj_dim=16),
+        scheduler=diffusers.LCMScheduler.from_config(SCHEDULER),
+    )
+    noise_of_steps(monkeypatch, "scheduling_lcm")
+    compare(f"LCM, guidance {scale}", *from_noise(*pipes, **FEW | {"guidance_scale": scale}))
+
+
+def test_levels_of_dmd2(base, monkeypatch):
+    theirs, ours = base
+    original, theirs.scheduler = theirs.scheduler, diffusers.LCMScheduler.from_config(SCHEDULER)
+    noise_of_steps(monkeypatch, "scheduling_lcm")
+    levels = [999, 749, 499, 249]
+    latents = np.random.default_rng(5).standard_normal((2, 16, 16, 4)).astype(np.float32)
+    size = {"height": SIZE, "width": SIZE, "guidance_scale": 0.0}
+    expected = [
+        theirs(p, latents=to_torch(latents[k : k + 1]), timesteps=levels, output_type="np", **size).images
+        for k, p in enumerate(PROMPTS)
+    ]
+    theirs.scheduler = original
+    how = {"seed": SEEDS, "sampler": "lcm", "prompt_syntax": "plain", "output_type": "np"}
+    got = ours(PROMPTS, latents=latents, timesteps=[tuple(levels)] * 2, **size, **how).images
+    compare("DMD2", got, np.concatenate(expected))
+
+
+def test_tcd(base, monkeypatch):
+    theirs, ours = base
+    original, theirs.scheduler = theirs.scheduler, diffusers.TCDScheduler.from_config(SCHEDULER)
+    noise_of_steps(monkeypatch, "scheduling_tcd")
+    got, expected = from_noise(theirs, ours, ours_only={"sampler": "tcd"}, eta=0.3, **FEW)
+    theirs.scheduler = original
+    compare("TCD", got, expected)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_v_prediction(make, zero_snr):
+    how = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": zero_snr}
+    how |= {"timestep_spacing": "trailing"} if zero_snr else {}
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(SCHEDULER, **how)
+    pipes = make(diffusers.StableDiffusionXLPipeline, unet(XL), scheduler=scheduler)
+    compare(f"v-prediction, zero SNR {zero_snr}", *from_noise(*pipes))
+
+
+def test_latents_with_other_means_and_deviations(make, components):
+    """Playground 2.5: EDM's noise, and the VAE's latents standardised channel by channel."""
+    config = {**components["vae"].config, "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 1.0, 2.0]}
+    vae = diffusers.AutoencoderKL.from_config(config)
+    vae.load_state_dict(components["vae"].state_dict())
+    pipes = make(
+        diffusers.StableDiffusionXLPipeline, unet(XL), vae=vae, scheduler=diffusers.EDMDPMSolverMultistepScheduler()
+    )
+    compare("EDM, latents of other means", *from_noise(*pipes))
