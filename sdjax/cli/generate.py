@@ -33,7 +33,7 @@ def generate(
 
     sdjax generate "a big red heart at the top left on a yellow background" -o heart.png
 
-    Any Stable Diffusion 1.x or 2.x, downloaded and converted once:
+    Any Stable Diffusion 1.x, 2.x or XL, downloaded and converted once:
 
     sdjax generate "a lighthouse in a storm" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --dtype bfloat16
 
