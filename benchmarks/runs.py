@@ -115,7 +115,7 @@ def converged(pipe: Pipeline, scales: Sequence[float], steps: int, texts: Sequen
 def identity(pipe: Pipeline) -> tuple:
     """Tells a model's state on disk, and what it is computed in, from another."""
     files = sorted(path for path in pipe.model.path.resolve().rglob("*") if path.is_file())
-    return (str(pipe.dtype), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    return (str(pipe.precision), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 def errors(run: Run, latents: np.ndarray, reference: np.ndarray) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,8 +14,9 @@ from sdjax.adapters.lora_files import read_lora
 from sdjax.convert import Choices, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
-from sdjax.files.checkpoint import FLOATS, Component, Model, read_model, read_vae
+from sdjax.files.checkpoint import Component, Model, read_model, read_vae
 from sdjax.files.eviction import limit
+from sdjax.models.precision import Precision
 from sdjax.pipeline import Pipeline
 
 log = logging.getLogger("sdjax")
@@ -25,8 +26,9 @@ DEFAULT_MODEL = "shapes"
 
 def load(
     model: str | os.PathLike = DEFAULT_MODEL,
-    dtype: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
     *,
+    weights: str | None = None,
     vae: str | os.PathLike | None = None,
     vae_tiling: bool | None = None,
     preview_vae: str | os.PathLike | None = None,
@@ -44,7 +46,10 @@ def load(
         "stable-diffusion-v1-5/stable-diffusion-v1-5". What is not in sdjax's own format yet is converted once into the
         cache ($SDJAX_CACHE, else ~/.cache/sdjax).
     dtype: "float32", "bfloat16" or "float16", what is computed in; where None, float32 on the CPU and bfloat16
-        elsewhere.
+        elsewhere. By component: "float16,vae=float32", or {"default": "float16", "vae": "float32"}. A VAE that
+        overflows in float16, as its configuration says, computes in float32 unless it is named.
+    weights: "bfloat16", "float16" or "int8", what the kernels of the UNet and the text encoders are kept in, where that
+        is to be less than what is computed in; int8 has a scale for every output.
     vae: another model whose VAE takes the place of the model's own, or a VAE by itself: a directory or a hub id such
         as "stabilityai/sd-vae-ft-mse", or "madebyollin/taesd", which is small and fast.
     vae_tiling: whether the VAE works on bands of rows, one after another: the same pictures from a third of the memory,
@@ -59,10 +64,7 @@ def load(
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
-    if dtype is None:
-        dtype = default_dtype()
-    if dtype not in FLOATS:
-        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(FLOATS)}")
+    precision = Precision.of(default_dtype() if dtype is None else dtype, weights)
     if lora_dir is not None and not os.path.isdir(lora_dir):
         raise InputError(f"there is no folder {lora_dir} of LoRAs")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
@@ -79,13 +81,13 @@ def load(
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    pipe = Pipeline(opened, jax.numpy.dtype(dtype), vae_tiling, preview, lora_dir=lora_dir)
+    pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir)
     pipe.use_loras(adapters)
     if pipe.facts.family:
         chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())
         log.info("taken for %s: %s", pipe.facts.family, chosen)
     if refiner is not None:
-        pipe.use_refiner(load(refiner, dtype, vae_tiling=vae_tiling, progress=progress))
+        pipe.use_refiner(load(refiner, dtype, weights=weights, vae_tiling=vae_tiling, progress=progress))
     return pipe
 
 

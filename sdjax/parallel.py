@@ -4,7 +4,7 @@ import ctypes
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import InputError
 from sdjax.files.cache import ForeignCode, cached, exact_key
 from sdjax.files.eviction import keep_to_limit
 from sdjax.models.platform import platform
+from sdjax.models.precision import Precision, prepared
 
 log = logging.getLogger("sdjax")
 
@@ -117,13 +119,18 @@ def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
         return function
 
 
-def replicate(params: Any, dtype: np.dtype) -> Any:
-    """Parameters on every local device, in a dtype; placed once, so that no call moves them again.
+def replicate(array: np.ndarray) -> jax.Array:
+    """An array on every local device; on the CPU one that is memory-mapped is used where it lies."""
+    return jax.device_put(array, sharding(PartitionSpec()))
 
-    On the CPU a memory-mapped array that has the dtype already is used where it lies.
-    """
-    everywhere = sharding(PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(leaf.astype(dtype, copy=False), everywhere), params)
+
+def placed(component: str, params: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
+    """A component's parameters on every local device, in the form that it computes from; placed once, one by one."""
+    dtype, weights = precision.dtype(component), precision.kept_in(component)
+    flat: dict[str, jax.Array] = {}
+    for path, leaf in flatten_dict(dict(params), sep="/").items():
+        flat |= {own: replicate(array) for own, array in prepared(path, leaf, dtype, weights).items()}
+    return unflatten_dict(flat, sep="/")
 
 
 def shard(batch: Any) -> Any:

@@ -163,9 +163,10 @@ def unet_denoiser(unet: nn.Module, params: Params) -> Predict:
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
-        context = own["context"]
-        sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(context.dtype)
-        added = Added(own["pooled"], own["time_ids"]) if "pooled" in own else None
+        dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
+        context = own["context"].astype(dtype)
+        sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(dtype)
+        added = Added(own["pooled"].astype(dtype), own["time_ids"]) if "pooled" in own else None
         output = unet.apply(
             {"params": params}, sample, timesteps, context, shared["class_labels"], added, shared["guidance"]
         )

@@ -19,6 +19,7 @@ from sdjax.adapters.lora_files import FAMILIES, LoraFile
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of, shorten
 from sdjax.files.original_names import source_name, unet_name
+from sdjax.models.precision import Precision, prepared
 from sdjax.parallel import replicate
 
 
@@ -118,9 +119,11 @@ def with_loras(
     model: Model,
     loras: Collection[Lora],
     kernels: Iterable[tuple[str, str]],
-    dtype: np.dtype,
+    precision: Precision,
 ) -> dict[str, Any]:
     """Parameters on the devices with `kernels` made anew: those of the model with what `loras` add to them.
+
+    Of 8 bits, they are rounded after the sum.
 
     All other leaves are shared with `params`, which stay as they are: kernels that are replaced take memory twice until
     the old tree is let go.
@@ -129,8 +132,9 @@ def with_loras(
     for component, path in kernels:
         names = path.split("/")
         base: Any = reduce(lambda tree, name: tree[name], names, model.components[component].params)
-        kernel = replicate(added(base, loras, (component, path)), dtype)
-        changed[component] = _replaced(changed[component], names, kernel)
+        kernel = added(base, loras, (component, path))
+        for own, leaf in prepared(path, kernel, precision.dtype(component), precision.kept_in(component)).items():
+            changed[component] = _replaced(changed[component], own.split("/"), replicate(leaf))
     return changed
 
 

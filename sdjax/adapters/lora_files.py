@@ -17,8 +17,9 @@ import numpy as np
 
 from sdjax.adapters.changes import Change, Decomposed, Factors, Full, Hadamard, Half, Kronecker
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import FLOATS, shorten
+from sdjax.files.checkpoint import shorten
 from sdjax.files.tensors import TensorFile, open_tensors
+from sdjax.models.precision import FLOATS
 
 # `X.lora_down.weight` of kohya, `X.lora_A.weight` of PEFT, `X.lora.down.weight`, `X.lora_linear_layer.down.weight` and
 # `processor.X_lora.down.weight` of diffusers over the years; what LyCORIS and PEFT have besides.

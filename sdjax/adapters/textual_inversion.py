@@ -92,7 +92,7 @@ def learn(
             raise InputError(f"{path} has {len(own)} vectors, a prompt's chunk has room for {room}")
         table = params[name]["embeddings"]["token_embedding"]["embedding"]
         size = len(table)
-        longer = replicate(np.concatenate([np.asarray(table), own.astype(table.dtype)]), table.dtype)
+        longer = replicate(np.concatenate([np.asarray(table), own.astype(table.dtype)]))
         embeddings = params[name]["embeddings"] | {"token_embedding": {"embedding": longer}}
         extended[name] = params[name] | {"embeddings": embeddings}
         # Where the config does not say the end of a text, it is the largest id, and no longer the end.

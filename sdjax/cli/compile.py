@@ -41,6 +41,7 @@ def compile_ahead(
         ),
     ] = None,
     dtype: options.Dtype = None,
+    weights: options.Weights = None,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
 ) -> None:
@@ -68,7 +69,7 @@ def compile_ahead(
         for batch in batches or [1]
     ]
     with progress_bars(of_bytes=True) as report:
-        pipe = Loading(model, dtype, vae, vae_tiling).open(report)
+        pipe = Loading(model, dtype, weights, vae, vae_tiling).open(report)
     orders = [pipe.prepare(pictures) for pictures in groups]  # raises before the first program is made
     for pictures, order in zip(groups, orders):
         with progress_bars() as report:

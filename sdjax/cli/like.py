@@ -49,6 +49,7 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
             loading,
             model=model,
             dtype=loading.dtype or found.get("dtype"),
+            weights=loading.weights or found.get("weights"),
             single_file={**_choices(found), **loading.single_file},
             vae=loading.vae or found.get("vae"),
             refiner=loading.refiner or found.get("refiner"),

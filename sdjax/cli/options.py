@@ -29,10 +29,19 @@ Seed = Annotated[
 ]
 NumImages = Annotated[int, typer.Option(min=1, help="Pictures per prompt.")]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
+    str | None,
     typer.Option(
-        help="What the networks compute in.",
+        metavar="DTYPE[,COMPONENT=DTYPE,...]",
+        help="What the networks compute in: float32, bfloat16 or float16; float16,vae=float32 by component.",
         show_default="float32 on a CPU, else bfloat16",
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    Literal["bfloat16", "float16", "int8"] | None,
+    typer.Option(
+        help="What the kernels of the UNet and the text encoders are kept in, to save memory.",
+        show_default="as is computed",
         rich_help_panel=MODEL,
     ),
 ]

@@ -26,6 +26,7 @@ from sdjax.files.atomic import within
 from sdjax.files.cache import cached
 from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.models import COMPONENTS, abstract_params, build
+from sdjax.models.precision import FLOATS, STACK
 from sdjax.version import __version__
 
 FORMAT = 1
@@ -33,8 +34,6 @@ INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
 SCHEDULER = "scheduler_config.json"
 TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # and what their prompts are read by
-FLOATS = ("float32", "float16", "bfloat16")  # what parameters may be stored in
-STACK = "/transformer_blocks/"  # in the path of a parameter that is stacked over layers
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,13 @@ WINOGRAD_BYTES = 2**27  # tiles and products at a time
 Grid = Sequence[Sequence[jax.Array]]
 
 
+def scaled(layer: nn.Module, product: jax.Array) -> jax.Array:
+    """The product with a layer's kernel, times the scale that the kernel has if it is of 8 bits."""
+    if not layer.has_variable("params", "kernel_scale"):
+        return product
+    return product * layer.get_variable("params", "kernel_scale").astype(product.dtype)
+
+
 class Conv3x3(nn.Module):
     """A 3x3 convolution of [batch, height, width, channels], each side padded with `padding` (before, after) zeros."""
 
@@ -37,15 +44,15 @@ class Conv3x3(nn.Module):
         height, width = (1 + (sum(self.padding) + size - 3) // self.stride for size in x.shape[1:3])
         if platform() == "cpu" and self.stride == 1 and _suits_winograd(x, kernel):
             even = [(before, after + size % 2) for (before, after), size in zip(padding, (height, width))]
-            return winograd(jnp.pad(x, [(0, 0), *even, (0, 0)]), kernel)[:, :height, :width] + bias
+            return scaled(self, winograd(jnp.pad(x, [(0, 0), *even, (0, 0)]), kernel)[:, :height, :width]) + bias
         if platform() == "cpu" and height * width <= PATCH_PIXELS:
             x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
             rows, columns = self.stride * height, self.stride * width
             taps = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)]
-            return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
+            return scaled(self, jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features)) + bias
         layout = ("NHWC", "HWIO", "NHWC")
         strides = (self.stride, self.stride)
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) + bias
+        return scaled(self, jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)) + bias
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:

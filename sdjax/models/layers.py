@@ -8,17 +8,31 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdjax.models.convolution import Conv3x3
+from sdjax.models.convolution import Conv3x3, scaled
 
 # Parameters come from a file, or from the trainer, which draws them by its own rules. What a layer would begin with is
 # only ever traced for its shape, at every trace, and random numbers take ten times as long to trace.
 ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
-Dense = partial(nn.Dense, kernel_init=ZEROS)
 Embed = partial(nn.Embed, embedding_init=ZEROS)
 
 
 # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+class Dense(nn.Module):
+    """x [..., inputs] times a kernel [inputs, features], maybe of 8 bits (see `models.precision`), plus a bias."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", ZEROS, (x.shape[-1], self.features))
+        bias = self.param("bias", ZEROS, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
+        x = scaled(self, jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))))
+        return x if bias is None else x + bias
 
 
 class GroupNorm(nn.Module):

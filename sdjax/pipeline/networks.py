@@ -12,6 +12,7 @@ import numpy as np
 from sdjax import programs
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
+from sdjax.models.precision import Precision
 from sdjax.parallel import AXIS, pmap, shard
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.programs import Params
@@ -34,7 +35,7 @@ class Networks:
 
     @classmethod
     def of(
-        cls, model: Model, dtype: np.dtype, vae_tiling: bool | None, preview: Component | Literal["linear"] | None
+        cls, model: Model, precision: Precision, vae_tiling: bool | None, preview: Component | Literal["linear"] | None
     ) -> "Networks":
         """The networks of an opened model; the other arguments are those of `sdjax.load`, opened."""
         modules = {name: component.module for name, component in model.components.items()}
@@ -42,7 +43,7 @@ class Networks:
             modules=modules,
             encode_text=_text_program(modules),
             denoise=_denoising_program(modules["unet"]),
-            autoencoder=Autoencoder(model.vae, dtype, vae_tiling, preview),
+            autoencoder=Autoencoder(model.vae, precision, vae_tiling, preview),
         )
 
     def with_text_encoders(self, encoders: Mapping[str, nn.Module]) -> "Networks":
@@ -78,7 +79,7 @@ def _denoising_program(unet: nn.Module) -> Callable[..., State]:
     return denoise
 
 
-def check_finite(values: np.ndarray, params: Mapping[str, Params], model: Model, dtype: np.dtype) -> None:
+def check_finite(values: np.ndarray, params: Mapping[str, Params], model: Model, precision: Precision) -> None:
     """Raises CheckpointError, which says where from, for values that are not finite."""
     if np.isfinite(values).all():
         return
@@ -87,4 +88,4 @@ def check_finite(values: np.ndarray, params: Mapping[str, Params], model: Model,
             if not np.isfinite(np.asarray(leaf)).all():  # on the host, where nothing is compiled for it
                 where = "/".join(str(key.key) for key in path)
                 raise CheckpointError(f"{model.path}: {name}/{where} holds values that are not finite")
-    raise CheckpointError(f"{model.path} overflowed in {dtype}: try another dtype, such as float32")
+    raise CheckpointError(f"{model.path} overflowed in {precision}: try another dtype, such as float32")

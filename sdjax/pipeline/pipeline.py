@@ -20,7 +20,8 @@ from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.adapters.textual_inversion import learn
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component, Model
-from sdjax.parallel import fitting_in_memory, replicate
+from sdjax.models.precision import Precision
+from sdjax.parallel import fitting_in_memory, placed
 from sdjax.pipeline import hires
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
@@ -70,7 +71,7 @@ class Pipeline:
     def __init__(
         self,
         model: Model,
-        dtype: np.dtype,
+        precision: Precision,
         vae_tiling: bool | None = None,
         preview: Component | Literal["linear"] | None = None,
         words: Words = MappingProxyType({}),
@@ -78,7 +79,7 @@ class Pipeline:
     ):
         """The arguments are those of `sdjax.load`, opened; `words` are learned ones that the model holds already."""
         self.model = model
-        self.dtype = np.dtype(dtype)
+        self.precision = precision.upcast(getattr(model.vae.module.config, "force_upcast", False))
         modules = {name: component.module for name, component in model.components.items()}
         folder = None if lora_dir is None else LoraFolder(lora_dir, modules)
         facts = Facts.of(model)
@@ -86,12 +87,12 @@ class Pipeline:
         self.facts = replace(facts, readers=readers, loras=folder)
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
-        with fitting_in_memory(f"the parameters of {model.path} in {self.dtype}"):
-            self.networks = Networks.of(model, self.dtype, vae_tiling, preview)
+        with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
+            self.networks = Networks.of(model, self.precision, vae_tiling, preview)
             networks = {**model.text_encoders, "unet": model.unet}
-            placed = {name: replicate(network.params, self.dtype) for name, network in networks.items()}
+            own = {name: placed(name, network.params, self.precision) for name, network in networks.items()}
         self._latest: tuple[Any, tuple[Mention, ...], Mapping[str, Any]] = (None, (), {})
-        self.params: Mapping[str, Any] = {**placed, "vae": self.networks.autoencoder.params}
+        self.params: Mapping[str, Any] = {**own, "vae": self.networks.autoencoder.params}
 
     @documented
     def __call__(
@@ -243,7 +244,7 @@ class Pipeline:
         """Use these LoRAs, by name, and no others. A draw that is under way keeps the parameters that it began with."""
         kernels = kernels_of([*self.loras.values(), *loras.values()])
         with fitting_in_memory("the parameters that the LoRAs change"):
-            self.params = with_loras(self.params, self.model, loras.values(), kernels, self.dtype)
+            self.params = with_loras(self.params, self.model, loras.values(), kernels, self.precision)
         self.loras = dict(loras)
         known = Facts.of(self.model, [lora.path.stem for lora in loras.values() if lora.scale])
         own = {name: getattr(known, name) for name in ("scheduler", "defaults", "family", "native")}
@@ -266,7 +267,7 @@ class Pipeline:
     def with_params(self, params: Mapping[str, Any]) -> "Pipeline":
         """The same pipeline with other parameters for some components, from the host. Nothing is compiled again."""
         other = copy(self)
-        other.params = {**self.params, **{name: replicate(tree, self.dtype) for name, tree in params.items()}}
+        other.params = {**self.params, **{name: placed(name, tree, self.precision) for name, tree in params.items()}}
         return other
 
     def _params_with(self, mentions: tuple[Mention, ...]) -> Mapping[str, Any]:
@@ -280,7 +281,7 @@ class Pipeline:
             loras = self.facts.loras.open(mentions)
             with fitting_in_memory("the parameters that the LoRAs of the prompt change"):
                 kernels = kernels_of(loras)
-                params = with_loras(self.params, self.model, [*self.loras.values(), *loras], kernels, self.dtype)
+                params = with_loras(self.params, self.model, [*self.loras.values(), *loras], kernels, self.precision)
             self._latest = (self.params, mentions, params)
         return params
 
@@ -357,7 +358,9 @@ class Pipeline:
         return self._output(order, to_pil(whole) if output_type == "pil" else np.stack(whole), step.row)
 
     def _output(self, order: Order, images: list[Image.Image] | np.ndarray, nfe: int) -> Output:
-        shared: dict[str, Any] = {"dtype": self.dtype.name}
+        shared: dict[str, Any] = {"dtype": str(self.precision)}
+        if self.precision.weights:
+            shared["weights"] = self.precision.weights
         if loras := [str(lora) for lora in self.loras.values() if lora.scale]:
             shared["loras"] = loras
         return Output(
@@ -372,7 +375,7 @@ class Pipeline:
         return to_pil(self.networks.autoencoder.preview(latents))
 
     def _check_finite(self, values: np.ndarray) -> None:
-        check_finite(values, self.params, self.model, self.dtype)
+        check_finite(values, self.params, self.model, self.precision)
 
     def _in_memory(self, order: Order) -> AbstractContextManager[None]:
         width, height = order.size.pixels

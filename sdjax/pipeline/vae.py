@@ -9,7 +9,8 @@ import numpy as np
 
 from sdjax import programs
 from sdjax.files.checkpoint import Component
-from sdjax.parallel import pmap, replicate, shard, unshard
+from sdjax.models.precision import Precision
+from sdjax.parallel import placed, pmap, shard, unshard
 from sdjax.pipeline.previews import STABLE_DIFFUSION, ColourMap, fit, palette
 
 
@@ -21,15 +22,15 @@ class Autoencoder:
     """
 
     def __init__(
-        self, vae: Component, dtype: np.dtype, tiling: bool | None, preview: Component | Literal["linear"] | None
+        self, vae: Component, precision: Precision, tiling: bool | None, preview: Component | Literal["linear"] | None
     ):
         self.config = vae.module.config
-        self.params = replicate(vae.params, dtype)
+        self.params = placed("vae", vae.params, precision)
         self._preview = preview
         self._encode = pmap(partial(programs.encode, vae.module, tiling=tiling), in_axes=(None, 0))
         self._decode = pmap(partial(programs.decode, vae.module, tiling=tiling), in_axes=(None, 0))
         if isinstance(preview, Component):
-            self._preview_params = replicate(preview.params, dtype)
+            self._preview_params = placed("vae", preview.params, precision)
             self._decode_preview = pmap(partial(programs.decode, preview.module, tiling=None), in_axes=(None, 0))
 
     def encode(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

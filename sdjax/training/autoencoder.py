@@ -7,6 +7,7 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model, read_json
+from sdjax.models.precision import Precision
 from sdjax.pipeline.images import read_square, to_pil
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.training.data import Example
@@ -91,7 +92,7 @@ def vae_task(model: Model, examples: list[Example], choices: Choices) -> Task:
 
 def autoencoder(model: Model) -> Autoencoder:
     """The model's own, in float32."""
-    return Autoencoder(model.vae, np.dtype(np.float32), None, None)
+    return Autoencoder(model.vae, Precision("float32"), None, None)
 
 
 def measure_scale(model: Model, pictures: list[np.ndarray]) -> float:

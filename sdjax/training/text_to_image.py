@@ -15,6 +15,7 @@ from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model, read_json, read_vae
 from sdjax.files.tensors import open_tensors, write_tensors
+from sdjax.models.precision import Precision
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.images import read_square
 from sdjax.pipeline.vae import Autoencoder
@@ -156,7 +157,7 @@ def open_latents(
 def _encoded(model: Model, examples: list[Example], report: Report) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     vae = model.vae
     size = model.unet.module.config.sample_size * vae.module.config.factor
-    autoencoder = Autoencoder(vae, np.dtype(np.float32), None, None)
+    autoencoder = Autoencoder(vae, Precision("float32"), None, None)
     with ThreadPoolExecutor() as pool:
         for i in range(0, len(examples), ENCODED_AT_ONCE):
             report("encode", i, len(examples), None)
@@ -187,7 +188,7 @@ class Samples:
         """Writes the sheet of a state into a folder, its name the number of steps."""
         params = self.complete(state.ema)
         if self.pipe is None:
-            self.pipe = Pipeline(with_params(self.model, params), np.dtype("float32"), words=self.words)
+            self.pipe = Pipeline(with_params(self.model, params), Precision("float32"), words=self.words)
         pipe = self.pipe.with_params(params)
         prompts = [caption for caption in self.captions for _ in SEEDS]
         seeds = [*SEEDS] * len(self.captions)
