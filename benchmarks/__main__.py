@@ -11,12 +11,14 @@ from benchmarks.bits import bits
 from benchmarks.check import check
 from benchmarks.compile import compile_program
 from benchmarks.conversion import conversion
+from benchmarks.few_steps import few_steps
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
 from benchmarks.slots import slots
 from benchmarks.speed import speed, speed_table
+from benchmarks.stacked import stacked
 from benchmarks.start import start
 from benchmarks.trained import trained
 from benchmarks.training import training
@@ -45,6 +47,7 @@ app.command("slots", rich_help_panel=QUICK)(slots)
 app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
+app.command("few-steps", rich_help_panel=LONG)(few_steps)
 app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
@@ -53,6 +56,7 @@ app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)
+app.command("stacked", rich_help_panel=LARGE)(stacked)
 
 if __name__ == "__main__":
     try:

@@ -24,6 +24,7 @@ from benchmarks.report import JsonOption, console, publish, spread, table_of
 from benchmarks.speed_worker import FRAMEWORKS, MATMUL, PARTS, Case
 from sdjax.convert import convert
 from sdjax.errors import InputError
+from sdjax.files.checkpoint import TEXT_ENCODERS
 
 REST = 0.3  # seconds in which the threads of one framework fall asleep before the other runs
 PEAK = Case("matmul", 1, MATMUL)
@@ -125,17 +126,19 @@ def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write_weights(model: Path, folder: Path) -> Path:
     """A checkpoint in diffusers layout with random weights, as the libraries initialise them."""
+    import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     source = folder / "pytorch"
+    index = json.loads((model / "model_index.json").read_text())
     for name, network in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         config = json.loads((model / name / "config.json").read_text())
         network.from_config(config).save_pretrained(source / name)
-    CLIPTextModel(CLIPTextConfig.from_pretrained(model / "text_encoder")).save_pretrained(source / "text_encoder")
-    for name in ("tokenizer", "scheduler"):
-        shutil.copytree(model / name, source / name)
-    index = json.loads((model / "model_index.json").read_text())
+    for name in [each for each in TEXT_ENCODERS if each in index]:
+        config = transformers.CLIPTextConfig.from_pretrained(model / name)
+        getattr(transformers, index[name][1])(config).save_pretrained(source / name)
+        shutil.copytree(model / TEXT_ENCODERS[name], source / TEXT_ENCODERS[name])
+    shutil.copytree(model / "scheduler", source / "scheduler")
     left_out = ("safety_checker", "feature_extractor")
     index |= {name: [None, None] for name in left_out}
     (source / "model_index.json").write_text(json.dumps(index))

@@ -20,7 +20,7 @@ from benchmarks.processes import peak_memory
 
 STEPS, TOKENS, GUIDANCE = 20, 77, 7.5
 PROMPT = "a lighthouse in a storm"
-MATMUL = 4096
+MATMUL, TIME_IDS = 4096, 6
 
 
 class Case(NamedTuple):
@@ -67,8 +67,14 @@ def inputs(configs: dict[str, dict], case: Case) -> dict[str, np.ndarray]:
         ids[:, -1] = configs["text_encoder"]["vocab_size"] - 1  # the end, which both look for
         return {"ids": ids.astype(np.int32)}
     if case.part == "unet":
-        context = normal(case.batch, TOKENS, configs["unet"]["cross_attention_dim"])
-        return {"sample": normal(*latents), "timesteps": np.full(case.batch, 500, np.int32), "context": context}
+        unet = configs["unet"]
+        context = normal(case.batch, TOKENS, unet["cross_attention_dim"])
+        arrays = {"sample": normal(*latents), "timesteps": np.full(case.batch, 500, np.int32), "context": context}
+        if unet.get("addition_embed_type"):
+            pooled = unet["projection_class_embeddings_input_dim"] - TIME_IDS * unet["addition_time_embed_dim"]
+            arrays |= {"pooled": normal(case.batch, pooled)}
+            arrays |= {"time_ids": np.full((case.batch, TIME_IDS), case.pixels, np.float32)}
+        return arrays
     return {"latents": normal(*latents)}
 
 
@@ -78,6 +84,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     import jax.numpy as jnp
 
     from sdjax import load, programs
+    from sdjax.models.unet import Added
     from sdjax.parallel import compiled
 
     pipe = load(folder, dtype)
@@ -100,7 +107,9 @@ def sdjax(folder: Path, dtype: str) -> Framework:
         if case.part == "vae":
             return lambda: pipe.networks.autoencoder.decode(arrays["latents"])
         if case.part == "unet":
-            return lambda: jax.block_until_ready(unet(pipe.params["unet"], *placed.values()))
+            first = [placed[name] for name in ("sample", "timesteps", "context")]
+            added = Added(placed["pooled"], placed["time_ids"]) if "pooled" in placed else None
+            return lambda: jax.block_until_ready(unet(pipe.params["unet"], *first, None, added))
         multiply = jax.jit(jnp.matmul)
         with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
             return lambda: jax.block_until_ready(multiply(**placed))
@@ -115,11 +124,11 @@ def sdjax(folder: Path, dtype: str) -> Framework:
 def pytorch(folder: Path, dtype: str, compiled: bool = False) -> Framework:
     """As diffusers runs it when left alone; or its networks through torch.compile."""
     import torch
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+    from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
     from torch.utils.flop_counter import FlopCounterMode
 
     device, kind = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=kind, safety_checker=None).to(device)
+    pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=kind).to(device)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
     pipe.set_progress_bar_config(disable=True)
     if compiled:
@@ -145,7 +154,10 @@ def pytorch(folder: Path, dtype: str, compiled: bool = False) -> Framework:
                 decoded = pipe.vae.decode(placed["latents"] / pipe.vae.config.scaling_factor).sample
                 return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
             if case.part == "unet":
-                return pipe.unet(placed["sample"], placed["timesteps"], placed["context"]).sample.permute(0, 2, 3, 1)
+                is_xl = "pooled" in placed
+                added = {"text_embeds": placed["pooled"], "time_ids": placed["time_ids"]} if is_xl else None
+                first = (placed[name] for name in ("sample", "timesteps", "context"))
+                return pipe.unet(*first, added_cond_kwargs=added).sample.permute(0, 2, 3, 1)
             return placed["a"] @ placed["b"]
 
         @torch.inference_mode()

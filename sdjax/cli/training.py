@@ -207,6 +207,37 @@ def textual_inversion(
     _train(word_task(_open(model), examples, Word(word, vectors, begin_with)), run, settings, intervals)
 
 
+@with_settings(steps=1000, batch_size=16, learning_rate=1e-3, ema_decay=0.95)
+def lcm(
+    *,
+    pictures: Pictures,
+    run: Run,
+    model: options.Model = "shapes",
+    rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 16,
+    guidance: Annotated[float, typer.Option(min=0, help="The guidance scale that is built in.")] = 7.5,
+    solver_steps: Annotated[int, typer.Option(min=2, help="Timesteps that are learned.")] = 50,
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    """Distil a model into few steps (latent consistency, arXiv:2310.04378): a LoRA for `--lora`.
+
+    Captions are those of the pictures. A model with the LoRA draws with the sampler lcm in two to eight steps, and
+    needs no guidance: the scale is built in.
+
+    [bold]Example[/bold]
+
+    sdjax train lcm ./pictures ./run --guidance 3 --steps 1000
+
+    sdjax generate "a small star on a white background" --lora ./run/lcm-lora-1000.safetensors
+    """
+    from sdjax.training.consistency import Choices, consistency_task
+    from sdjax.training.data import read_examples
+
+    examples = read_examples(pictures, captions=True)
+    task = consistency_task(_open(model), examples, Choices(rank, guidance, solver_steps))
+    _train(task, run, settings, intervals)
+
+
 def _open(model: str) -> "Model":
     """The parameters and configurations of a model that may have to be downloaded or converted first."""
     import sdjax.convert
@@ -227,5 +258,5 @@ def _train(task: "Task", folder: Path, settings: "Settings", intervals: "Interva
 
 
 train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-for command in (text_to_image, textual_inversion, vae, ddpm, noise):
+for command in (text_to_image, textual_inversion, lcm, vae, ddpm, noise):
     train.command()(command)

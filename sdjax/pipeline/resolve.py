@@ -59,14 +59,16 @@ class Facts:
         """Read off an opened model, and the names of the LoRAs that are added to it."""
         unet, vae = model.unet.module.config, model.vae.module.config
         encoders = [component.module.config for component in model.text_encoders.values()]
-        names = (*reversed(loras), name_of(str(model.index["sdjax"].get("source", ""))))
-        known = recognised(names, model.scheduler_config, unet.embeds_guidance)
+        name = name_of(str(model.index["sdjax"].get("source", "")))
+        added = recognised(reversed(loras), {}, False)  # what is added decides, else the model itself
+        known = added if added.title else recognised([name], model.scheduler_config, unet.embeds_guidance)
+        own = ({"guidance_scale": XL_GUIDANCE} if unet.is_xl else {}) | model.defaults
         side = known.settings.pop("side", (unet.sample_size or 0) * vae.factor)
         return cls(
             task=task_of(unet, vae),
             scheduler=schedulers.from_config(model.scheduler_config | known.scheduler),
             low_res=schedulers.from_config(model.low_res_config).noise if model.low_res_config else None,
-            defaults=({"guidance_scale": XL_GUIDANCE} if unet.is_xl else {}) | known.settings | model.defaults,
+            defaults=own | known.settings | ({} if added.title else model.defaults),
             family=known.title,
             factor=vae.factor,
             channels=vae.latent_channels,

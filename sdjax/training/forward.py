@@ -54,6 +54,17 @@ class ForwardProcess:
         """signal * noise - spread * x0: Salimans and Ho (2022), arXiv:2202.00512, appendix D."""
         return _at(self.signal, timesteps, x0) * noise - _at(self.spread, timesteps, x0) * x0
 
+    def estimates(self, x: Array, output: Array, timesteps: Array) -> tuple[Array, Array]:
+        """What an output says of x0 and of the noise in a sample."""
+        signal, spread = _at(self.signal, timesteps, x), _at(self.spread, timesteps, x)
+        kind = self.schedule.prediction_type
+        if kind in V_SIGNS:
+            velocity = V_SIGNS[kind] * output
+            return signal * x - spread * velocity, signal * velocity + spread * x
+        if kind == "epsilon":
+            return (x - spread * output) / signal, output
+        return output, (x - signal * output) / spread
+
     def target(self, x0: Array, noise: Array, timesteps: Array) -> Array:
         """What the network is to predict, as the schedule's prediction_type says."""
         kind = self.schedule.prediction_type

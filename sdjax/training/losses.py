@@ -25,11 +25,11 @@ class Denoising:
 
         x0: [batch, height, width, channels] float32, in the scale in which noise is put on it.
         """
-        timesteps = jax.vmap(lambda key: jax.random.randint(_use(key, "time"), (), 0, len(self.process.schedule)))(keys)
-        noise = _normal(keys, "noise", x0.shape[1:])
+        timesteps = jax.vmap(lambda key: jax.random.randint(use(key, "time"), (), 0, len(self.process.schedule)))(keys)
+        noise = normal(keys, "noise", x0.shape[1:])
         sample = self.process.add_noise(x0, noise, timesteps)
         output = predict(sample.astype(dtype), self.process.times(timesteps)).astype(jnp.float32)
-        error = _mean(jnp.square(output - self.process.target(x0, noise, timesteps)))
+        error = example_mean(jnp.square(output - self.process.target(x0, noise, timesteps)))
         return {"loss": jnp.asarray(self.process.weights(timesteps, self.min_snr_gamma)) * error, "error": error}
 
 
@@ -50,8 +50,8 @@ class TextToImage:
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         """batch: "mean" and "deviation" of the latents, scaled for the UNet, and "ids" [batch, tokens]."""
         params = {**frozen, **params}
-        x0 = batch["mean"] + batch["deviation"] * _normal(keys, "latents", batch["mean"].shape[1:])
-        dropped = jax.vmap(lambda key: jax.random.bernoulli(_use(key, "caption"), self.caption_dropout))(keys)
+        x0 = batch["mean"] + batch["deviation"] * normal(keys, "latents", batch["mean"].shape[1:])
+        dropped = jax.vmap(lambda key: jax.random.bernoulli(use(key, "caption"), self.caption_dropout))(keys)
         ids = jnp.where(dropped[:, None], jnp.array(self.empty), batch["ids"])
         context = self.text_encoder.apply({"params": params["text_encoder"]}, ids).context
 
@@ -77,25 +77,26 @@ class Autoencoding:
         variables, image = {"params": {**frozen, **params}}, batch["image"]
         inputs = image.astype(jax.tree.leaves(params)[0].dtype)
         mean, logvar = (x.astype(jnp.float32) for x in self.vae.apply(variables, inputs, method="encode"))
-        latents = mean + jnp.exp(logvar / 2) * _normal(keys, "latents", mean.shape[1:])
+        latents = mean + jnp.exp(logvar / 2) * normal(keys, "latents", mean.shape[1:])
         decoded = self.vae.apply(variables, latents.astype(inputs.dtype), method="decode").astype(jnp.float32)
-        reconstruction = _mean(jnp.abs(decoded - image))
-        kl = _mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2
+        reconstruction = example_mean(jnp.abs(decoded - image))
+        kl = example_mean(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2
         return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
 
 USES = ("time", "noise", "latents", "caption")
 
 
-def _use(key: jax.Array, use: str) -> jax.Array:
+def use(key: jax.Array, name: str) -> jax.Array:
     """The key of one use of an example's randomness."""
-    return jax.random.fold_in(key, USES.index(use))
+    return jax.random.fold_in(key, USES.index(name))
 
 
-def _normal(keys: jax.Array, use: str, shape: tuple[int, ...]) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(_use(key, use), shape, jnp.float32))(keys)
+def normal(keys: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """Standard-normal noise for one use, [batch, *shape]."""
+    return jax.vmap(lambda key: jax.random.normal(use(key, name), shape, jnp.float32))(keys)
 
 
-def _mean(x: jax.Array) -> jax.Array:
+def example_mean(x: jax.Array) -> jax.Array:
     """[batch]: the mean over everything else."""
     return x.reshape(x.shape[0], -1).mean(1)

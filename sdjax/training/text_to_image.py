@@ -1,6 +1,6 @@
 """Training a UNet, and with it a text encoder if wanted, to draw what captions say."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -170,7 +170,7 @@ class Samples:
     """Draws sheets of what the averaged parameters paint: a row for each caption, a column for each seed.
 
     complete: from the averaged parameters to those of whole components. captions: the first few that differ are drawn.
-    words: learned words that captions may hold.
+    words: learned words that captions may hold. how: settings of the pictures.
     """
 
     def __init__(
@@ -179,8 +179,9 @@ class Samples:
         complete: Callable[[Tree], dict[str, Tree]],
         captions: Sequence[str],
         words: Words = MappingProxyType({}),
+        how: Mapping[str, Any] = MappingProxyType({"num_inference_steps": 20}),
     ):
-        self.model, self.complete, self.words = model, complete, words
+        self.model, self.complete, self.words, self.how = model, complete, words, how
         self.captions = list(dict.fromkeys(captions))[: len(SEEDS)]
         self.pipe: Pipeline | None = None
 
@@ -192,7 +193,7 @@ class Samples:
         pipe = self.pipe.with_params(params)
         prompts = [caption for caption in self.captions for _ in SEEDS]
         seeds = [*SEEDS] * len(self.captions)
-        images = list(pipe(prompts, prompt_syntax="plain", seed=seeds, num_inference_steps=20).images)
+        images = list(pipe(prompts, prompt_syntax="plain", seed=seeds, **self.how).images)
         rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
         labels = [caption[:60] for caption in self.captions]
         save_sheet(folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])

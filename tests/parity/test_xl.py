@@ -115,7 +115,8 @@ def both(theirs, ours, sampler=None, theirs_only=None, ours_only=None, **argumen
         for k in range(2)
     ]
     one_each = {name: [value] * 2 if isinstance(value, tuple) else value for name, value in shared.items()}
-    got = ours(seed=SEEDS, sampler=sampler, prompt_syntax="plain", **one_each | (ours_only or {})).images
+    own = {"seed": SEEDS, "sampler": sampler, "prompt_syntax": "plain"} | one_each | (ours_only or {})
+    got = ours(**own).images
     return got, np.concatenate(expected)
 
 
