@@ -29,6 +29,7 @@ def load(
     dtype: str | Mapping[str, str] | None = None,
     *,
     weights: str | None = None,
+    offload: bool = False,
     vae: str | os.PathLike | None = None,
     vae_tiling: bool | None = None,
     preview_vae: str | os.PathLike | None = None,
@@ -50,6 +51,7 @@ def load(
         overflows in float16, as its configuration says, computes in float32 unless it is named.
     weights: "bfloat16", "float16" or "int8", what the kernels of the UNet and the text encoders are kept in, where that
         is to be less than what is computed in; int8 has a scale for every output.
+    offload: whether the text encoders and the VAE wait on the host, and are on a device only while they work.
     vae: another model whose VAE takes the place of the model's own, or a VAE by itself: a directory or a hub id such
         as "stabilityai/sd-vae-ft-mse", or "madebyollin/taesd", which is small and fast.
     vae_tiling: whether the VAE works on bands of rows, one after another: the same pictures from a third of the memory,
@@ -64,7 +66,7 @@ def load(
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
-    precision = Precision.of(default_dtype() if dtype is None else dtype, weights)
+    precision = Precision.of(default_dtype() if dtype is None else dtype, weights, offload)
     if lora_dir is not None and not os.path.isdir(lora_dir):
         raise InputError(f"there is no folder {lora_dir} of LoRAs")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
@@ -87,7 +89,9 @@ def load(
         chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())
         log.info("taken for %s: %s", pipe.facts.family, chosen)
     if refiner is not None:
-        pipe.use_refiner(load(refiner, dtype, weights=weights, vae_tiling=vae_tiling, progress=progress))
+        pipe.use_refiner(
+            load(refiner, dtype, weights=weights, offload=offload, vae_tiling=vae_tiling, progress=progress)
+        )
     return pipe
 
 

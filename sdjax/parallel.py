@@ -125,12 +125,20 @@ def replicate(array: np.ndarray) -> jax.Array:
 
 
 def placed(component: str, params: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
-    """A component's parameters on every local device, in the form that it computes from; placed once, one by one."""
-    dtype, weights = precision.dtype(component), precision.kept_in(component)
-    flat: dict[str, jax.Array] = {}
+    """A component's parameters on every local device, in the form that it computes from; placed once, one by one.
+
+    Those that wait on the host are handed to every call of a program, which lets them go when it is done.
+    """
+    flat: dict[str, Any] = {}
     for path, leaf in flatten_dict(dict(params), sep="/").items():
-        flat |= {own: replicate(array) for own, array in prepared(path, leaf, dtype, weights).items()}
+        flat |= placed_leaf(component, path, leaf, precision)
     return unflatten_dict(flat, sep="/")
+
+
+def placed_leaf(component: str, path: str, leaf: np.ndarray, precision: Precision) -> dict[str, Any]:
+    """One parameter of a component, as `placed` has it, by path; an 8-bit kernel comes with its scale."""
+    made = prepared(path, leaf, precision.dtype(component), precision.kept_in(component))
+    return made if precision.waits(component) else {own: replicate(array) for own, array in made.items()}
 
 
 def shard(batch: Any) -> Any:

@@ -134,9 +134,39 @@ def test_a_lora_on_kernels_of_8_bits(small_xl, tmp_path):
     assert np.array_equal(pipe("a cat", **HOW).images, plain)
 
 
+def test_what_does_not_work_waits_on_the_host(small_xl, tmp_path):
+    """The same bits, and only the UNet lies on the device; LoRAs and learned words too."""
+    pipe, plain = sdjax.load(small_xl, offload=True), sdjax.load(small_xl)
+
+    def on_device(component):
+        return {isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(pipe.params[component])}
+
+    where = {name: on_device(name) for name in pipe.params}
+    assert where == {"unet": {True}, "text_encoder": {False}, "text_encoder_2": {False}, "vae": {False}}
+    how = HOW | {"output_type": "np"}
+    assert np.array_equal(pipe("a cat", **how).images, plain("a cat", **how).images)
+    name = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj"
+    factors = {"down": np.ones((1, 8), np.float32), "up": np.ones((8, 1), np.float32)}
+    save_file({f"{name}.lora_{part}.weight": array for part, array in factors.items()}, tmp_path / "x.safetensors")
+    for each in (pipe, plain):
+        each.load_lora_weights(tmp_path / "x.safetensors")
+    assert on_device("text_encoder") == {False}
+    assert np.array_equal(pipe("a cat", **how).images, plain("a cat", **how).images)
+
+
 def test_the_command_line_says_it_and_likes_it_again(small_xl, tmp_path, capsys):
     first, again = tmp_path / "first.png", tmp_path / "again.png"
-    wanted = ["--dtype", "float32,vae=bfloat16", "--weights", "int8", "--steps", "1", "--model", str(small_xl)]
+    wanted = [
+        "--dtype",
+        "float32,vae=bfloat16",
+        "--weights",
+        "int8",
+        "--offload",
+        "--steps",
+        "1",
+        "--model",
+        str(small_xl),
+    ]
     assert main(["generate", "a cat", *wanted, "-o", str(first)]) == 0
     assert read_settings(first)["dtype"] == "float32,vae=bfloat16" and read_settings(first)["weights"] == "int8"
     assert main(["generate", "--like", str(first), "-o", str(again)]) == 0

@@ -19,8 +19,8 @@ from sdjax.adapters.lora_files import FAMILIES, LoraFile
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of, shorten
 from sdjax.files.original_names import source_name, unet_name
-from sdjax.models.precision import Precision, prepared
-from sdjax.parallel import replicate
+from sdjax.models.precision import Precision
+from sdjax.parallel import placed_leaf
 
 
 class Lora(NamedTuple):
@@ -133,8 +133,8 @@ def with_loras(
         names = path.split("/")
         base: Any = reduce(lambda tree, name: tree[name], names, model.components[component].params)
         kernel = added(base, loras, (component, path))
-        for own, leaf in prepared(path, kernel, precision.dtype(component), precision.kept_in(component)).items():
-            changed[component] = _replaced(changed[component], own.split("/"), replicate(leaf))
+        for own, leaf in placed_leaf(component, path, kernel, precision).items():
+            changed[component] = _replaced(changed[component], own.split("/"), leaf)
     return changed
 
 

@@ -42,6 +42,7 @@ def compile_ahead(
     ] = None,
     dtype: options.Dtype = None,
     weights: options.Weights = None,
+    offload: options.Offload = False,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
 ) -> None:
@@ -69,7 +70,7 @@ def compile_ahead(
         for batch in batches or [1]
     ]
     with progress_bars(of_bytes=True) as report:
-        pipe = Loading(model, dtype, weights, vae, vae_tiling).open(report)
+        pipe = Loading(model, dtype, weights, offload, vae, vae_tiling).open(report)
     orders = [pipe.prepare(pictures) for pictures in groups]  # raises before the first program is made
     for pictures, order in zip(groups, orders):
         with progress_bars() as report:

@@ -52,6 +52,14 @@ Vae = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload",
+        help="Keep text encoders and VAE on the host while they do not work, to save a device's memory.",
+        rich_help_panel=MODEL,
+    ),
+]
 Refiner = Annotated[
     str | None,
     typer.Option(

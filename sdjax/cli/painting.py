@@ -35,6 +35,7 @@ class Loading:
     model: str | None
     dtype: str | None = None
     weights: str | None = None
+    offload: bool = False
     vae: str | None = None
     vae_tiling: bool | None = None
     refiner: str | None = None
@@ -54,6 +55,7 @@ class Loading:
             self.model,
             dtype=self.dtype,
             weights=self.weights,
+            offload=self.offload,
             vae=self.vae,
             vae_tiling=self.vae_tiling,
             refiner=self.refiner,
@@ -78,7 +80,7 @@ class Loading:
         return {"model": self.model, **others, **choices, **files}
 
 
-OF_LOADING = ("model", "dtype", "weights", "vae", "vae_tiling", "refiner", "lora_dir")
+OF_LOADING = ("model", "dtype", "weights", "offload", "vae", "vae_tiling", "refiner", "lora_dir")
 OF_FILES = {
     "ema": options.Ema,
     "prediction_type": options.PredictionType,
@@ -99,6 +101,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("refiner", options.Refiner, None),
         option("dtype", options.Dtype, None),
         option("weights", options.Weights, None),
+        option("offload", options.Offload, False),
         *(option(name, kind, None) for name, kind in OF_FILES.items()),
     ]
 
@@ -116,10 +119,7 @@ def configured(
         @wraps(command)
         def run(**values: Any) -> None:
             given = {each.name: values.pop(each.name) for each in settings}
-            named = {
-                name: values.pop(name)
-                for name in ("model", "dtype", "weights", "vae", "vae_tiling", "refiner", "lora_dir")
-            }
+            named = {name: values.pop(name) for name in OF_LOADING}
             choices = {name: value for name in OF_FILES if (value := values.pop(name)) is not None}
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
             command(
