@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sdjax.errors import InputError
+
 MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to paint.")]
@@ -28,10 +30,25 @@ Seed = Annotated[
     typer.Option(help="Another seed, another picture; give it once, or once per picture.", show_default="0"),
 ]
 NumImages = Annotated[int, typer.Option(min=1, help="Pictures per prompt.")]
+
+
+def _dtypes(text: str | None) -> str | None:
+    """What `--dtype` says, if it can be followed."""
+    if text is not None:
+        from sdjax.models.precision import Precision  # imports JAX, which `--help` does without
+
+        try:
+            Precision.of(text)
+        except InputError as error:
+            raise typer.BadParameter(str(error)) from None
+    return text
+
+
 Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="DTYPE[,COMPONENT=DTYPE,...]",
+        callback=_dtypes,
         help="What the networks compute in: float32, bfloat16 or float16; float16,vae=float32 by component.",
         show_default="float32 on a CPU, else bfloat16",
         rich_help_panel=MODEL,
