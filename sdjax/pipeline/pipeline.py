@@ -1,15 +1,13 @@
 """The pipeline: a model, ready to draw."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -22,16 +20,16 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component, Model
 from sdjax.models.precision import Precision
 from sdjax.parallel import fitting_in_memory, placed
-from sdjax.pipeline import hires
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
+from sdjax.pipeline.drawing import Output, Wanted, draw, in_memory
 from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.networks import Networks, check_finite
 from sdjax.pipeline.order import Order, order_of
-from sdjax.pipeline.previews import Gallery, OnPreview, Previews, previews_of
-from sdjax.pipeline.refining import check_refiner, for_refiner, refined_steps, second_half
+from sdjax.pipeline.previews import OnPreview, Previews, previews_of
+from sdjax.pipeline.refining import check_refiner, for_refiner, refined_steps
 from sdjax.pipeline.request import OUTPUT_TYPES, pictures_of
 from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.start import batch_start, checked_noise, image_inputs
@@ -39,22 +37,6 @@ from sdjax.prompts import Words
 from sdjax.random import noise_of
 from sdjax.schedulers import State
 from sdjax.settings import Picture
-
-
-@dataclass(frozen=True)
-class Output:
-    """The result of a call.
-
-    images: a list of PIL images; or [batch, height, width, 3] float32 in [0, 1]; or latents [batch, h, w, channels].
-    seeds: the seed of each picture.
-    nfe: evaluations of the UNet that the batch took, those of its longest plan; the two halves of guidance are one.
-    settings: how each picture was made, with every default that the call left to the model filled in.
-    """
-
-    images: list[Image.Image] | np.ndarray
-    seeds: list[int]
-    nfe: int
-    settings: list[dict[str, Any]]
 
 
 class Pipeline:
@@ -146,14 +128,7 @@ class Pipeline:
         """Draw pictures of one size, each with settings of its own, in one batch. Arguments as in a call."""
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
-        order = self.prepare(pictures)
-        if not order.has_second_pass:
-            return self._draw_refined(order, latents, output_type, previews, progress)
-        small = order_of(hires.first_pass(pictures), replace(self.facts, refiner=None))
-        first = self._draw(small, latents, hires.output_type(pictures), None, progress)
-        larger = hires.second_pass(pictures, np.asarray(first.images), self.facts.factor)
-        second = self._draw_refined(self.prepare(larger, order), None, output_type, previews, progress)
-        return self._output(order, second.images, first.nfe + second.nfe)
+        return draw(self, self.prepare(pictures), latents, Wanted(output_type, previews, progress))
 
     def prepare(self, pictures: Sequence[Picture], first: Order | None = None) -> Order:
         """The order for a batch of pictures, resolved without a device; first: of a second pass, that of the first.
@@ -192,10 +167,19 @@ class Pipeline:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Denoised latents [batch, h, w, channels] to pictures [batch, height, width, 3] in [0, 1]."""
-        self._check_finite(latents)
+        self.check_finite(latents)
         drawn = self.networks.autoencoder.decode(latents)
-        self._check_finite(drawn)
+        self.check_finite(drawn)
         return drawn
+
+    def preview(self, latents: np.ndarray) -> list[Image.Image]:
+        """Latents on the way as pictures, by what was chosen for previews."""
+        self.check_finite(latents)
+        return to_pil(self.networks.autoencoder.preview(latents))
+
+    def check_finite(self, values: np.ndarray) -> None:
+        """Raises CheckpointError, which says where from, for values that are not finite."""
+        check_finite(values, self.params, self.model, self.precision)
 
     def compile(self, pictures: Sequence[Picture], progress: Progress | None = None) -> None:
         """Make all programs that `draw` runs for such pictures, and keep them in the cache; no step is taken.
@@ -204,7 +188,7 @@ class Pipeline:
         those of `draw`.
         """
         report, order = progress or silent, self.prepare(pictures)
-        with self._in_memory(order):
+        with in_memory(order):
             report("encode", 0, 1)
             batch = self.begin(order)
             report("encode", 1, 1)
@@ -305,80 +289,3 @@ class Pipeline:
             check_refiner(self.facts, refiner.facts)
         self.refiner = refiner
         self.facts = replace(self.facts, refiner=None if refiner is None else refiner.facts)
-
-    def _draw_refined(
-        self,
-        order: Order,
-        latents: np.ndarray | None,
-        output_type: str,
-        previews: Previews | None,
-        progress: Progress | None,
-    ) -> Output:
-        """One pass, and as diffusers has it that of a refiner after it."""
-        if self.refiner is None or order.switch is not None:
-            return self._draw(order, latents, output_type, previews, progress)
-        first = self._draw(order, latents, "latent", previews, progress)
-        rest = self.refiner.prepare(second_half(order.pictures, np.asarray(first.images)))
-        second = self.refiner._draw(rest, None, output_type, previews, progress)
-        return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
-
-    def _draw(
-        self,
-        order: Order,
-        latents: np.ndarray | None,
-        output_type: str,
-        previews: Previews | None,
-        progress: Progress | None,
-    ) -> Output:
-        """One pass over an order."""
-        report = progress or silent
-        if previews and order.adaptive:
-            raise InputError("dpm_adaptive finds its steps on the way: there are no previews after every so many")
-        gallery = Gallery(order.plan, previews)
-        with self._in_memory(order):
-            report("encode", 0, 1)
-            batch = self.begin(order, latents)
-            report("encode", 1, 1)
-            report("compile", 0, 1)
-            for step in self.denoise(batch, range(order.nfe) if progress else gallery.rows):
-                if progress:
-                    jax.block_until_ready(step.state)
-                    report("compile", 1, 1)
-                    report("denoise", min(step.row, order.nfe), order.nfe)
-                if step.row in gallery.rows:
-                    gallery.add(step.row, batch.estimate(step), self._preview)
-            final = batch.latents(step)
-            if output_type == "latent":
-                self._check_finite(final)
-                return self._output(order, final, step.row)
-            report("decode", 0, 1)
-            drawn = self.decode(final)
-            report("decode", 1, 1)
-        whole = [each.repaint.finish(image) if each.repaint else image for image, each in zip(drawn, batch.images)]
-        return self._output(order, to_pil(whole) if output_type == "pil" else np.stack(whole), step.row)
-
-    def _output(self, order: Order, images: list[Image.Image] | np.ndarray, nfe: int) -> Output:
-        shared: dict[str, Any] = {"dtype": str(self.precision)}
-        if self.precision.weights:
-            shared["weights"] = self.precision.weights
-        if loras := [str(lora) for lora in self.loras.values() if lora.scale]:
-            shared["loras"] = loras
-        return Output(
-            images=images,
-            seeds=[picture.seed for picture in order.pictures],
-            nfe=nfe,
-            settings=[recipe.settings(order.size, self.facts.task) | shared for recipe in order.recipes],
-        )
-
-    def _preview(self, latents: np.ndarray) -> list[Image.Image]:
-        self._check_finite(latents)
-        return to_pil(self.networks.autoencoder.preview(latents))
-
-    def _check_finite(self, values: np.ndarray) -> None:
-        check_finite(values, self.params, self.model, self.precision)
-
-    def _in_memory(self, order: Order) -> AbstractContextManager[None]:
-        width, height = order.size.pixels
-        return fitting_in_memory(
-            f"{len(order.recipes)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
-        )

@@ -1,0 +1,114 @@
+"""From an order to pictures: the passes over it, with progress and previews on the way."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from sdjax.errors import InputError
+from sdjax.parallel import fitting_in_memory
+from sdjax.pipeline import hires
+from sdjax.pipeline.denoising import Progress, silent
+from sdjax.pipeline.images import to_pil
+from sdjax.pipeline.order import Order, order_of
+from sdjax.pipeline.previews import Gallery, Previews
+from sdjax.pipeline.refining import second_half
+
+if TYPE_CHECKING:
+    from sdjax.pipeline.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Output:
+    """The result of a call.
+
+    images: a list of PIL images; or [batch, height, width, 3] float32 in [0, 1]; or latents [batch, h, w, channels].
+    seeds: the seed of each picture.
+    nfe: evaluations of the UNet that the batch took, those of its longest plan; the two halves of guidance are one.
+    settings: how each picture was made, with every default that the call left to the model filled in.
+    """
+
+    images: list[Image.Image] | np.ndarray
+    seeds: list[int]
+    nfe: int
+    settings: list[dict[str, Any]]
+
+
+class Wanted(NamedTuple):
+    """What a call wants of its pictures; see `Pipeline.__call__`."""
+
+    output_type: str
+    previews: Previews | None
+    progress: Progress | None
+
+
+def draw(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
+    """All passes over an order: the first, and a second one that is enlarged, which a refiner takes part in."""
+    if not order.has_second_pass:
+        return _refined(pipe, order, latents, wanted)
+    pictures = order.pictures
+    small = order_of(hires.first_pass(pictures), replace(pipe.facts, refiner=None))
+    first = _one_pass(pipe, small, latents, Wanted(hires.output_type(pictures), None, wanted.progress))
+    larger = hires.second_pass(pictures, np.asarray(first.images), pipe.facts.factor)
+    second = _refined(pipe, pipe.prepare(larger, order), None, wanted)
+    return _output(pipe, order, second.images, first.nfe + second.nfe)
+
+
+def _refined(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
+    """One pass, and as diffusers has it that of a refiner after it."""
+    if pipe.refiner is None or order.switch is not None:
+        return _one_pass(pipe, order, latents, wanted)
+    first = _one_pass(pipe, order, latents, wanted._replace(output_type="latent"))
+    rest = pipe.refiner.prepare(second_half(order.pictures, np.asarray(first.images)))
+    second = _one_pass(pipe.refiner, rest, None, wanted)
+    return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
+
+
+def _one_pass(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
+    progress = wanted.progress
+    report = progress or silent
+    if wanted.previews and order.adaptive:
+        raise InputError("dpm_adaptive finds its steps on the way: there are no previews after every so many")
+    gallery = Gallery(order.plan, wanted.previews)
+    with in_memory(order):
+        report("encode", 0, 1)
+        batch = pipe.begin(order, latents)
+        report("encode", 1, 1)
+        report("compile", 0, 1)
+        for step in pipe.denoise(batch, range(order.nfe) if progress else gallery.rows):
+            if progress:
+                jax.block_until_ready(step.state)
+                report("compile", 1, 1)
+                report("denoise", min(step.row, order.nfe), order.nfe)
+            if step.row in gallery.rows:
+                gallery.add(step.row, batch.estimate(step), pipe.preview)
+        final = batch.latents(step)
+        if wanted.output_type == "latent":
+            pipe.check_finite(final)
+            return _output(pipe, order, final, step.row)
+        report("decode", 0, 1)
+        drawn = pipe.decode(final)
+        report("decode", 1, 1)
+    whole = [each.repaint.finish(image) if each.repaint else image for image, each in zip(drawn, batch.images)]
+    return _output(pipe, order, to_pil(whole) if wanted.output_type == "pil" else np.stack(whole), step.row)
+
+
+def _output(pipe: "Pipeline", order: Order, images: list[Image.Image] | np.ndarray, nfe: int) -> Output:
+    shared: dict[str, Any] = {"dtype": str(pipe.precision)}
+    if pipe.precision.weights:
+        shared["weights"] = pipe.precision.weights
+    if loras := [str(lora) for lora in pipe.loras.values() if lora.scale]:
+        shared["loras"] = loras
+    settings = [recipe.settings(order.size, pipe.facts.task) | shared for recipe in order.recipes]
+    return Output(images, [picture.seed for picture in order.pictures], nfe, settings)
+
+
+def in_memory(order: Order) -> AbstractContextManager[None]:
+    """Raises InputError where the device has too little memory for an order."""
+    width, height = order.size.pixels
+    return fitting_in_memory(
+        f"{len(order.recipes)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
+    )
