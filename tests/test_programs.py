@@ -16,6 +16,9 @@ CONTEXT, NEGATIVE = rng.standard_normal((2, BATCH, 5, 2)).astype(np.float32)
 TIMESTEPS = np.array([10.0, 500.0, 900.0], np.float32)
 
 
+PARAMS = {"none": np.zeros(1, np.float32)}  # whose dtype is computed in
+
+
 class FakeUNet(nn.Module):
     """Depends on everything that a UNet is given."""
 
@@ -46,7 +49,7 @@ def run(scale, number, memory=MEMORY, **more):
     """Prediction, noise direction and memory; `more` are fields of Guidance, alike for all pictures."""
     filled = {name: jnp.full(BATCH, value) for name, value in more.items()}
     guidance = cfg(jnp.array(scale))._replace(**filled)
-    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE), guidance, guided=True)
+    model = denoiser(unet_denoiser(FakeUNet(), PARAMS), conditioning(NEGATIVE), guidance, guided=True)
     return [np.asarray(part) for part in model(jnp.array(X), rows(number), memory)]
 
 
@@ -78,7 +81,7 @@ def test_cfg_plus_plus_tells_the_noise_by_the_unconditional_prediction():
 
 def test_without_guidance_the_unconditional_half_plays_no_part():
     unreadable = np.full_like(NEGATIVE, np.nan)
-    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(unreadable), cfg(SCALE), guided=False)
+    model = denoiser(unet_denoiser(FakeUNet(), PARAMS), conditioning(unreadable), cfg(SCALE), guided=False)
     prediction, direction, _ = model(jnp.array(X), rows([0, 1, 2]), MEMORY)
     np.testing.assert_allclose(prediction, POSITIVE, rtol=1e-5, atol=1e-6)
     assert np.array_equal(prediction, direction)
@@ -90,7 +93,7 @@ def test_conditions_are_composed_by_their_weights():
     weights = np.float32([[1, 0.5, -0.3, 0], [1, 1, 0, 0], [2, 0, 0, 1]])
     positive = Composed(tuple({"context": jnp.array(context)} for context in contexts), jnp.array(weights))
     model = denoiser(
-        unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE)._replace(positive=positive), cfg(SCALE), guided=True
+        unet_denoiser(FakeUNet(), PARAMS), conditioning(NEGATIVE)._replace(positive=positive), cfg(SCALE), guided=True
     )
     got, _, _ = model(jnp.array(X), rows([0, 3, 2]), MEMORY)
     own = SCALE[[0, 1, 2], [0, 3, 2]][:, None, None, None]
@@ -128,7 +131,7 @@ def test_projected_guidance_is_the_papers():
 def test_pictures_of_one_batch_have_guidances_of_their_own():
     kinds = jnp.array([0, APG, 0])
     guidance = cfg(jnp.array(SCALE))._replace(kind=kinds, eta=jnp.full(BATCH, 0.0))
-    model = denoiser(unet_denoiser(FakeUNet(), {}), conditioning(NEGATIVE), guidance, guided=True)
+    model = denoiser(unet_denoiser(FakeUNet(), PARAMS), conditioning(NEGATIVE), guidance, guided=True)
     mixed, _, _ = model(jnp.array(X), rows([0, 3, 2]), MEMORY)
     plain, projected = (run(SCALE, [0, 3, 2], kind=kind, eta=0.0)[0] for kind in (0, APG))
     np.testing.assert_array_equal(mixed, np.stack([plain[0], projected[1], plain[2]]))
