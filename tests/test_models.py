@@ -27,6 +27,7 @@ from sdjax.models import (
 )
 from sdjax.models.attention import by_heads, chunked, flash
 from sdjax.models.convolution import Conv3x3, winograd
+from sdjax.models.layers import GroupNorm
 from sdjax.models.platform import target_platform
 
 PUBLISHED = [
@@ -312,6 +313,31 @@ def test_winograd_convolves(batch, squares, channels, most, seed):
 
 
 # Models
+
+
+@given(
+    size=st.integers(1, 40),
+    channels=st.integers(1, 3),
+    offset=st.sampled_from([0, 3, 100, 3000]),
+    narrow=st.sampled_from([1, 0.01]),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
+    """In float32 against float64: one pass over x, whose groups may lie far from 0, and their channels far apart.
+
+    What float32 itself rounds of x, against the deviation of the group, is allowed.
+    """
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(2, size, size, 4 * channels)) * narrow + offset * random.normal(size=4 * channels)
+    x = x.astype(np.float32)
+    norm = GroupNorm(4, 1e-5)
+    params = {"scale": np.ones(x.shape[-1], np.float32), "bias": np.zeros(x.shape[-1], np.float32)}
+    grouped = x.astype(np.float64).reshape(2, size * size, 4, channels)
+    deviation = np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
+    expected = ((grouped - grouped.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
+    allowed = 4e-6 * (1 + np.abs(expected)) + (1e-6 * np.abs(grouped).max() / deviation).max()
+    assert np.all(np.abs(norm.apply({"params": params}, x) - expected) <= allowed)
 
 
 def test_images_do_not_see_each_other():

@@ -23,7 +23,7 @@ from sdjax.models.vae import EPS, AutoencoderKL, mid_block, resnet
 WHOLE = 2**17  # pixels up to which a part runs on all rows at once: 512 channels of them are 256 MB
 BAND = 2**15  # pixels in a band
 
-Moments = tuple[jax.Array, jax.Array]  # mean and variance, each [batch, 1, groups, 1]
+Moments = tuple[jax.Array, jax.Array]  # mean and variance, each [batch, groups]
 MomentsOf = Callable[[GroupNorm, jax.Array], Moments]
 
 
@@ -180,11 +180,12 @@ def _measure(
             numbers = _scaled(bands.place(i)[1], scale) + jnp.arange(x.shape[1])
             first, end = (_scaled(jnp.minimum(j * bands.rows, bands.height), scale) for j in (i, i + 1))
             own = (numbers >= first) & (numbers < end)
-            grouped = norm.grouped(x)
+            grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, norm.groups, x.shape[-1] // norm.groups)
             weights = own.repeat(x.shape[2])[:, None, None]
             count = own.sum() * x.shape[2] * grouped.shape[-1]
-            mean = (weights * grouped).sum((1, 3), keepdims=True) / count
-            found.append((count, mean, (weights * jnp.square(grouped - mean)).sum((1, 3), keepdims=True)))
+            mean = (weights * grouped).sum((1, 3)) / count
+            distances = grouped - mean[:, None, :, None]
+            found.append((count, mean, (weights * jnp.square(distances)).sum((1, 3))))
             moments = (mean, mean)  # what follows is not used, and so not computed
         return moments
 
@@ -194,7 +195,7 @@ def _measure(
 
 def _merge(counts: jax.Array, means: jax.Array, squares: jax.Array) -> Moments:
     """Mean and variance of everything from those of the bands, [bands, ...]: Chan, Golub and LeVeque (1979)."""
-    counts = counts[:, None, None, None, None].astype(jnp.float32)
+    counts = counts[:, None, None].astype(jnp.float32)
     mean = (counts * means).sum(0) / counts.sum()
     return mean, (squares + counts * jnp.square(means - mean)).sum(0) / counts.sum()
 

@@ -15,6 +15,8 @@ from sdjax.models.convolution import Conv3x3, scaled
 ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
 Embed = partial(nn.Embed, embedding_init=ZEROS)
 
+SHIFT_PIXELS = 16  # of which the mean is near that of all
+
 
 # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -46,19 +48,24 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", ONES, (channels,))
         bias = self.param("bias", ZEROS, (channels,))
-        mean, variance = self.moments(x)
-        y = ((self.grouped(x) - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape) * scale + bias
-        return y.astype(x.dtype)
+        # Both as [batch, 1, channels]: with the groups as an axis, x would need another layout.
+        mean, variance = (moment.repeat(channels // self.groups, -1)[:, None] for moment in self.moments(x))
+        distances = x.astype(jnp.float32).reshape(len(x), -1, channels) - mean
+        y = distances * (jax.lax.rsqrt(variance + self.eps) * scale) + bias
+        return y.astype(x.dtype).reshape(x.shape)
 
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of each group, [batch, 1, groups, 1]."""
-        grouped = self.grouped(x)
-        mean = grouped.mean((1, 3), keepdims=True)
-        return mean, jnp.square(grouped - mean).mean((1, 3), keepdims=True)
+        """Mean and variance of each group, [batch, groups].
 
-    def grouped(self, x: jax.Array) -> jax.Array:
-        """[batch, pixels, groups, channels of a group], float32."""
-        return x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        Those of each channel come first, in one pass over x, and are merged as in Chan, Golub and LeVeque (1979). The
+        squares are of distances from the mean of a few pixels: E[x²] - E[x]² would lose digits where the mean is large.
+        """
+        x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
+        near = jax.lax.stop_gradient(x[:, :: max(1, x.shape[1] // SHIFT_PIXELS)].mean(1))
+        mean, square = x.mean(1), jnp.square(x - near[:, None]).mean(1)
+        means, variances = (y.reshape(len(x), self.groups, -1) for y in (mean, square - jnp.square(mean - near)))
+        group_mean = means.mean(-1)
+        return group_mean, (variances + jnp.square(means - group_mean[..., None])).mean(-1)
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
