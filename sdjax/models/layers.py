@@ -57,13 +57,14 @@ class GroupNorm(nn.Module):
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each group, [batch, groups].
 
-        Those of each channel come first, in one pass over x, and are merged as in Chan, Golub and LeVeque (1979). The
-        squares are of distances from the mean of a few pixels: E[x²] - E[x]² would lose digits where the mean is large.
+        Those of each channel come first, in one pass over x, and are merged as in Chan, Golub and LeVeque (1979). They
+        are of distances from the mean of a few pixels: E[x²] - E[x]² would lose digits where the mean is large.
         """
         x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
         near = jax.lax.stop_gradient(x[:, :: max(1, x.shape[1] // SHIFT_PIXELS)].mean(1))
-        mean, square = x.mean(1), jnp.square(x - near[:, None]).mean(1)
-        means, variances = (y.reshape(len(x), self.groups, -1) for y in (mean, square - jnp.square(mean - near)))
+        distances = x - near[:, None]
+        mean, square = distances.mean(1), jnp.square(distances).mean(1)
+        means, variances = (y.reshape(len(x), self.groups, -1) for y in (near + mean, square - jnp.square(mean)))
         group_mean = means.mean(-1)
         return group_mean, (variances + jnp.square(means - group_mean[..., None])).mean(-1)
 
