@@ -15,8 +15,6 @@ from sdjax.models.convolution import Conv3x3, scaled
 ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
 Embed = partial(nn.Embed, embedding_init=ZEROS)
 
-SHIFT_PIXELS = 16  # of which the mean is near that of all
-
 
 # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -48,8 +46,7 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", ONES, (channels,))
         bias = self.param("bias", ZEROS, (channels,))
-        # Both as [batch, 1, channels]: with the groups as an axis, x would need another layout.
-        mean, variance = (moment.repeat(channels // self.groups, -1)[:, None] for moment in self.moments(x))
+        mean, variance = (self.by_channel(moment, channels) for moment in self.moments(x))
         distances = x.astype(jnp.float32).reshape(len(x), -1, channels) - mean
         y = distances * (jax.lax.rsqrt(variance + self.eps) * scale) + bias
         return y.astype(x.dtype).reshape(x.shape)
@@ -57,16 +54,20 @@ class GroupNorm(nn.Module):
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each group, [batch, groups].
 
-        Those of each channel come first, in one pass over x, and are merged as in Chan, Golub and LeVeque (1979). They
-        are of distances from the mean of a few pixels: E[x²] - E[x]² would lose digits where the mean is large.
+        Sums of each channel come first: with the groups as an axis, x would need another layout.
         """
         x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
-        near = jax.lax.stop_gradient(x[:, :: max(1, x.shape[1] // SHIFT_PIXELS)].mean(1))
-        distances = x - near[:, None]
-        mean, square = distances.mean(1), jnp.square(distances).mean(1)
-        means, variances = (y.reshape(len(x), self.groups, -1) for y in (near + mean, square - jnp.square(mean)))
-        group_mean = means.mean(-1)
-        return group_mean, (variances + jnp.square(means - group_mean[..., None])).mean(-1)
+        mean = self.of_groups(x.mean(1))
+        # Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
+        return mean, self.of_groups(jnp.square(x - self.by_channel(mean, x.shape[-1])).mean(1))
+
+    def of_groups(self, means: jax.Array) -> jax.Array:
+        """The mean of each group, [batch, groups], from those of the channels, [batch, channels]."""
+        return means.reshape(len(means), self.groups, -1).mean(-1)
+
+    def by_channel(self, moment: jax.Array, channels: int) -> jax.Array:
+        """[batch, groups] as [batch, 1, channels]."""
+        return moment.repeat(channels // self.groups, -1)[:, None]
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sdjax.models.attention import attention
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
+from sdjax.models.platform import platform
 
 
 class Extra(NamedTuple):
@@ -49,6 +50,22 @@ class Attention(nn.Module):
         return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the probability that a normal variable is below x (Hendrycks and Gimpel, 2016, arXiv:1606.08415).
+
+    On a TPU erf takes longer than the product that it follows. In half precision it is 7.1.26 of Abramowitz and Stegun
+    there, within 1.5e-7 of it and by the compiler's estimates half the work: the TPU has units for exp and 1 / x.
+    """
+    if platform() != "tpu" or x.dtype == jnp.float32:
+        return nn.gelu(x, approximate=False)
+    y = x.astype(jnp.float32)
+    z = jnp.abs(y) * 0.5**0.5
+    t = 1 / (1 + 0.3275911 * z)
+    polynomial = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    beyond = polynomial * jnp.exp(-z * z)  # erfc(|x| / sqrt(2))
+    return (jnp.maximum(y, 0) - 0.5 * jnp.abs(y) * beyond).astype(x.dtype)
+
+
 class GEGLU(nn.Module):
     """x times gelu(gate), both linear in the input (Shazeer, 2020, arXiv:2002.05202)."""
 
@@ -57,7 +74,7 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x, gate = jnp.split(Dense(2 * self.dim, name="proj")(x), 2, axis=-1)
-        return x * nn.gelu(gate, approximate=False)
+        return x * gelu(gate)
 
 
 class FeedForward(nn.Module):
