@@ -349,7 +349,7 @@ def test_winograd_convolves(batch, squares, channels, most, seed):
 def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
     """In float32 against float64, also of groups that lie far from 0 and of channels that lie far apart.
 
-    What float32 itself rounds of x, against the deviation of the group, is allowed.
+    What float32 rounds of sums of so many numbers, against the deviation of the group, is allowed.
     """
     random = np.random.default_rng(seed)
     x = random.normal(size=(2, size, size, 4 * channels)) * narrow + offset * random.normal(size=4 * channels)
@@ -359,7 +359,7 @@ def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
     grouped = x.astype(np.float64).reshape(2, size * size, 4, channels)
     deviation = np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
     expected = ((grouped - grouped.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
-    allowed = 4e-6 * (1 + np.abs(expected)) + (4e-6 * np.abs(grouped).max() / deviation).max()
+    allowed = 4e-6 * (1 + np.abs(expected)) + (2e-7 * (size + 4) * np.abs(grouped).max() / deviation).max()
     assert np.all(np.abs(norm.apply({"params": params}, x) - expected) <= allowed)
 
 
