@@ -5,8 +5,9 @@
 
 from sdjax.convert.inspect_file import inspect_file
 from sdjax.convert.keys import fill
+from sdjax.convert.outline import outline
 from sdjax.convert.run import convert, export, resolve, verify
 from sdjax.convert.single_file import Choices
 from sdjax.convert.write import Progress
 
-__all__ = ["Choices", "Progress", "convert", "export", "fill", "inspect_file", "resolve", "verify"]
+__all__ = ["Choices", "Progress", "convert", "export", "fill", "inspect_file", "outline", "resolve", "verify"]

@@ -13,9 +13,10 @@ from sdjax.errors import CheckpointError, InputError, SdjaxError
 from sdjax.files.checkpoint import INDEX, nearest, read_json
 
 
-def download(repo: str, variant: str | None, revision: str | None) -> tuple[Path, str]:
+def download(repo: str, variant: str | None, revision: str | None, small: bool = False) -> tuple[Path, str]:
     """Downloads a diffusers model into the hub's own cache; its folder there, and the commit that it is.
 
+    small: whether its configurations and its tokenizers are enough.
     Without a network, what that cache holds of the model is taken. Raises InputError when there is no such model or
     revision or the hub cannot be reached, CheckpointError when it is not a diffusers model or the download breaks off.
     """
@@ -28,6 +29,8 @@ def download(repo: str, variant: str | None, revision: str | None) -> tuple[Path
             folder = _downloaded_before(repo, revision, error)
         else:
             files = _needed(repo, revision, [file.rfilename for file in info.siblings or []], variant)
+            if small:
+                files = [name for name in files if name.endswith((".json", ".txt"))]
             # By the name of the revision, not by its commit: so the hub's cache can tell later what the name stood for.
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=files))
     except SdjaxError:

@@ -149,6 +149,14 @@ def verify(
     return compare(_locate(source, variant, revision, single_file)[0], Path(model))
 
 
+def hub_id(model: str | os.PathLike) -> str | None:
+    """The repository on the hub that a name stands for, None for what can be none, or is something here."""
+    if Path(model).exists() or str(model) in embedded_models():
+        return None
+    repository = NAMES.get(str(model), str(model))
+    return repository if HUB_ID.fullmatch(repository) else None
+
+
 def _check_dtype(dtype: str | None) -> None:
     if dtype not in (None, *FLOATS):
         raise InputError(f"dtype is {dtype!r}, it can be {', '.join(FLOATS)} or None")
@@ -172,8 +180,8 @@ def _locate(
         return read_directory(path, path.resolve().name, variant), None
     if str(model) in embedded_models():
         raise InputError(f"{str(model)!r} comes with sdjax, converted: use it by that name")
-    repository = NAMES.get(str(model), str(model))
-    if not HUB_ID.fullmatch(repository):
+    repository = hub_id(model)
+    if repository is None:
         raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model), NAMES)}")
     folder, commit = download(repository, variant, revision)
     return read_directory(folder, f"{repository}@{commit}", variant), commit

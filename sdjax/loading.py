@@ -16,6 +16,7 @@ from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_model, read_vae
 from sdjax.files.eviction import limit
+from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
 from sdjax.pipeline import Pipeline
 
@@ -96,8 +97,8 @@ def load(
 
 
 def default_dtype() -> str:
-    """What is computed in on the local devices where nobody says."""
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    """What is computed in on the devices where nobody says."""
+    return "float32" if platform() == "cpu" else "bfloat16"
 
 
 def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:

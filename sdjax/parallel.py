@@ -1,24 +1,27 @@
-"""Programs on the local devices: parameters on each of them, the batch sharded between them."""
+"""Programs on the devices: parameters on each of them, the batch sharded between them."""
 
 import ctypes
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import InputError
 from sdjax.files.cache import ForeignCode, cached, exact_key
 from sdjax.files.eviction import keep_to_limit
-from sdjax.models.platform import platform
+from sdjax.models.platform import devices, is_described, platform
 from sdjax.models.precision import Precision, prepared
 
 log = logging.getLogger("sdjax")
@@ -26,8 +29,31 @@ log = logging.getLogger("sdjax")
 AXIS = "batch"
 
 
+class Made(NamedTuple):
+    """A program that has been compiled: what it is called, its arguments, XLA's executable, and how long it took."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    executable: jax.stages.Compiled
+    seconds: float
+
+
+_made: ContextVar[list[Made] | None] = ContextVar("made", default=None)
+
+
+@contextmanager
+def noting_programs() -> Iterator[list[Made]]:
+    """A list of the programs that are compiled inside, as they come."""
+    made: list[Made] = []
+    token = _made.set(made)
+    try:
+        yield made
+    finally:
+        _made.reset(token)
+
+
 def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tuple[int, ...] = ()) -> Callable:
-    """`program` on all local devices, each with its share of the batch: jit of shard_map, as `jax.pmap` is today.
+    """`program` on all devices, each with its share of the batch: jit of shard_map, as `jax.pmap` is today.
 
     program: a function of a module, to which everything is bound that is not an array. Tracing it takes seconds, so
         the trace is cached on disk, unless the function or the module is not sdjax's own.
@@ -45,27 +71,43 @@ def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tupl
         exact_key(program)
     except ForeignCode:
         return compiled(mapped, donate_argnums)
-    return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, program))
+    name = program.func.__name__
+    return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, program), name)
 
 
 def compiled(
-    function: Callable, donate_argnums: tuple[int, ...] = (), traced: Callable[..., Callable] | None = None
+    function: Callable,
+    donate_argnums: tuple[int, ...] = (),
+    traced: Callable[..., Callable] | None = None,
+    name: str = "program",
 ) -> Callable:
     """`function` of trees of arrays, compiled ahead of time for each shape and target platform at its first call.
 
     `jax.jit` alone would not do. A call here never compiles by surprise: an argument that lies on other devices than
     at the first call is an error, not a second executable of a large network (weak types, which jit tells apart, are
-    one program). The traced form may come from the disk, and memory is given back after each compilation.
-    traced: maps the arguments to the function that is compiled in place of `function`.
+    one program). The traced form may come from the disk, and memory is given back after each compilation. For devices
+    that are only described a call compiles too, and its result is shapes.
+    traced: maps the arguments to the function that is compiled in place of `function`. name: see `Made`.
     """
     executables: dict[tuple, Callable] = {}
 
     def call(*arguments):
         key = (platform(), _shapes(arguments))
         if key not in executables:
-            traceable = traced(*arguments) if traced else function
-            jitted = jax.jit(traceable, donate_argnums=donate_argnums, compiler_options=compiler_options())
-            executables[key] = jitted.lower(*arguments).compile()
+            begun = time.perf_counter()
+            traceable = traced(*arguments) if traced and not is_described() else function
+            options = compiler_options()
+            jitted = jax.jit(traceable, donate_argnums=donate_argnums, keep_unused=True, compiler_options=options)
+            lowered = jitted.lower(*arguments)
+            executable = lowered.compile()
+            if (made := _made.get()) is not None:
+                made.append(Made(name, arguments, executable, time.perf_counter() - begun))
+            outputs = (
+                jax.tree.map(partial(_put, place=sharding(PartitionSpec(AXIS))), lowered.out_info)
+                if is_described()
+                else ()
+            )
+            executables[key] = (lambda *_: outputs) if is_described() else executable
             _give_back_memory()
             keep_to_limit()
         return executables[key](*arguments)
@@ -90,7 +132,7 @@ def compiler_options() -> dict[str, str]:
     Left alone on a CPU it begins whatever it can: the transformed kernels of all convolutions, before any is used. The
     UNet of Stable Diffusion 1.5 at 512 pixels would hold 2 GB beside its weights instead of 160 MB, and be no faster.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -101,8 +143,7 @@ def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
     The key holds the target platform, the devices, JAX's settings, the program with what is bound to it, and the
     arguments' structure, shapes and dtypes.
     """
-    devices = jax.local_devices()
-    machine = [devices[0].platform, devices[0].device_kind, len(devices)]
+    machine = [devices()[0].platform, devices()[0].device_kind, len(devices())]
     settings = {name: str(value) for name, value in jax.config.values.items()}
     tree, shapes = _shapes(arguments)
     key = [platform(), machine, settings, program, str(tree), [[shape, str(dtype)] for shape, dtype in shapes]]
@@ -120,12 +161,23 @@ def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
 
 
 def replicate(array: np.ndarray) -> jax.Array:
-    """An array on every local device; on the CPU one that is memory-mapped is used where it lies."""
-    return jax.device_put(array, sharding(PartitionSpec()))
+    """A parameter on every device; on the CPU one that is memory-mapped is used where it lies."""
+    place = sharding(PartitionSpec())
+    # Convolutions of half precision read their kernels by outputs on a GPU: else each call would transpose them all.
+    by_outputs = platform() == "gpu" and array.ndim == 4 and array.dtype.itemsize == 2
+    return _put(array, Format(Layout((3, 0, 1, 2)), place) if by_outputs else place)
+
+
+def _put(array: Any, place: NamedSharding | Format) -> Any:
+    """An array on the devices; where they are only described, its shape there."""
+    if not is_described():
+        return jax.device_put(array, place)
+    shape = jax.eval_shape(lambda x: x, array)
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
 
 
 def placed(component: str, params: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
-    """A component's parameters on every local device, in the form that it computes from; placed once, one by one.
+    """A component's parameters on every device, in the form that it computes from; placed once, one by one.
 
     Those that wait on the host are handed to every call of a program, which lets them go when it is done.
     """
@@ -137,7 +189,8 @@ def placed(component: str, params: Mapping[str, Any], precision: Precision) -> d
 
 def placed_leaf(component: str, path: str, leaf: np.ndarray, precision: Precision) -> dict[str, Any]:
     """One parameter of a component, as `placed` has it, by path; an 8-bit kernel comes with its scale."""
-    made = prepared(path, leaf, precision.dtype(component), precision.kept_in(component))
+    prepare = partial(prepared, path, dtype=precision.dtype(component), weights=precision.kept_in(component))
+    made = jax.eval_shape(prepare, leaf) if is_described() else prepare(leaf)
     return made if precision.waits(component) else {own: replicate(array) for own, array in made.items()}
 
 
@@ -147,18 +200,23 @@ def shard(batch: Any) -> Any:
     The last picture is repeated until the batch is a multiple of the number of devices. Arguments of a program must
     lie where it was compiled to find them.
     """
-    devices = jax.local_device_count()
+    count = len(devices())
 
     def place(leaf):
-        rows = np.minimum(np.arange(-(-leaf.shape[0] // devices) * devices), leaf.shape[0] - 1)
+        rows = np.minimum(np.arange(-(-leaf.shape[0] // count) * count), leaf.shape[0] - 1)
         padded = leaf if len(rows) == leaf.shape[0] else leaf[rows]
-        return jax.device_put(padded, sharding(PartitionSpec(AXIS)))
+        return _put(padded, sharding(PartitionSpec(AXIS)))
 
     return jax.tree.map(place, batch)
 
 
 def unshard(batch: Any, count: int) -> Any:
-    """The first `count` entries of each [batch, ...] on the host, without the padding of `shard`."""
+    """The first `count` entries of each [batch, ...] on the host, without the padding of `shard`.
+
+    Zeros for arrays on devices that are only described.
+    """
+    if is_described():
+        return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape[1:]), leaf.dtype), batch)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], batch)
 
 
@@ -175,9 +233,9 @@ def fitting_in_memory(what: str) -> Iterator[None]:
 
 
 def sharding(spec: PartitionSpec) -> NamedSharding:
-    """Over all local devices in a row, whose name is AXIS."""
+    """Over all devices in a row, whose name is AXIS."""
     return NamedSharding(_mesh(), spec)
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (AXIS,))
+    return Mesh(np.array(devices()), (AXIS,))

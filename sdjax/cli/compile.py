@@ -4,14 +4,19 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdjax.cli import options
+from sdjax.cli.fitting import compiled_for, precision_of, say_whether_it_fits, show
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
+
+if TYPE_CHECKING:
+    from sdjax.models.precision import Precision
+    from sdjax.settings import Picture
 
 # The stages of drawing that make a program each, and what it is called.
 PARTS = {"encode": "text", "compile": "denoising", "decode": "decoding"}
@@ -45,6 +50,7 @@ def compile_ahead(
     offload: options.Offload = False,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
+    target: options.Target = None,
 ) -> None:
     """Make the programs that pictures of some sizes take, before anybody waits for them.
 
@@ -52,12 +58,23 @@ def compile_ahead(
     share it. What is made is kept in the cache: later commands on this machine, on the same model with the same --dtype
     and --vae, begin to draw at once. Nothing is drawn.
 
+    With --target they are made for a device that need not be there, and nothing is kept: whether the model fits, the
+    memory of each program, and for a TPU what its compiler estimates of the time. Only its configurations are read.
+
     [bold]Examples[/bold]
 
     sdjax compile
 
     sdjax compile ./sd15 --size 512x512 --size 512x768 --batch 1 --batch 4
+
+    sdjax compile sd15 --target v5e-1 --batch 4
     """
+    if target is not None:
+        from sdjax.targets import check_target
+
+        if image is not None or vae is not None:
+            raise InputError("--target compiles text to image with the model's own VAE: no --image, no --vae")
+        check_target(target)
     wanted: list[tuple[int | None, int | None]] = [(None, None)]
     if sizes:
         wanted = [parsed(size) for size in sizes]
@@ -69,6 +86,9 @@ def compile_ahead(
         for width, height in wanted
         for batch in batches or [1]
     ]
+    if target is not None:
+        _for_target(model, groups, precision_of(dtype, weights, offload, target), vae_tiling, target)
+        return
     with progress_bars(of_bytes=True) as report:
         pipe = Loading(model, dtype, weights, offload, vae, vae_tiling).open(report)
     orders = [pipe.prepare(pictures) for pictures in groups]  # raises before the first program is made
@@ -79,6 +99,21 @@ def compile_ahead(
         width, height = order.size.pixels
         times = ", ".join(f"{name} {clock.seconds[stage]:.1f} s" for stage, name in PARTS.items())
         typer.echo(f"{width}x{height}, {len(pictures)} at once: {times}")
+
+
+def _for_target(
+    model: str, groups: "list[list[Picture]]", precision: "Precision", vae_tiling: bool | None, target: str
+) -> None:
+    """Compiles groups of pictures for a device that need not be there, and says what comes out."""
+    from sdjax.fitting import Wish
+    from sdjax.targets import TARGETS, describe
+
+    devices = describe(target)
+    for pictures in groups:
+        wish = Wish(model, pictures, precision, vae_tiling)
+        readings = compiled_for(wish, devices)
+        show(readings, TARGETS[target].clock)
+        say_whether_it_fits(wish, readings, TARGETS[target].memory, target)
 
 
 class Clock:

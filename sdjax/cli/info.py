@@ -8,12 +8,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sdjax.cli import options
+from sdjax.cli.compile import parsed
+from sdjax.cli.fitting import compiled_for, precision_of, say_whether_it_fits, show
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
+from sdjax.files.eviction import parse_size
 from sdjax.files.pictures import read_settings
 
 if TYPE_CHECKING:
     from sdjax.files.checkpoint import Component
+    from sdjax.fitting import Wish
 
 SCHEDULER_KEYS = (
     "prediction_type",
@@ -34,8 +39,37 @@ def info(
         str, typer.Argument(help="An embedded model, a directory, a file, a hub id, or a PNG.")
     ] = "shapes",
     blocks: Annotated[bool, typer.Option("--blocks", help="Also the UNet, block by block.")] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Whether it fits into so much memory of a device, such as 16GB."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="With --fit: of the pictures.", show_default="the model's own"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="With --fit: pictures drawn at once.")] = 1,
+    dtype: options.Dtype = None,
+    weights: options.Weights = None,
+    offload: options.Offload = False,
+    vae_tiling: options.VaeTiling = None,
+    target: options.Target = None,
 ) -> None:
-    """Say what a model consists of (components, parameters, scheduler), what a file is, or how a picture was made."""
+    """Say what a model consists of (components, parameters, scheduler), what a file is, or how a picture was made.
+
+    With --fit, whether drawing with it fits into a device's memory, by program: they are compiled for it, in a minute
+    or two, before anything large is downloaded or loaded.
+    """
+    if fit is not None:
+        memory = parse_size(fit, "--fit")
+        if memory is None:
+            raise InputError("--fit should be a size such as 16GB")
+        from sdjax.fitting import Wish
+        from sdjax.pipeline.request import pictures_of
+
+        width, height = (None, None) if size is None else parsed(size)
+        pictures = pictures_of(["a picture"] * batch, {"width": width, "height": height})
+        _say_fit(Wish(model, pictures, precision_of(dtype, weights, offload, target), vae_tiling), memory, target, fit)
+        return
     if Path(model).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and Path(model).is_file():
         _show_picture(Path(model))
         return
@@ -60,6 +94,18 @@ def info(
     if blocks:
         console.print()
         console.print(_blocks_table(opened.unet))
+
+
+def _say_fit(wish: "Wish", memory: int, target: str | None, said: str) -> None:
+    import jax
+
+    from sdjax.targets import describe
+
+    devices = jax.local_devices()[:1] if target is None else describe(target)
+    jax.config.update("jax_optimization_level", "O0")  # a fifth of the time, and about the same memory
+    readings = compiled_for(wish, devices)
+    show(readings, clock=0)
+    say_whether_it_fits(wish, readings, memory, said)
 
 
 def _show_picture(path: Path) -> None:

@@ -54,6 +54,15 @@ Dtype = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="A device that need not be there: v5e-1, v5e-4, v5e-8, v6e-1, v6e-4, v6e-8, h100 or h200.",
+        show_default="the devices here",
+        rich_help_panel=MODEL,
+    ),
+]
 Weights = Annotated[
     Literal["bfloat16", "float16", "int8"] | None,
     typer.Option(

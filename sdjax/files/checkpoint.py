@@ -83,6 +83,12 @@ def read_model(directory: str | os.PathLike) -> Model:
     path = Path(directory)
     index = read_index(path)
     classes = component_classes(index, path)
+    return model_of(path, index, lambda name: read_component(path / name, classes[name]))
+
+
+def model_of(path: Path, index: dict[str, Any], read: Callable[[str], Component]) -> Model:
+    """A model whose small files lie in a directory; `read` opens the component of a name. Errors: see `read_model`."""
+    classes = component_classes(index, path)
     if classes.get("unet") == "UNet2DModel":
         raise CheckpointError(f"{path} draws without prompts: use it with `sdjax ddpm`")
     encoders = [name for name in TEXT_ENCODERS if name in classes] or ["text_encoder"]
@@ -94,7 +100,7 @@ def read_model(directory: str | os.PathLike) -> Model:
     model = Model(
         path=path,
         index=index,
-        components={name: read_component(path / name, cls) for name, cls in classes.items() if name in COMPONENTS},
+        components={name: read(name) for name in classes if name in COMPONENTS},
         scheduler_config=read_json(path / "scheduler" / SCHEDULER),
         low_res_config=read_json(path / "low_res_scheduler" / SCHEDULER) if "low_res_scheduler" in classes else None,
         tokenizers=tuple(path / name for name in tokenizers),

@@ -6,6 +6,7 @@ computes logits and softmax in float32 whatever the dtype, which is what `upcast
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -130,5 +131,9 @@ def _flash_can(q: jax.Array, k: jax.Array) -> bool:
 
 
 def _cudnn_can(q: jax.Array) -> bool:
-    # Its presence is checked while tracing, so a program exported from a machine without a GPU does without it.
-    return jax.default_backend() == "gpu" and q.dtype in HALF and q.shape[3] <= 128 and q.shape[3] % 8 == 0
+    return q.dtype in HALF and q.shape[3] <= 128 and q.shape[3] % 8 == 0 and cudnn_is_installed()
+
+
+def cudnn_is_installed() -> bool:
+    """Whether JAX's CUDA plugin is: `jax.nn.dot_product_attention` asks it for cuDNN's version, even to lower only."""
+    return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))

@@ -92,8 +92,9 @@ def quantised(kernel: np.ndarray, is_stacked: bool) -> tuple[np.ndarray, np.ndar
 
     The largest weight of an output is 127 of its units.
     """
+    xp = kernel.__array_namespace__()  # NumPy, or JAX's where only the shapes are asked for
     whole = kernel.astype(np.float32)
     axes = tuple(range(int(is_stacked), whole.ndim - 1))
-    largest = np.abs(whole).max(axes, keepdims=True)
-    unit = np.where(largest > 0, largest, 1) / 127
-    return np.rint(whole / unit).astype(np.int8), np.squeeze(unit, axes)
+    largest = xp.abs(whole).max(axes, keepdims=True)
+    unit = xp.where(largest > 0, largest, 1) / 127
+    return xp.rint(whole / unit).astype(np.int8), xp.squeeze(unit, axes)

@@ -12,6 +12,7 @@ import numpy as np
 from sdjax import programs
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
+from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
 from sdjax.parallel import AXIS, pmap, shard
 from sdjax.pipeline.vae import Autoencoder
@@ -73,7 +74,7 @@ def _denoising_program(unet: nn.Module) -> Callable[..., State]:
 
     def denoise(params: Params, pictures: int, guided: bool, *arguments: Any) -> State:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
-        halves = AXIS if guided and pictures == 1 < jax.local_device_count() else None
+        halves = AXIS if guided and pictures == 1 < len(devices()) else None
         return by_form[guided, halves](params, *arguments)
 
     return denoise

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Literal
 
-import jax
 import numpy as np
 
 from sdjax import programs
 from sdjax.files.checkpoint import Component
+from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
 from sdjax.parallel import placed, pmap, shard, unshard
 from sdjax.pipeline.previews import STABLE_DIFFUSION, ColourMap, fit, palette
@@ -39,9 +39,9 @@ class Autoencoder:
         One image on each device at a time, so that any number of them is one program.
         """
         moments: list[tuple[np.ndarray, np.ndarray]] = []
-        devices = jax.local_device_count()
-        for i in range(0, len(images), devices):
-            group = np.stack(images[i : i + devices])
+        together = len(devices())
+        for i in range(0, len(images), together):
+            group = np.stack(images[i : i + together])
             mean, deviation = unshard(self._encode(self.params, shard(group)), len(group))
             moments += zip(mean, deviation)
         return moments
