@@ -228,7 +228,8 @@ def fitting_in_memory(what: str) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         # XLA has a status for it, RESOURCE_EXHAUSTED, and reports it under others too.
         if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|out of memory", str(error), re.IGNORECASE):
-            raise InputError(f"there is not enough memory for {what}") from error
+            used = re.search(r"Used \S+ of \S+ hbm", str(error))  # by what the compiler for TPUs has counted
+            raise InputError(f"there is not enough memory for {what}{f': {used[0]}' if used else ''}") from error
         raise
 
 
