@@ -349,7 +349,8 @@ def test_winograd_convolves(batch, squares, channels, most, seed):
 def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
     """In float32 against float64, also of groups that lie far from 0 and of channels that lie far apart.
 
-    What float32 rounds of sums of so many numbers, against the deviation of the group, is allowed.
+    Allowed is what float32 rounds, against the deviation of the group. XLA adds one pixel after another on a CPU, and
+    where all are nearly equal the rounding errors have one sign: up to half an ulp, 6e-8, a pixel; a third of it is.
     """
     random = np.random.default_rng(seed)
     x = random.normal(size=(2, size, size, 4 * channels)) * narrow + offset * random.normal(size=4 * channels)
@@ -359,7 +360,7 @@ def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
     grouped = x.astype(np.float64).reshape(2, size * size, 4, channels)
     deviation = np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
     expected = ((grouped - grouped.mean((1, 3), keepdims=True)) / deviation).reshape(x.shape)
-    allowed = 4e-6 * (1 + np.abs(expected)) + (2e-7 * (size + 4) * np.abs(grouped).max() / deviation).max()
+    allowed = 4e-6 * (1 + np.abs(expected)) + ((8e-7 + 2e-8 * size**2) * np.abs(grouped).max() / deviation).max()
     assert np.all(np.abs(norm.apply({"params": params}, x) - expected) <= allowed)
 
 
