@@ -11,7 +11,7 @@ LAYERS = [
     {"a1111"},
     {"comfyui", "compvis"},
     {"models", "schedulers"},
-    {"settings"},
+    {"settings", "annotators"},
     {"files"},
     {"prompts", "random"},
     {"guidance"},

@@ -13,6 +13,7 @@ from textwrap import shorten
 
 import typer
 
+from sdjax.cli.annotate import annotate_picture
 from sdjax.cli.batch import batch
 from sdjax.cli.cache import cache
 from sdjax.cli.compare import compare
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers, cache):
         app.command()(command)
     app.command("compile")(compile_ahead)
+    app.command("annotate")(annotate_picture)
     app.add_typer(train, name="train")
     return _run(app, arguments)
 
