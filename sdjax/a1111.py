@@ -6,7 +6,7 @@ that is called by its label ("DPM++ 2M") is run as here; by its name in SOLVERS 
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,9 +23,15 @@ class Mention(NamedTuple):
     unet: float
 
 
+def mentioned(prompt: str) -> Iterator[re.Match[str]]:
+    """Where a prompt names LoRAs. Behind the last ">" nothing is looked for, again and again to the end."""
+    return MENTION.finditer(prompt, 0, prompt.rfind(">") + 1)
+
+
 def without_mentions(prompt: str) -> str:
     """A prompt without the LoRAs that it names."""
-    return MENTION.sub("", prompt)
+    end = prompt.rfind(">") + 1
+    return MENTION.sub("", prompt[:end]) + prompt[end:]
 
 
 def mentions_of(prompt: str) -> tuple[Mention, ...]:
@@ -35,7 +41,7 @@ def mentions_of(prompt: str) -> tuple[Mention, ...]:
     "te=0.8" and "unet=0.5" say the same by name; "lyco" is the same as "lora". Raises InputError for scales that are no
     finite numbers, for other arguments, and for hypernetworks.
     """
-    return tuple(_mention(found[0], *found.groups()) for found in MENTION.finditer(prompt))
+    return tuple(_mention(found[0], *found.groups()) for found in mentioned(prompt))
 
 
 def _mention(written: str, kind: str, arguments: str) -> Mention:

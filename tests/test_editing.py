@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sdjax.limits import NESTING
 from sdjax.prompts import schedule, texts_of_rows
 
 LANDSCAPE = (
@@ -80,8 +81,8 @@ def test_rows_are_counted_as_a1111_counts_them():
 
 
 @given(st.lists(st.sampled_from([*"()[]:|\\\n x", "0.5", "3", "[a:b:0.5]", "[a|b]"])), st.integers(1, 20))
-@example(["["] * 20_000, 5)
-@example(["[a:"] * 3_000 + ["b"] + [":1]"] * 3_000, 5)
+@example(["["] * NESTING, 5)
+@example(["[a:"] * NESTING + ["b"] + [":1]"] * NESTING, 5)
 @example(["[a:b:1" + "9" * 400 + ".5]"], 5)
 def test_nothing_crashes_and_every_step_has_a_text(pieces, steps):
     texts = schedule("".join(pieces), steps)

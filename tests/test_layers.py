@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "version"},
+    {"errors", "limits", "version"},
     {"a1111"},
     {"comfyui", "compvis"},
     {"models", "schedulers"},

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sdjax.a1111 import MENTION, without_mentions
+from sdjax.a1111 import mentioned, without_mentions
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import OF_FILES, Painting
 from sdjax.errors import InputError
@@ -35,7 +35,7 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
     if (
         loading.lora_dir is None
         and found.get("prompt_syntax") != "plain"
-        and (named := [mention[0] for mention in MENTION.finditer(prompt)])
+        and (named := [mention[0] for mention in mentioned(prompt)])
     ):
         log.warning("%s: not followed: %s (--lora-dir says where they are)", path, ", ".join(named))
         prompt = without_mentions(prompt)

@@ -10,7 +10,9 @@ from sdjax import a1111
 from sdjax.settings import SETTINGS
 
 # Name: value, Name: "value in JSON's quotes, where it has commas"
-FIELD = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+LONGEST_NAME = 61
+NAME = re.compile(rf"\w[\w \-/]{{1,{LONGEST_NAME - 1}}}\Z")
+VALUE = re.compile(r'\s*+("(?:\\.|[^\\"])++"(?=,|\Z)|[^,]*+)')
 FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
 
 RNGS = {"jax": "jax", "torch": "CPU", "philox": "NV"}
@@ -72,7 +74,7 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     stay as they are, and so are refused when they are used.
     """
     *lines, last = text.strip().split("\n")
-    found = FIELD.findall(last)
+    found = _fields(last)
     if len(found) < FEWEST_FIELDS:
         lines, found = [*lines, last], []
     fields = {name: _unquoted(value) for name, value in found}
@@ -102,6 +104,18 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
         del fields["Size"]
     not_followed = [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]
     return settings, not_followed + _differences(label, "hires_scale" in settings)
+
+
+def _fields(line: str) -> list[tuple[str, str]]:
+    """Names and values, in time that grows with the length of the line: no letter is looked at for two names."""
+    found, start = [], 0
+    while (colon := line.find(":", start)) >= 0:
+        name = NAME.search(line, max(start, colon - LONGEST_NAME), colon)
+        start = colon + 1
+        if name and (value := VALUE.match(line, start)):
+            found.append((name[0], value[1]))
+            start = value.end() + 1  # after the comma
+    return found
 
 
 def _differences(label: str | None, has_second_pass: bool) -> list[str]:

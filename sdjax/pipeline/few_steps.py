@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-STEPS = re.compile(r"(\d+)[-_ ]?steps?(?![a-z])")
+STEPS = re.compile(r"(?<!\d)(\d{1,4})[-_ ]?steps?(?![a-z])")
+LONGEST_NAME = 500  # letters of a name that are looked at
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def recognised(names: Iterable[str], scheduler: Mapping[str, Any], embeds_guidan
     embeds_guidance: whether the UNet reads the guidance scale.
     """
     found, name = None, ""
-    for name in (each.lower() for each in names):
+    for name in (each.lower()[:LONGEST_NAME] for each in names):
         if found := next((family for family in FAMILIES if re.search(family.sign, name)), None):
             break
     found = found or OF_SCHEDULERS.get(str(scheduler.get("_class_name")))

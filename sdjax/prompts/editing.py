@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Union
 
+from sdjax.errors import InputError
+from sdjax.limits import NESTING
+
 # Text, in which a backslash takes what follows literally, or one character that has a meaning.
 TOKENS = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\\\[\]():|]")
 NUMBER = re.compile(r"\s*([+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)\s*")
@@ -61,7 +64,7 @@ class _Bracket:
 
     opening: str
     parts: list[list[Node]] = field(default_factory=lambda: [[]])
-    separators: str = ""
+    separators: list[str] = field(default_factory=list)
 
     def literal(self) -> list[Node]:
         joined: list[Node] = [self.opening, *self.parts[0]]
@@ -70,9 +73,11 @@ class _Bracket:
         return joined
 
     def may_go_on(self) -> bool:
+        """Whether the last separator fits to those before it, which have been looked at."""
+        first, last, count = self.separators[0], self.separators[-1], len(self.separators)
         if self.opening == "(":
-            return self.separators in ("", ":")
-        return self.separators in ("", ":", "::") or set(self.separators) == {"|"}
+            return count == 1 and last == ":"
+        return last == first and (first == "|" or count <= 2)
 
     def closed(self, closing: str) -> list[Node] | None:
         """What the bracket says, or None if it says nothing. Emphasis stays as it is written."""
@@ -128,8 +133,10 @@ def _parse(prompt: str) -> list[Node] | None:
             return None
         if token in "([":
             brackets.append(_Bracket(token))
+            if len(brackets) > NESTING:
+                raise InputError(f"more than {NESTING} brackets of the prompt are open at once: close some")
         elif token in ":|" and brackets:
-            brackets[-1].separators += token
+            brackets[-1].separators.append(token)
             brackets[-1].parts.append([])
             fits = brackets[-1].may_go_on()
             token = ""
