@@ -23,6 +23,7 @@ LAYERS = [
     {"convert"},
     {"loading", "fitting"},
     {"batch", "training"},
+    {"server"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

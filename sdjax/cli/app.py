@@ -25,6 +25,7 @@ from sdjax.cli.info import info
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
 from sdjax.cli.samplers import samplers
+from sdjax.cli.serve import serve
 from sdjax.cli.training import train
 from sdjax.errors import SdjaxError
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers, cache):
+    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers, serve, cache):
         app.command()(command)
     app.command("compile")(compile_ahead)
     app.command("annotate")(annotate_picture)

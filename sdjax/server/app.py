@@ -1,0 +1,61 @@
+"""The server as an ASGI application."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sdjax.errors import SdjaxError
+from sdjax.server import openai, operation
+from sdjax.server.answers import answer_of
+from sdjax.server.doors import Doors
+from sdjax.server.engine import Engine
+from sdjax.server.gateway import Gateway
+from sdjax.server.refusals import Refused
+from sdjax.version import __version__
+
+log = logging.getLogger("sdjax.server")
+
+PATIENCE = 30.0  # seconds in which what is being drawn may be finished when the server stops
+
+
+def application(engine: Engine, tokens: Sequence[str] = (), origins: Sequence[str] = ()) -> FastAPI:
+    """The application over an engine, which is closed with it. tokens, origins: see `Doors`."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(engine.close, PATIENCE)
+        engine.journal.close()
+
+    app = FastAPI(title="sdjax", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    gateway = Gateway(engine)
+    app.include_router(openai.router(gateway))
+    app.include_router(operation.router(gateway))
+    app.add_middleware(Doors, tokens=tokens, body=engine.limits.body, origins=origins)
+
+    @app.exception_handler(SdjaxError)
+    def refused(request: Request, error: SdjaxError) -> Response:
+        return answer_of(error, request.url.path)
+
+    @app.exception_handler(HTTPException)
+    def not_there(request: Request, error: HTTPException) -> Response:
+        return answer_of(Refused(str(error.detail), error.status_code), request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    def unreadable(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:]))
+        return answer_of(Refused(f"{where}: {first['msg']}", 422, where), request.url.path)
+
+    @app.exception_handler(Exception)
+    def fault(request: Request, error: Exception) -> Response:
+        return answer_of(error, request.url.path)
+
+    return app
