@@ -17,7 +17,7 @@ from benchmarks.batches import in_batches
 from sdjax.convert.keys import fill, present_name
 from sdjax.convert.weights import choose, open_weights
 from sdjax.errors import CheckpointError, ConfigError
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 from sdjax.files.original_names import source_name
 from sdjax.models import CLIPTextConfig, CLIPTextModel
 from sdjax.models.clip import ACTIVATIONS, CLIPEncoder

@@ -16,7 +16,7 @@ from benchmarks.denoising import inputs
 from benchmarks.processes import peak_memory, run_python
 from benchmarks.report import JsonOption, publish
 from sdjax import programs
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 from sdjax.models import abstract_params, build
 
 FACTOR = 8  # pixels of a latent's side

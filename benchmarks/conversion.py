@@ -18,7 +18,8 @@ from benchmarks.report import JsonOption, publish
 from sdjax.convert import Choices, convert
 from sdjax.convert.directory import sort_components
 from sdjax.convert.keys import source_shapes
-from sdjax.files.checkpoint import flat_specs, read_json
+from sdjax.files.checkpoint import flat_specs
+from sdjax.files.layout import read_json
 from sdjax.files.original_names import source_name
 from sdjax.files.tensors import write_tensors
 from sdjax.models import build

@@ -13,7 +13,8 @@ import typer
 from benchmarks.denoising import STEPS, TOKENS, inputs
 from benchmarks.report import JsonOption, publish, spread
 from sdjax import programs
-from sdjax.files.checkpoint import embedded_models, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models
 
 BUCKETS = (STEPS, 32, 128)
 BATCH, LATENTS = 2, (64, 64, 4)  # two pictures of Stable Diffusion 1.5 at 512 px

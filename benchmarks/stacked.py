@@ -16,7 +16,7 @@ import typer
 from benchmarks.configs import XL_UNET, ConfigOption
 from benchmarks.processes import run_python
 from benchmarks.report import JsonOption, publish
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 from sdjax.models import abstract_params, build, unet
 from sdjax.models.layers import Dense, GroupNorm
 from sdjax.models.platform import target_platform

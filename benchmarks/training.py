@@ -15,7 +15,8 @@ import typer
 from benchmarks.report import JsonOption, publish, spread
 from sdjax import schedulers
 from sdjax.convert import export
-from sdjax.files.checkpoint import embedded_models, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models
 from sdjax.training.forward import ForwardProcess
 from sdjax.training.losses import Denoising
 from sdjax.training.step import Settings, begin, make_step, place

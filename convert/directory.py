@@ -12,7 +12,7 @@ from sdjax.convert.weights import WeightFile, choose, open_weights
 from sdjax.convert.write import LEFT_OUT
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import within
-from sdjax.files.checkpoint import INDEX, component_classes, is_model, read_json, shorten
+from sdjax.files.layout import INDEX, component_classes, is_model, read_json, shorten
 from sdjax.models import COMPONENTS
 
 log = logging.getLogger("sdjax")

@@ -16,17 +16,8 @@ from sdjax.convert.ldm import PACKED, PROJECTION
 from sdjax.convert.write import Progress
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import check_vacant, new_directory
-from sdjax.files.checkpoint import (
-    INDEX,
-    TEXT_ENCODERS,
-    Component,
-    component_classes,
-    layers_of,
-    read_component,
-    read_index,
-    read_json,
-    write_json,
-)
+from sdjax.files.checkpoint import TEXT_ENCODERS, Component, layers_of, read_component
+from sdjax.files.layout import INDEX, component_classes, read_index, read_json, write_json
 from sdjax.files.original_names import open_clip_name, source_name, unet_name, vae_name
 from sdjax.files.tensors import write_tensors
 from sdjax.models import MODELS

@@ -10,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from sdjax.convert.directory import CONFIG, choose_weights, sort_components, vae_class
 from sdjax.errors import CheckpointError, InputError, SdjaxError
-from sdjax.files.checkpoint import INDEX, nearest, read_json
+from sdjax.files.layout import INDEX, nearest, read_json
 
 
 def download(repo: str, variant: str | None, revision: str | None, small: bool = False) -> tuple[Path, str]:

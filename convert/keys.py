@@ -13,7 +13,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import layers_of, mismatch, shorten
+from sdjax.files.checkpoint import layers_of, mismatch
+from sdjax.files.layout import shorten
 from sdjax.files.original_names import source_name
 
 # How older releases of transformers and diffusers called what the rule knows by its present name.

@@ -9,7 +9,8 @@ from sdjax.convert.directory import read_config, sort_components
 from sdjax.convert.hub import download
 from sdjax.convert.run import hub_id, resolve
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import INDEX, Component, Model, build_module, flat_specs, is_model, model_of, read_model
+from sdjax.files.checkpoint import Component, Model, build_module, flat_specs, model_of, read_model
+from sdjax.files.layout import INDEX, is_model
 
 
 def outline(model: str | os.PathLike) -> Model:

@@ -19,8 +19,8 @@ from sdjax.convert.write import Progress, write_model
 from sdjax.errors import InputError
 from sdjax.files.atomic import check_vacant, sweep
 from sdjax.files.cache import cache_directory
-from sdjax.files.checkpoint import FORMAT, embedded_models, is_model, nearest
 from sdjax.files.eviction import hold, keep_to_limit
+from sdjax.files.layout import FORMAT, embedded_models, is_model, nearest
 from sdjax.models.precision import FLOATS
 
 # Short names of models on the hub, which a path of that name goes before.

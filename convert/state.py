@@ -9,7 +9,7 @@ import numpy as np
 
 from sdjax.convert.weights import load_pickle
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import shorten
+from sdjax.files.layout import shorten
 from sdjax.files.tensors import open_tensors
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")

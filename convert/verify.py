@@ -10,7 +10,8 @@ import numpy as np
 from sdjax.convert.single_file import EMA
 from sdjax.convert.source import Source
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import Component, component_classes, read_component, read_index
+from sdjax.files.checkpoint import Component, read_component
+from sdjax.files.layout import component_classes, read_index
 from sdjax.models import MODELS
 
 TOKENS = 7  # of context for the UNet

@@ -13,7 +13,8 @@ import numpy as np
 from sdjax.convert.flax_weights import open_msgpack
 from sdjax.convert.view import View
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import mismatch, read_json
+from sdjax.files.checkpoint import mismatch
+from sdjax.files.layout import read_json
 from sdjax.files.pickles import read_pickle
 from sdjax.files.tensors import open_tensors
 

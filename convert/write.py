@@ -16,7 +16,8 @@ from sdjax.convert.keys import layers_to_flax, match
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
-from sdjax.files.checkpoint import flat_specs, shorten, write_component, write_index
+from sdjax.files.checkpoint import flat_specs, write_component, write_index
+from sdjax.files.layout import shorten
 from sdjax.models import build
 from sdjax.models.precision import FLOATS
 

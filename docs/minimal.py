@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from PIL import Image
 
 from sdjax import programs, schedulers
-from sdjax.files.checkpoint import embedded_models, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models
 from sdjax.prompts import load_tokenizer, weighted_chunks
 from sdjax.random import image_keys, normal
 

@@ -60,11 +60,8 @@ Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (Conditioning, Composed, Guidance, Known, State, Rows):
+for _structure in (Conditioning, Composed, Guidance, Known, State, Plan, Rows):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
-jax.export.register_pytree_node_serialization(
-    Plan, serialized_name="sdjax.Plan", serialize_auxdata=lambda _: b"", deserialize_auxdata=lambda _: ()
-)
 
 
 def full_precision_matmul(program: Callable) -> Callable:

@@ -10,7 +10,8 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from sdjax.convert.keys import source_shapes
-from sdjax.files.checkpoint import embedded_models, flat_specs, read_json
+from sdjax.files.checkpoint import flat_specs
+from sdjax.files.layout import embedded_models, read_json
 from sdjax.files.original_names import source_name
 from sdjax.files.tensors import open_tensors
 from sdjax.models import build

@@ -12,7 +12,7 @@ from checkpoints import edit_json, rewrite
 from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 
 Random = np.random.Generator
 Damage = Callable[[Path, Random], str]

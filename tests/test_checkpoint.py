@@ -14,7 +14,8 @@ from sdjax.convert import convert
 from sdjax.errors import CheckpointError, ConfigError, InputError
 from sdjax.files.atomic import new_directory
 from sdjax.files.cache import is_writable
-from sdjax.files.checkpoint import Model, embedded_models, flat_specs, read_json, read_model
+from sdjax.files.checkpoint import Model, flat_specs, read_model
+from sdjax.files.layout import embedded_models, read_json
 from sdjax.files.tensors import open_tensors, write_tensors
 
 

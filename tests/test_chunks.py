@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdjax.errors import InputError
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 from sdjax.prompts import load_tokenizer, one_chunk, padded, tiled, weighted_chunks
 
 TOKENIZER = load_tokenizer(embedded_models()["shapes"] / "tokenizer")

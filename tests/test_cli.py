@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 from sdjax.cli import convert_main, main
 from sdjax.cli.output import picture_paths
-from sdjax.files.checkpoint import embedded_models, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models
 from sdjax.files.pictures import read_settings, save_png
 from sdjax.schedulers import SOLVERS, SPACINGS
 
@@ -39,7 +40,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_fault_of_our_own_is_said_in_one_line_that_names_the_traceback(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("sdjax.cli.info._components_table", lambda _: 1 / 0)
+    monkeypatch.setattr("sdjax.cli.info._components_table", lambda *_: 1 / 0)
     assert main(["info", "shapes"]) == 1
     told = complaint(capsys)
     assert "this is a fault of sdjax (ZeroDivisionError: division by zero)" in told

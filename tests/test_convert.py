@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from sdjax.convert import convert, fill
 from sdjax.convert.keys import OLD_NAMES, match
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import embedded_models, flat_specs, read_json, read_model
+from sdjax.files.checkpoint import flat_specs, read_model
+from sdjax.files.layout import embedded_models, read_json
 from sdjax.files.original_names import source_name
 from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from sdjax.convert import Choices, convert, export
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 from sdjax.files.tensors import open_tensors
 
 

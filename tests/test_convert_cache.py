@@ -11,7 +11,8 @@ from sdjax.convert import convert, resolve
 from sdjax.convert.hub import needed_files
 from sdjax.errors import CheckpointError
 from sdjax.files.atomic import new_directory, sweep
-from sdjax.files.checkpoint import embedded_models, read_json, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models, read_json
 from sdjax.models import COMPONENTS, MODELS
 
 # The cache

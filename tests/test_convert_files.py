@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sdjax.convert import convert, resolve
 from sdjax.convert.weights import choose
 from sdjax.errors import CheckpointError, ConfigError, InputError
-from sdjax.files.checkpoint import read_json
+from sdjax.files.layout import read_json
 from sdjax.files.tensors import open_tensors
 
 

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from tiny_training import XL, write_tiny_model
 
 import sdjax
-from sdjax.files.checkpoint import INDEX, read_json, write_json
+from sdjax.files.layout import INDEX, read_json, write_json
 from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.request import pictures_of
 from sdjax.pipeline.resolve import Facts, recipe_of

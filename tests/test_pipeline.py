@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import sdjax
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 from sdjax.random import image_keys, image_seeds, normal
 from sdjax.schedulers import SOLVERS, SPACINGS
 from sdjax.schedulers.names import LABELS

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 OPEN_TOKENIZER = """
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 from sdjax.prompts import load_tokenizer
 load_tokenizer(embedded_models()["shapes"] / "tokenizer")
 """

@@ -443,7 +443,7 @@ def test_derivatives_pass_through_the_loop():
     plan = schedulers.create("dpmpp_2m").plan(6)
 
     def loss(estimate):
-        learned = dataclasses.replace(plan, rows=plan.rows._replace(estimate=estimate))
+        learned = plan._replace(rows=plan.rows._replace(estimate=estimate))
         return jnp.sum(schedulers.denoise(learned, network, jnp.float32(START)))
 
     gradient = jax.grad(loss)(jnp.float32(plan.rows.estimate))

@@ -21,7 +21,8 @@ from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
 from sdjax.convert.tokenizer import tokenizer_files
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import read_json, read_model
+from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import read_json
 from sdjax.files.pictures import read_settings
 from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build

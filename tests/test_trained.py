@@ -21,7 +21,7 @@ from benchmarks.scenes import draw_scene, render
 from benchmarks.trained import trained
 from sdjax.convert.keys import source_shapes
 from sdjax.errors import CheckpointError, InputError, SdjaxError
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 
 APP = typer.Typer()
 for command in (trained, recommend, check):

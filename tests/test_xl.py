@@ -13,7 +13,8 @@ from sdjax.adapters.lora import lora_for
 from sdjax.adapters.lora_files import read_lora
 from sdjax.convert import convert, export
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import flat_specs, read_json, read_model, write_json
+from sdjax.files.checkpoint import flat_specs, read_model
+from sdjax.files.layout import read_json, write_json
 from sdjax.files.tensors import open_tensors
 from sdjax.pipeline.request import pictures_of
 from sdjax.settings import SETTINGS

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sdjax.files.checkpoint import INDEX, Component, embedded_models, read_json, read_model, write_json
+from sdjax.files.checkpoint import Component, read_model
+from sdjax.files.layout import INDEX, embedded_models, read_json, write_json
 from sdjax.models import build
 from sdjax.training.models import fresh, write_model
 

@@ -17,7 +17,8 @@ import numpy as np
 from sdjax.adapters.changes import Change
 from sdjax.adapters.lora_files import FAMILIES, LoraFile
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of, shorten
+from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of
+from sdjax.files.layout import shorten
 from sdjax.files.original_names import source_name, unet_name
 from sdjax.models.precision import Precision
 from sdjax.parallel import placed_leaf

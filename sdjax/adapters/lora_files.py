@@ -17,7 +17,7 @@ import numpy as np
 
 from sdjax.adapters.changes import Change, Decomposed, Factors, Full, Hadamard, Half, Kronecker
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import shorten
+from sdjax.files.layout import shorten
 from sdjax.files.tensors import TensorFile, open_tensors
 from sdjax.models.precision import FLOATS
 

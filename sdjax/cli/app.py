@@ -9,26 +9,34 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from textwrap import shorten
+from typing import Any
 
 import typer
 
-from sdjax.cli.annotate import annotate_picture
-from sdjax.cli.batch import batch
-from sdjax.cli.cache import cache
-from sdjax.cli.compare import compare
-from sdjax.cli.compile import compile_ahead
-from sdjax.cli.convert import convert
-from sdjax.cli.ddpm import ddpm
-from sdjax.cli.generate import generate, img2img, inpaint, upscale
-from sdjax.cli.info import info
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
-from sdjax.cli.samplers import samplers
-from sdjax.cli.serve import serve
-from sdjax.cli.training import train
 from sdjax.errors import SdjaxError
 
+# The commands in the order of `--help`, each with the file in this folder that has it, and what it is called there.
+COMMANDS = {
+    "generate": "generate:generate",
+    "img2img": "generate:img2img",
+    "inpaint": "generate:inpaint",
+    "upscale": "generate:upscale",
+    "annotate": "annotate:annotate_picture",
+    "ddpm": "ddpm:ddpm",
+    "batch": "batch:batch",
+    "compare": "compare:compare",
+    "convert": "convert:convert",
+    "info": "info:info",
+    "samplers": "samplers:samplers",
+    "serve": "serve:serve",
+    "cache": "cache:cache",
+    "compile": "compile:compile_ahead",
+    "train": "training:train",
+}
 SIGNALLED = 128  # and the signal's number, as shells count
 
 
@@ -47,18 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version_option)
-    for command in (generate, img2img, inpaint, upscale, ddpm, batch, compare, convert, info, samplers, serve, cache):
-        app.command()(command)
-    app.command("compile")(compile_ahead)
-    app.command("annotate")(annotate_picture)
-    app.add_typer(train, name="train")
+    first = [*(sys.argv[1:] if arguments is None else arguments), ""][0]
+    for name in [first] if first in COMMANDS else COMMANDS:  # what is not asked for is not imported
+        command = _command(name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return _run(app, arguments)
+
+
+def _command(name: str) -> Any:
+    """A command's function, or the group of commands that it is."""
+    file, _, function = COMMANDS[name].partition(":")
+    return getattr(import_module(f"sdjax.cli.{file}"), function)
 
 
 def convert_main(arguments: Sequence[str] | None = None) -> int:
     """Run `sdjax-convert`, which is `sdjax convert` under a name of its own. Returns the exit code, as `main` does."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(convert)
+    app.command()(_command("convert"))
     return _run(app, arguments)
 
 

@@ -1,5 +1,7 @@
 """`sdjax info`: what a model consists of, or how a picture was made."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +15,11 @@ from sdjax.cli.compile import parsed
 from sdjax.cli.fitting import compiled_for, precision_of, say_whether_it_fits, show
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
+from sdjax.files.atomic import within
 from sdjax.files.eviction import parse_size
+from sdjax.files.layout import SCHEDULER, WEIGHTS, component_classes, embedded_models, is_model, read_index, read_json
 from sdjax.files.pictures import read_settings
+from sdjax.files.tensors import open_tensors
 
 if TYPE_CHECKING:
     from sdjax.files.checkpoint import Component
@@ -74,26 +79,37 @@ def info(
         _show_picture(Path(model))
         return
 
-    from sdjax.convert import resolve
-    from sdjax.files.checkpoint import read_model
-
     if Path(model).is_file():
         _describe_file(Path(model))
         return
-    with progress_bars(of_bytes=True) as report:
-        opened = read_model(resolve(model, progress=report))
-    settings = {key: opened.scheduler_config[key] for key in SCHEDULER_KEYS if key in opened.scheduler_config}
+    path = _directory_of(model)
+    index, scheduler = read_index(path), read_json(path / "scheduler" / SCHEDULER)
+    settings = {key: scheduler[key] for key in SCHEDULER_KEYS if key in scheduler}
     console = Console()
-    console.print(_components_table(opened.components))
+    console.print(_components_table(path, component_classes(index, path)))
     console.print()
-    _line(console, "scheduler", f"{opened.scheduler_config['_class_name']}, {_listing(settings)}")
-    if opened.defaults:
-        _line(console, "defaults", _listing(opened.defaults))
-    _line(console, "source", opened.index["sdjax"]["source"])
-    _line(console, "path", str(opened.path))
+    _line(console, "scheduler", f"{scheduler.get('_class_name')}, {_listing(settings)}")
+    if defaults := index["sdjax"].get("defaults"):
+        _line(console, "defaults", _listing(defaults))
+    _line(console, "source", str(index["sdjax"].get("source")))
+    _line(console, "path", str(path))
     if blocks:
+        from sdjax.files.checkpoint import read_model
+
         console.print()
-        console.print(_blocks_table(opened.unet))
+        console.print(_blocks_table(read_model(path).unet))
+
+
+def _directory_of(model: str) -> Path:
+    """The directory of a model, which is converted first where it has to be; only then JAX is imported."""
+    if model in (embedded := embedded_models()):
+        return embedded[model]
+    if is_model(Path(model)):
+        return Path(model)
+    from sdjax.convert import resolve
+
+    with progress_bars(of_bytes=True) as report:
+        return resolve(model, progress=report)
 
 
 def _say_fit(wish: "Wish", memory: int, target: str | None, said: str) -> None:
@@ -138,14 +154,18 @@ def _describe_file(path: Path) -> None:
         _line(console, key.rpartition(".")[2], " ".join(found.metadata[key].split())[:200])
 
 
-def _components_table(components: "dict[str, Component]") -> Table:
+def _components_table(path: Path, classes: Mapping[str, str]) -> Table:
+    """The networks of a model directory, by the headers of their files; that they fit is found out by loading them."""
     table = _table("component", "class", "parameters", "dtype", "size")
     totals = [0, 0]
-    for name, component in components.items():
-        leaves = _leaves(component.params)
-        count, size = _count(component.params), sum(leaf.nbytes for leaf in leaves)
-        dtypes = ", ".join(sorted({leaf.dtype.name for leaf in leaves}))
-        table.add_row(name, type(component.module).__name__, f"{count:,}", dtypes, _megabytes(size))
+    for name, class_name in classes.items():
+        if not (weights := path / name / WEIGHTS).is_file():
+            continue  # a scheduler, a tokenizer
+        tensors = open_tensors(within(path, weights)).entries.values()
+        sizes = [(math.prod(shape), dtype.itemsize) for dtype, shape, _ in tensors]
+        count, size = sum(size for size, _ in sizes), sum(map(math.prod, sizes))
+        dtypes = ", ".join(sorted({dtype.name for dtype, _, _ in tensors}))
+        table.add_row(name, class_name, f"{count:,}", dtypes, _megabytes(size))
         totals = [totals[0] + count, totals[1] + size]
     table.add_row("total", "", f"{totals[0]:,}", "", _megabytes(totals[1]), style="bold")
     return table
@@ -183,13 +203,9 @@ def _line(console: Console, label: str, value: str) -> None:
 
 
 def _count(params: Any) -> int:
-    return sum(leaf.size for leaf in _leaves(params))
-
-
-def _leaves(params: Any) -> list[Any]:
     import jax
 
-    return jax.tree.leaves(params)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _megabytes(size: int) -> str:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-STEPS = 30  # what a sampler costs a step is read off a plan of this many
+FEW, MORE = 5, 10  # steps of two plans, off which is read what a further step costs
 
 
 def samplers(
@@ -40,8 +40,9 @@ def samplers(
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("from")
     for name, solver in schedulers.SOLVERS.items():
-        evaluations = int(schedulers.create(name).plan(STEPS).nfe) / STEPS
-        table.add_row(name, str(solver.order), f"{evaluations:.3g}", "yes" if solver.stochastic else "", solver.source)
+        few, more = (int(schedulers.create(name).plan(steps).nfe) for steps in (FEW, MORE))
+        evaluations = f"{(more - few) / (MORE - FEW):.3g}"
+        table.add_row(name, str(solver.order), evaluations, "yes" if solver.stochastic else "", solver.source)
     console.print(table)
     console.print(f"\n[bold]spacings[/bold]  {', '.join(schedulers.SPACINGS)}")
     names = [label.removeprefix("ComfyUI ") for label in comfyui.SAMPLERS]

@@ -12,14 +12,16 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from sdjax.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import jax
 
 ALIGNMENT = 64
 MAX_HEADER = 1 << 24  # bytes; that of Stable Diffusion XL, the longest of its kind, has 400 thousand
@@ -111,7 +113,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def write_tensors(
     path: str | os.PathLike,
-    specs: Mapping[str, jax.ShapeDtypeStruct],
+    specs: "Mapping[str, jax.ShapeDtypeStruct]",
     produce: Callable[[str], np.ndarray],
     metadata: Mapping[str, str],
 ) -> None:
@@ -139,7 +141,7 @@ def write_tensors(
         partial.unlink(missing_ok=True)
 
 
-def _size(spec: jax.ShapeDtypeStruct) -> int:
+def _size(spec: "jax.ShapeDtypeStruct") -> int:
     return spec.size * np.dtype(spec.dtype).itemsize
 
 
@@ -148,7 +150,7 @@ def _alignment(size: int) -> int:
     return min(size & -size, ALIGNMENT) if size else ALIGNMENT
 
 
-def _header(specs: Mapping[str, jax.ShapeDtypeStruct], order: list[str], metadata: Mapping[str, str]) -> bytes:
+def _header(specs: "Mapping[str, jax.ShapeDtypeStruct]", order: list[str], metadata: Mapping[str, str]) -> bytes:
     """The header's length and the header, padded with spaces so that the tensors begin on a 64-byte boundary."""
     header: dict = {"__metadata__": dict(metadata)}
     end = 0

@@ -14,7 +14,8 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import SCHEDULER, component_classes, read_component, read_index, read_json
+from sdjax.files.checkpoint import read_component
+from sdjax.files.layout import SCHEDULER, component_classes, read_index, read_json
 from sdjax.parallel import compiled
 from sdjax.random import image_keys, normal
 

@@ -5,7 +5,6 @@ with one of second order from the same evaluations; how far they are apart choos
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -46,9 +45,8 @@ class Controller:
         they started from.
         """
         if self.done:
-            return replace(
-                _plan(self.noise, self.level, self.level / 2, self.final, self.nearest), nfe=np.array(0, np.int32)
-            )
+            plan = _plan(self.noise, self.level, self.level / 2, self.final, self.nearest)
+            return plan._replace(nfe=np.array(0, np.int32))
         self.target = max(self.end, self.level * np.exp(-self.length))
         down = max(self.end, down_and_up(self.level, self.target, self.eta)[0])
         self.up = float(np.sqrt(max(self.target**2 - down**2, 0)))

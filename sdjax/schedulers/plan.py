@@ -1,11 +1,8 @@
 """A plan: a scheduler written out as a table, one row for each evaluation of the network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import SolverError
@@ -36,9 +33,7 @@ class Rows(NamedTuple):
     known: np.ndarray
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """What a sampler does, as arrays: a pytree, so that it can be stacked over a batch and passed to compiled code.
 
     The registers hold samples as a network sees them, divided by `NoiseSchedule.scale`.
@@ -140,8 +135,8 @@ class Plan:
 
     def head(self, rows: int, result_scale: float) -> "Plan":
         """The first rows of a plan on the host, whose result keeps the noise of the level that the next row sees."""
-        cut = jax.tree.map(lambda leaf: leaf[:rows], self.rows)
-        return replace(self, rows=cut, nfe=np.array(rows, np.int32), result_scale=np.array(result_scale))
+        cut = Rows(*(leaf[:rows] for leaf in self.rows))
+        return self._replace(rows=cut, nfe=np.array(rows, np.int32), result_scale=np.array(result_scale))
 
     def rows_of(self, steps: int) -> np.ndarray:
         """How many rows the first `steps` steps take, all rows where a plan has fewer steps; [batch] where stacked."""
@@ -162,9 +157,13 @@ class Plan:
 
         def pad(leaf):
             widths = [(0, extra if k == axis else 0) for k in range(leaf.ndim)]
-            return (np if isinstance(leaf, np.ndarray) else jnp).pad(leaf, widths)
+            if isinstance(leaf, np.ndarray):
+                return np.pad(leaf, widths)
+            import jax.numpy as jnp  # where there are arrays of JAX, it has been imported
 
-        return replace(self, rows=jax.tree.map(pad, self.rows))
+            return jnp.pad(leaf, widths)
+
+        return self._replace(rows=Rows(*map(pad, self.rows)))
 
     def start(self, noise, latents=None):
         """The first sample, as the network sees it, [batch, h, w, channels].
@@ -185,7 +184,8 @@ def _over_samples(values: np.ndarray, noise) -> np.ndarray:
 def stack(plans: Sequence[Plan]) -> Plan:
     """Plans, one per picture, as one with a leading batch axis, all in the bucket of the longest."""
     longest = max(plan.padded().sigmas.shape[-1] for plan in plans)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(plan.padded(longest) for plan in plans))
+    rows, *others = zip(*(plan.padded(longest) for plan in plans))
+    return Plan(Rows(*map(np.stack, zip(*rows))), *map(np.stack, others))
 
 
 def _check(plan: Plan, rows: Sequence[Row]) -> None:

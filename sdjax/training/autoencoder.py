@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.files.checkpoint import Model, read_json
+from sdjax.files.checkpoint import Model
+from sdjax.files.layout import read_json
 from sdjax.models.precision import Precision
 from sdjax.pipeline.images import read_square, to_pil
 from sdjax.pipeline.vae import Autoencoder

@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.files.atomic import new_directory
-from sdjax.files.checkpoint import SCHEDULER, flat_specs, write_component, write_index, write_json
+from sdjax.files.checkpoint import flat_specs, write_component, write_index
+from sdjax.files.layout import SCHEDULER, write_json
 from sdjax.models import build
 from sdjax.pipeline.images import read_square, to_pil
 from sdjax.pipeline.unconditional import UNET, PixelModel

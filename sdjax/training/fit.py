@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec
 
 from sdjax.errors import InputError, TrainingError
 from sdjax.files.atomic import replaced
-from sdjax.files.checkpoint import read_json, write_json
+from sdjax.files.layout import read_json, write_json
 from sdjax.parallel import sharding
 from sdjax.training.data import batches
 from sdjax.training.figures import save_loss_curve

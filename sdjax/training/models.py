@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import InputError
 from sdjax.files.atomic import new_directory
-from sdjax.files.checkpoint import SCHEDULER, Model, flat_specs, read_json, write_component, write_index, write_json
+from sdjax.files.checkpoint import Model, flat_specs, write_component, write_index
+from sdjax.files.layout import SCHEDULER, read_json, write_json
 from sdjax.training.step import Tree
 
 EMBEDDING_DEVIATION = 0.02  # of CLIP's tables, as it began

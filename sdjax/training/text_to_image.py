@@ -13,7 +13,8 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.errors import InputError
-from sdjax.files.checkpoint import Model, read_json, read_vae
+from sdjax.files.checkpoint import Model, read_vae
+from sdjax.files.layout import read_json
 from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.models.precision import Precision
 from sdjax.pipeline import Pipeline

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from sdjax.convert import convert, export, verify
 from sdjax.convert.keys import match, present_name
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import flat_specs, layers_of, read_json
+from sdjax.files.checkpoint import flat_specs, layers_of
+from sdjax.files.layout import read_json
 from sdjax.files.original_names import source_name
 from sdjax.files.tensors import open_tensors
 from sdjax.models import build

@@ -31,7 +31,8 @@ from test_convert import Evil, assert_same
 
 from sdjax.convert import Choices, convert, verify
 from sdjax.errors import CheckpointError
-from sdjax.files.checkpoint import flat_specs, read_component, read_json, read_model
+from sdjax.files.checkpoint import flat_specs, read_component, read_model
+from sdjax.files.layout import read_json
 from sdjax.models import build
 from sdjax.models.unet import Added
 

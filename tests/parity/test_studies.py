@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmarks.clip import Clip, clip_model, preprocessed, read_params
 from benchmarks.frechet import Gaussian, frechet
 from benchmarks.inception import inception_features, read_inception
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 
 TOLERANCE = 1e-5
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}

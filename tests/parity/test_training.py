@@ -10,7 +10,7 @@ import torch
 from test_models import nchw, pair
 
 from sdjax.convert import fill
-from sdjax.files.checkpoint import embedded_models, read_json
+from sdjax.files.layout import embedded_models, read_json
 from sdjax.models import abstract_params
 from sdjax.schedulers import from_config
 from sdjax.training import losses

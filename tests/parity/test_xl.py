@@ -13,7 +13,7 @@ from test_images import compare, drawn_mask, drawn_picture, quiet, set_scheduler
 from test_models import REFINER, XL, randomise
 
 import sdjax
-from sdjax.files.checkpoint import embedded_models
+from sdjax.files.layout import embedded_models
 from sdjax.random import image_keys, normal
 
 PROMPTS = ["a big red heart on a yellow background", "a cyan ring above a pink star"]
