@@ -15,28 +15,31 @@ from typing import Any
 
 import typer
 
+from sdjax.cli.help import Command, Group
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
 from sdjax.errors import SdjaxError
 
-# The commands in the order of `--help`, each with the file in this folder that has it, and what it is called there.
+# The commands in the order of `--help`, by group, each with the file in this folder that has it, and its name there.
+DRAW, MODELS, MACHINE = "Draw", "Models", "This machine"
 COMMANDS = {
-    "generate": "generate:generate",
-    "img2img": "generate:img2img",
-    "inpaint": "generate:inpaint",
-    "upscale": "generate:upscale",
-    "annotate": "annotate:annotate_picture",
-    "ddpm": "ddpm:ddpm",
-    "batch": "batch:batch",
-    "compare": "compare:compare",
-    "convert": "convert:convert",
-    "info": "info:info",
-    "samplers": "samplers:samplers",
-    "serve": "serve:serve",
-    "cache": "cache:cache",
-    "compile": "compile:compile_ahead",
-    "train": "training:train",
+    "generate": ("generate:generate", DRAW),
+    "img2img": ("generate:img2img", DRAW),
+    "inpaint": ("generate:inpaint", DRAW),
+    "upscale": ("generate:upscale", DRAW),
+    "annotate": ("annotate:annotate_picture", DRAW),
+    "batch": ("batch:batch", DRAW),
+    "compare": ("compare:compare", DRAW),
+    "ddpm": ("ddpm:ddpm", DRAW),
+    "serve": ("serve:serve", DRAW),
+    "samplers": ("samplers:samplers", DRAW),
+    "info": ("info:info", MODELS),
+    "convert": ("convert:convert", MODELS),
+    "train": ("training:train", MODELS),
+    "cache": ("cache:cache", MACHINE),
+    "compile": ("compile:compile_ahead", MACHINE),
 }
+HELP = {"help_option_names": ["-h", "--help"]}
 SIGNALLED = 128  # and the signal's number, as shells count
 
 
@@ -49,32 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = typer.Typer(
         help="Stable Diffusion in JAX: text to image, with the pixels that PyTorch gives.",
         epilog='Begin with: sdjax generate "a big red heart at the top left on a yellow background"',
+        cls=Group,
         no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
+        context_settings=HELP,
     )
     app.callback()(_version_option)
     first = [*(sys.argv[1:] if arguments is None else arguments), ""][0]
     for name in [first] if first in COMMANDS else COMMANDS:  # what is not asked for is not imported
-        command = _command(name)
+        command, panel = _command(name), COMMANDS[name][1]
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+            app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name)(command)
+            app.command(name, cls=Command, rich_help_panel=panel)(command)
     return _run(app, arguments)
 
 
 def _command(name: str) -> Any:
     """A command's function, or the group of commands that it is."""
-    file, _, function = COMMANDS[name].partition(":")
+    file, _, function = COMMANDS[name][0].partition(":")
     return getattr(import_module(f"sdjax.cli.{file}"), function)
 
 
 def convert_main(arguments: Sequence[str] | None = None) -> int:
     """Run `sdjax-convert`, which is `sdjax convert` under a name of its own. Returns the exit code, as `main` does."""
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(_command("convert"))
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP
+    )
+    app.command(cls=Command)(_command("convert"))
     return _run(app, arguments)
 
 

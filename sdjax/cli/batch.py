@@ -49,7 +49,7 @@ def batch(
         typer.Option("--from", help="What PROMPTS holds.", show_default="as its name ends; txt for -"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be drawn.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the first picture; the others count up from it.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", "-s", help="Of the first picture; the others count up from it.")] = 0,
     num_images: options.NumImages = 1,
     name: Annotated[
         str,

@@ -30,7 +30,7 @@ def compare(
         str | None,
         typer.Option(help="A column after each of these steps, with commas between them.", show_default="1,2,5,10,..."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same for all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", "-s", help="The same for all.")] = 0,
     preview_vae: options.PreviewVae = None,
     settings: dict[str, Any],
     loading: Loading,

@@ -19,7 +19,9 @@ def ddpm(
         typer.Option("--output", "-o", help="A name that ends in .png, of a sheet of all pictures; or a folder."),
     ] = Path("ddpm.png"),
     count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first one; those of the others follow it.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", min=0, help="Of the first one; those of the others follow it.")
+    ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
     sampler: Annotated[str, typer.Option(help=SETTINGS["sampler"].help)] = "ddim",
     spacing: Annotated[

@@ -20,6 +20,24 @@ TYPES: dict[str, Any] = {
 }
 
 
+LETTERS = {"width": "-W", "height": "-H"}
+
+
+def _samplers(incomplete: str) -> list[str]:
+    from sdjax.schedulers import SOLVERS
+
+    return [name for name in SOLVERS if name.startswith(incomplete)]
+
+
+def _spacings(incomplete: str) -> list[str]:
+    from sdjax.schedulers import SPACINGS
+
+    return [name for name in SPACINGS if name.startswith(incomplete)]
+
+
+COMPLETIONS = {"sampler": _samplers, "spacing": _spacings}
+
+
 def setting_options(there: Collection[str], without: Collection[str] = ()) -> list[Parameter]:
     """The options of the settings that have an effect in a command, None where they are not set.
 
@@ -45,6 +63,8 @@ def _parameters(settings: Iterator[Setting]) -> Iterator[Parameter]:
         is_numbers = setting.kind in PARSERS
         option = typer.Option(
             f"{setting.option}/--no-{setting.option[2:]}" if setting.kind == "flag" else setting.option,
+            *([LETTERS[setting.name]] if setting.name in LETTERS else []),
+            autocompletion=COMPLETIONS.get(setting.name),
             help=setting.help,
             min=setting.low if setting.above is None else None,
             max=setting.high if setting.above is None else None,

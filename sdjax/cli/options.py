@@ -20,16 +20,19 @@ Output = Annotated[
         "or a folder in which pictures are numbered and none is replaced.",
     ),
 ]
-Model = Annotated[str, typer.Option(help="An embedded model, a directory, a file, or a hub id.")]
+MODELS = "An embedded model, a directory, a .safetensors or .ckpt file, or a hub id."
+Model = Annotated[str, typer.Option("--model", "-m", help=MODELS)]
 AnyModel = Annotated[
     str | None,
-    typer.Option("--model", help="An embedded model, a directory, a file, or a hub id.", show_default="shapes"),
+    typer.Option("--model", "-m", help=MODELS, show_default="shapes"),
 ]
 Seed = Annotated[
     list[int] | None,
-    typer.Option(help="Another seed, another picture; give it once, or once per picture.", show_default="0"),
+    typer.Option(
+        "--seed", "-s", help="Another seed, another picture; give it once, or once per picture.", show_default="0"
+    ),
 ]
-NumImages = Annotated[int, typer.Option(min=1, help="Pictures per prompt.")]
+NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures per prompt.")]
 
 
 def _dtypes(text: str | None) -> str | None:

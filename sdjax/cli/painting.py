@@ -128,7 +128,7 @@ def configured(
                 loading=Loading(**named, embeddings=embeddings, loras=loras, single_file=choices),
             )
 
-        return extended(run, command, {"settings", "loading"}, [*loading, *settings])
+        return extended(run, command, {"settings", "loading"}, [*settings, *loading])
 
     return decorate
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sdjax.cli import options
+from sdjax.cli.help import Command, Group
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.run_settings import with_settings
 from sdjax.errors import InputError
@@ -257,6 +258,6 @@ def _train(task: "Task", folder: Path, settings: "Settings", intervals: "Interva
     typer.echo(result)
 
 
-train = typer.Typer(help="Train networks, and look at what they are trained on.", no_args_is_help=True)
+train = typer.Typer(cls=Group, help="Train networks, and look at what they are trained on.", no_args_is_help=True)
 for command in (text_to_image, textual_inversion, lcm, vae, ddpm, noise):
-    train.command()(command)
+    train.command(cls=Command)(command)
