@@ -1,7 +1,7 @@
 """CLIP (Radford et al., 2021, arXiv:2103.00020), whole: how well pictures fit texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from PIL import Image
 
 from benchmarks.batches import in_batches
 from sdjax.convert.keys import fill, present_name
@@ -19,64 +18,17 @@ from sdjax.convert.weights import choose, open_weights
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.layout import read_json
 from sdjax.files.original_names import source_name
-from sdjax.models import CLIPTextConfig, CLIPTextModel
-from sdjax.models.clip import ACTIVATIONS, CLIPEncoder
-from sdjax.models.layers import ZEROS, Dense, Embed, LayerNorm
-from sdjax.models.strict import Config
+from sdjax.models import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
+from sdjax.models.clip_vision import CLIPVisionModel
+from sdjax.models.layers import Dense
 from sdjax.pipeline.images import to_pil
 from sdjax.programs import full_precision_matmul
 from sdjax.prompts import load_tokenizer
 from sdjax.prompts.chunks import one_chunk
+from sdjax.sight.processor import Processor
 
 BATCH = 16
-# Of the colours of OpenAI's pictures, where a model does not say its own.
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 UNLEARNED = ("logit_scale", "position_ids")
-
-
-@dataclass(frozen=True)
-class CLIPVisionConfig(Config):
-    """What shapes the vision tower, with the names and the defaults of transformers' `vision_config`."""
-
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    image_size: int = 224
-    patch_size: int = 32
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        self.require(self.hidden_act in ACTIVATIONS, f"hidden_act = {self.hidden_act!r} is not implemented")
-
-
-class CLIPVisionEmbeddings(nn.Module):
-    """Patches as tokens, behind one that stands for the picture; with their positions."""
-
-    config: CLIPVisionConfig
-
-    @nn.compact
-    def __call__(self, pictures: jax.Array) -> jax.Array:
-        size, width = (self.config.patch_size,) * 2, self.config.hidden_size
-        embed = nn.Conv(width, size, size, "VALID", use_bias=False, kernel_init=ZEROS, name="patch_embedding")
-        patches = embed(pictures).reshape(len(pictures), -1, width)
-        whole = self.param("class_embedding", ZEROS, (width,))
-        tokens = jnp.concatenate([jnp.broadcast_to(whole, (len(pictures), 1, width)), patches], axis=1)
-        return tokens + Embed(tokens.shape[1], width, name="position_embedding")(jnp.arange(tokens.shape[1]))
-
-
-class CLIPVisionModel(nn.Module):
-    """The vision transformer: pictures [batch, image_size, image_size, 3], normalised, to [batch, hidden_size]."""
-
-    config: CLIPVisionConfig
-
-    @nn.compact
-    def __call__(self, pictures: jax.Array) -> jax.Array:
-        norm = partial(LayerNorm, epsilon=self.config.layer_norm_eps)
-        x = norm(name="pre_layrnorm")(CLIPVisionEmbeddings(self.config, name="embeddings")(pictures))
-        x = CLIPEncoder(self.config, causal=False, name="encoder")(x, 0)[0]
-        return norm(name="post_layernorm")(x[:, 0])
 
 
 class CLIPModel(nn.Module):
@@ -97,7 +49,7 @@ class CLIPModel(nn.Module):
 
     def of_pictures(self, pictures: jax.Array) -> jax.Array:
         """Pictures as `CLIPVisionModel` takes them to [batch, projection_dim]."""
-        return self.visual_projection(self.vision_model(pictures))
+        return self.visual_projection(self.vision_model(pictures).pooled)
 
     def __call__(self, ids: jax.Array, ends: jax.Array, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.of_texts(ids, ends), self.of_pictures(pictures)
@@ -118,7 +70,7 @@ class Clip:
         self.params = read_params(self.module, folder)
         processing = folder / "preprocessor_config.json"
         told = read_json(processing) if processing.is_file() else {}
-        self.mean, self.std = told.get("image_mean", MEAN), told.get("image_std", STD)
+        self.processor = Processor.of(told, self.module.vision.image_size)
 
     def scores(self, pixels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """100 times the cosine between each picture [n, height, width, 3], in [0, 1], and its text: [n].
@@ -127,8 +79,7 @@ class Clip:
         """
         ids = np.stack([one_chunk(self.tokenizer, text, {}).ids[0] for text in texts])
         ends = (ids == self.tokenizer.eos).argmax(-1)
-        size = self.module.vision.image_size
-        seen = np.stack([preprocessed(image, size, self.mean, self.std) for image in to_pil(pixels)])
+        seen = np.stack([self.processor(image) for image in to_pil(pixels)])
         ours = in_batches(partial(_run, self.module, self.params, "of_pictures"), BATCH, seen)
         theirs = in_batches(partial(_run, self.module, self.params, "of_texts"), BATCH, ids, ends)
         cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
@@ -143,15 +94,10 @@ def _run(module: CLIPModel, params: dict[str, Any], method: str, *inputs: jax.Ar
 
 def clip_model(config: Mapping[str, Any]) -> CLIPModel:
     """The module that a CLIPModel's config.json describes."""
-    towers = [
-        kind.from_dict({key: value for key, value in config.get(name, {}).items() if key in names_of(kind)})
-        for kind, name in ((CLIPTextConfig, "text_config"), (CLIPVisionConfig, "vision_config"))
-    ]
-    return CLIPModel(*towers, config.get("projection_dim", 512))
-
-
-def names_of(kind: type[Config]) -> set[str]:
-    return {field.name for field in fields(kind)}
+    told = config.get("text_config", {})
+    known = {field.name for field in fields(CLIPTextConfig)}
+    text = CLIPTextConfig.from_dict({key: value for key, value in told.items() if key in known})
+    return CLIPModel(text, CLIPVisionConfig.inside(config), config.get("projection_dim", 512))
 
 
 def read_params(module: CLIPModel, folder: Path) -> dict[str, Any]:
@@ -175,14 +121,4 @@ def flat_params(module: CLIPModel) -> dict[str, jax.ShapeDtypeStruct]:
 
 def name_of(path: str) -> str:
     """A parameter's name in transformers' file, as `fill` compares them."""
-    name = path.replace("/", ".") if path.endswith("class_embedding") else source_name(path)
-    return present_name(name)
-
-
-def preprocessed(image: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """The middle square of a picture, its shorter side resized to `size` pixels: [size, size, 3], normalised."""
-    shorter = min(image.size)
-    width, height = (size * side // shorter for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return ((np.asarray(image, np.float32) / 255 - mean) / std).astype(np.float32)
+    return present_name(source_name(path))

@@ -1,7 +1,7 @@
 """Diffusers directories: what they hold, and which of their files are read."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,17 @@ from typing import Any
 from sdjax.convert.flax_weights import present_config, present_scheduler, without_flax
 from sdjax.convert.source import Part, Source
 from sdjax.convert.weights import WeightFile, choose, open_weights
-from sdjax.convert.write import LEFT_OUT
+from sdjax.convert.write import without_unused
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import within
-from sdjax.files.layout import INDEX, component_classes, is_model, read_json, shorten
+from sdjax.files.layout import CHECKER, EXTRACTOR, INDEX, component_classes, is_model, read_json, shorten
 from sdjax.models import COMPONENTS
 
 log = logging.getLogger("sdjax")
 
-COPIED = ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler")
+COPIED = ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler", EXTRACTOR)
 CONFIG = "config.json"
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".msgpack")
 
 
 def read_directory(path: Path, name: str, variant: str | None) -> Source:
@@ -32,9 +33,11 @@ def read_directory(path: Path, name: str, variant: str | None) -> Source:
         raise CheckpointError(f"{path} is an sdjax model directory already")
     index = read_config(path, INDEX)
     models, folders = sort_components(index, path)
+    if not has_weights(_file_names(path / CHECKER)):
+        models.pop(CHECKER, None)  # loading the model will say so
     copied = [file for folder in folders for file in small_files(path / folder)]
     for folder in folders:
-        if not small_files(path / folder):
+        if not small_files(path / folder) and folder != EXTRACTOR:
             raise CheckpointError(f"{path / folder} is missing or empty")
     configs = {component: read_config(path, f"{component}/config.json") for component in models}
     weights = choose_weights({name: _file_names(path / name) for name in models}, variant, path)
@@ -83,8 +86,8 @@ def _part(folder: Path, class_name: str, config: dict[str, Any], weights: Weight
 
 def sort_components(index: Mapping[str, Any], where: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """The components of model_index.json that are converted, with their classes, and those that are copied."""
-    classes = component_classes(without_flax(index), where)
-    models = {name: cls for name, cls in classes.items() if name not in COPIED + LEFT_OUT}
+    classes = component_classes(without_unused(without_flax(index)), where)
+    models = {name: cls for name, cls in classes.items() if name not in COPIED}
     if unknown := [f"{name} ({cls})" for name, cls in models.items() if cls not in COMPONENTS.get(name, ())]:
         raise CheckpointError(f"{where} has components that sdjax does not implement: {shorten(unknown)}")
     return models, tuple(name for name in COPIED if name in classes)
@@ -110,6 +113,11 @@ def choose_weights(names: Mapping[str, list[str]], variant: str | None, where: o
     return weights
 
 
+def has_weights(names: Collection[str]) -> bool:
+    """Whether a folder's files hold a network of any variant."""
+    return "config.json" in names and any(name.endswith(WEIGHT_ENDINGS) for name in names)
+
+
 def small_files(folder: Path) -> list[Path]:
     """The files of a tokenizer or a scheduler."""
     return sorted(path for path in folder.glob("*") if path.suffix in (".json", ".txt") and path.is_file())
@@ -121,4 +129,4 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _file_names(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("*") if path.is_file()]
+    return [path.name for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []

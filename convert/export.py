@@ -17,7 +17,7 @@ from sdjax.convert.write import Progress
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import check_vacant, new_directory
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, layers_of, read_component
-from sdjax.files.layout import INDEX, component_classes, read_index, read_json, write_json
+from sdjax.files.layout import CHECKER, INDEX, component_classes, read_index, read_json, write_json
 from sdjax.files.original_names import open_clip_name, source_name, unet_name, vae_name
 from sdjax.files.tensors import write_tensors
 from sdjax.models import MODELS
@@ -88,7 +88,12 @@ def _write_directory(
             tensors = _tensors(model / name, component, lambda path: source_name(path), is_original=False)
             if is_text:  # as transformers 4 called them, and all releases read them
                 tensors = {f"text_model.{tensor}": entry for tensor, entry in tensors.items()}
-            stem = "model" if is_text else "diffusion_pytorch_model"
+            if name == CHECKER:
+                tensors = {
+                    f"vision_model.{tensor}" if tensor.startswith("vision_model.") else tensor: entry
+                    for tensor, entry in tensors.items()
+                }
+            stem = "model" if is_text or name == CHECKER else "diffusion_pytorch_model"
             _write(folder / name / f"{stem}.safetensors", name, tensors, dtype, {}, progress)
         write_json(folder / INDEX, {key: value for key, value in index.items() if key != "sdjax"})
 
@@ -98,6 +103,8 @@ def _write_file(
 ) -> None:
     tensors: dict[str, _Tensor] = {}
     for name, component in components.items():
+        if name == CHECKER:  # which single files are without
+            continue
         prefix, name_of = _original_names(name, components)
         named = _tensors(model / name, component, name_of, is_original=True)
         tensors |= {prefix + tensor: entry for tensor, entry in named.items()}
@@ -150,7 +157,7 @@ def _tensors(
         for path, index, _ in layers_of(stacked, array.shape)
     }
     for path, array in sorted(layers.items(), key=lambda item: name_of(item[0])):
-        layer, leaf = path.split("/")[-2:]
+        layer, leaf = f"/{path}".split("/")[-2:]
         name = name_of(path).partition("[")[0]  # parts [0], [1] and [2], in this order, become one
         if is_original and path == f"{PROJECTION}/kernel":
             tensors[PROJECTION] = _Tensor((array,))

@@ -8,9 +8,9 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sdjax.convert.directory import CONFIG, choose_weights, sort_components, vae_class
+from sdjax.convert.directory import CONFIG, choose_weights, has_weights, sort_components, vae_class
 from sdjax.errors import CheckpointError, InputError, SdjaxError
-from sdjax.files.layout import INDEX, nearest, read_json
+from sdjax.files.layout import CHECKER, INDEX, nearest, read_json
 
 
 def download(repo: str, variant: str | None, revision: str | None, small: bool = False) -> tuple[Path, str]:
@@ -58,6 +58,8 @@ def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None
     for name in map(PurePosixPath, names):
         if len(name.parts) == 2 and name.parts[0] in inside:
             inside[name.parts[0]].append(name.name)
+    if not has_weights(inside.get(CHECKER, [])):
+        models.pop(CHECKER, None)
     needed = [INDEX]
     for component, kind in choose_weights({model: inside[model] for model in models}, variant, repo).items():
         needed += [f"{component}/{file}" for file in ("config.json", *kind.files(inside[component]))]

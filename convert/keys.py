@@ -20,6 +20,7 @@ from sdjax.files.original_names import source_name
 # How older releases of transformers and diffusers called what the rule knows by its present name.
 OLD_NAMES = (
     (re.compile(r"^text_model\."), ""),
+    (re.compile(r"^vision_model\.vision_model\."), "vision_model."),
     (re.compile(r"(mid_block\.attentions\.\d+)\.query\."), r"\1.to_q."),
     (re.compile(r"(mid_block\.attentions\.\d+)\.key\."), r"\1.to_k."),
     (re.compile(r"(mid_block\.attentions\.\d+)\.value\."), r"\1.to_v."),
@@ -27,7 +28,7 @@ OLD_NAMES = (
 )
 
 # Tensors that hold nothing learned: transformers 4 stored the numbers 0, 1, 2, … of the positions.
-IGNORED = {"embeddings.position_ids"}
+IGNORED = {"embeddings.position_ids", "vision_model.embeddings.position_ids"}
 
 
 def present_name(name: str) -> str:

@@ -8,6 +8,7 @@ from flax.traverse_util import unflatten_dict
 from sdjax.convert.directory import read_config, sort_components
 from sdjax.convert.hub import download
 from sdjax.convert.run import hub_id, resolve
+from sdjax.convert.write import without_unused
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import Component, Model, build_module, flat_specs, model_of, read_model
 from sdjax.files.layout import INDEX, is_model
@@ -35,4 +36,4 @@ def _of_directory(path: Path) -> Model:
         module = build_module(path / name, classes[name], read_config(path, f"{name}/config.json"))
         return Component(module, unflatten_dict(flat_specs(module), sep="/"))
 
-    return model_of(path, index | {"sdjax": {"source": str(path)}}, read)
+    return model_of(path, without_unused(index) | {"sdjax": {"source": str(path)}}, read)

@@ -17,8 +17,8 @@ from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
 from sdjax.files.checkpoint import flat_specs, write_component, write_index
-from sdjax.files.layout import shorten
-from sdjax.models import build
+from sdjax.files.layout import CHECKER, EXTRACTOR, shorten
+from sdjax.models import COMPONENTS, build
 from sdjax.models.precision import FLOATS
 
 log = logging.getLogger("sdjax")
@@ -26,7 +26,15 @@ log = logging.getLogger("sdjax")
 # (component, bytes written, bytes in all), called after every tensor.
 Progress = Callable[[str, int, int], None]
 
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "depth_estimator")
+UNUSED = ("image_encoder", "depth_estimator")
+
+
+def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
+    """A model_index.json with [null, null] in the place of the components that sdjax has no use for."""
+    unused = set(UNUSED)
+    if (index.get(CHECKER) or [None, None])[-1] not in COMPONENTS[CHECKER]:
+        unused |= {CHECKER, EXTRACTOR}
+    return {name: [None, None] if name in unused else value for name, value in index.items()}
 
 
 def write_model(
@@ -46,7 +54,7 @@ def write_model(
     modules = {job.component: job.module for job in jobs}
     loras = [lora_for(file, modules, scale) for file, scale in lora_files]
     name_with_loras = " + ".join([source.name, *(f"{lora.path.name}:{lora.scale}" for lora in loras)])
-    index = {**source.index, **{left_out: [None, None] for left_out in LEFT_OUT if left_out in source.index}}
+    index = without_unused(source.index)
     if skipped := [key for key in index if index[key] != source.index[key]]:
         log.info("%s: %s left out: sdjax has no use for them", source.name, ", ".join(skipped))
     with new_directory(destination) as folder:

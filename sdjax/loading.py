@@ -40,6 +40,7 @@ def load(
     variant: str | None = None,
     revision: str | None = None,
     single_file: Choices | None = None,
+    safety_checker: Literal["own"] | None = "own",
     progress=None,
 ) -> Pipeline:
     """Open a model and place it on the local devices.
@@ -64,9 +65,13 @@ def load(
     refiner: another model that takes over where little noise is left, as that of Stable Diffusion XL is made to.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
+    safety_checker: "own" lets the safety checker that the model brings along, if any, withhold pictures: they are
+        black, and `Output.withheld` says which. None draws without it.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
+    if safety_checker not in ("own", None):
+        raise InputError(f"safety_checker can be 'own', the model's, or None, not {safety_checker!r}")
     precision = Precision.of(default_dtype() if dtype is None else dtype, weights, offload)
     if lora_dir is not None and not os.path.isdir(lora_dir):
         raise InputError(f"there is no folder {lora_dir} of LoRAs")
@@ -84,7 +89,7 @@ def load(
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir)
+    pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir, checks=safety_checker is not None)
     pipe.use_loras(adapters)
     if pipe.facts.family:
         chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())

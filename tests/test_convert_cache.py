@@ -78,6 +78,7 @@ def test_a_failed_conversion_is_not_cached(tiny, cache):
 # The hub
 
 SMALL = [
+    *("feature_extractor/preprocessor_config.json", "safety_checker/config.json"),
     "model_index.json",
     "scheduler/scheduler_config.json",
     *(f"tokenizer/{name}" for name in ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")),
@@ -87,7 +88,7 @@ SMALL = [
 REPOSITORY = [
     *SMALL,
     *("README.md", "v1-5-pruned.ckpt", "v1-5-pruned-emaonly.safetensors", "v1-inference.yaml"),
-    *("feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors"),
+    *("safety_checker/model.safetensors", "safety_checker/pytorch_model.bin"),
     *(f"text_encoder/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")),
     *(
         f"{component}/diffusion_pytorch_model{variant}.{suffix}"
@@ -109,7 +110,7 @@ REPOSITORY = [
 def test_only_the_files_that_are_needed_are_downloaded(shared, variant, weights):
     index = read_json(shared / "reference/hub/runwayml/stable-diffusion-v1-5/model_index.json")
     files = needed_files(REPOSITORY, index, variant, "runwayml/stable-diffusion-v1-5")
-    assert sorted(files) == sorted(SMALL + [f"{name}.safetensors" for name in weights])
+    assert sorted(files) == sorted(SMALL + [f"{name}.safetensors" for name in [*weights, "safety_checker/model"]])
 
 
 def test_shards_are_downloaded_with_their_index_and_nothing_deeper():

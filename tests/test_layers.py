@@ -18,7 +18,7 @@ LAYERS = [
     {"targets"},
     {"programs", "parallel"},
     {"reading"},
-    {"adapters"},
+    {"adapters", "sight"},
     {"pipeline"},
     {"convert"},
     {"loading", "fitting"},

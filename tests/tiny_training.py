@@ -70,6 +70,19 @@ XL = {
     },
     "vae": PAINTING["vae"] | {"force_upcast": True, "scaling_factor": 0.13025},
 }
+# What looks at pictures; with random thresholds it withholds nearly all of them.
+CHECKER = {
+    "vision_config": {
+        "hidden_size": 8,
+        "image_size": 16,
+        "intermediate_size": 8,
+        "num_attention_heads": 1,
+        "num_hidden_layers": 1,
+        "patch_size": 8,
+    },
+    "projection_dim": 6,
+}
+CHECKER_INDEX = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
 XL_INDEX = {
     "force_zeros_for_empty_prompt": True,
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
@@ -81,6 +94,7 @@ def write_tiny_model(destination: Path, configs: dict[str, dict] = CONFIGS) -> P
     """A model directory with random parameters."""
     shapes = read_model(embedded_models()["shapes"])
     index = shapes.index | (XL_INDEX if "text_encoder_2" in configs else {})
+    index |= CHECKER_INDEX if "safety_checker" in configs else {}
     components = {}
     for i, (name, config) in enumerate(configs.items()):
         module = build(index[name][1], config)

@@ -74,6 +74,7 @@ def run_of(
         "quality": form.quality,
         "shard_size": form.shard_size,
         **versions,
+        **({"safety_checker": pipe.checker is not None} if pipe.model.names_checker else {}),
     }
     left_out = {problem.row: problem.reason for problem in problems}
     if problems:

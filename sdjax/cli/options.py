@@ -104,6 +104,14 @@ VaeTiling = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+SafetyChecker = Annotated[
+    bool,
+    typer.Option(
+        "--safety-checker/--no-safety-checker",
+        help="Whether the safety checker that a model brings along withholds pictures, which are then black.",
+        rich_help_panel=MODEL,
+    ),
+]
 PreviewEvery = Annotated[
     int | None,
     typer.Option(

@@ -42,6 +42,7 @@ class Loading:
     embeddings: Sequence[Path] = ()
     loras: Sequence[tuple[str, float]] = ()
     lora_dir: Path | None = None
+    safety_checker: bool = True
     single_file: Mapping[str, Any] = field(default_factory=dict)
     preview_vae: str | None = None
 
@@ -62,6 +63,7 @@ class Loading:
             preview_vae=self.preview_vae,
             loras=self.loras,
             lora_dir=self.lora_dir,
+            safety_checker="own" if self.safety_checker else None,
             single_file=Choices(**self.single_file),
             progress=report,
         )
@@ -80,7 +82,7 @@ class Loading:
         return {"model": self.model, **others, **choices, **files}
 
 
-OF_LOADING = ("model", "dtype", "weights", "offload", "vae", "vae_tiling", "refiner", "lora_dir")
+OF_LOADING = ("model", "dtype", "weights", "offload", "vae", "vae_tiling", "refiner", "lora_dir", "safety_checker")
 OF_FILES = {
     "ema": options.Ema,
     "prediction_type": options.PredictionType,
@@ -102,6 +104,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("dtype", options.Dtype, None),
         option("weights", options.Weights, None),
         option("offload", options.Offload, False),
+        option("safety_checker", options.SafetyChecker, True),
         *(option(name, kind, None) for name, kind in OF_FILES.items()),
     ]
 

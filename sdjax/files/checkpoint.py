@@ -17,6 +17,7 @@ from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import within
 from sdjax.files.cache import cached
 from sdjax.files.layout import (
+    CHECKER,
     FORMAT,
     INDEX,
     SCHEDULER,
@@ -65,6 +66,11 @@ class Model:
         return {name: self.components[name] for name in TEXT_ENCODERS if name in self.components}
 
     @property
+    def names_checker(self) -> bool:
+        """Whether the checkpoint is meant to have a safety checker."""
+        return CHECKER in component_classes(self.index, self.path)
+
+    @property
     def unet(self) -> Component:
         return self.components["unet"]
 
@@ -96,10 +102,14 @@ def model_of(path: Path, index: dict[str, Any], read: Callable[[str], Component]
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
     if missing := [name for name in tokenizers if not (path / name).is_dir()]:
         raise CheckpointError(f"{path / missing[0]} is missing: convert the model again")
+
+    def lacks(name: str) -> bool:
+        return name == CHECKER and not (path / name).is_dir()  # which the checkpoint did not bring
+
     model = Model(
         path=path,
         index=index,
-        components={name: read(name) for name in classes if name in COMPONENTS},
+        components={name: read(name) for name in classes if name in COMPONENTS and not lacks(name)},
         scheduler_config=read_json(path / "scheduler" / SCHEDULER),
         low_res_config=read_json(path / "low_res_scheduler" / SCHEDULER) if "low_res_scheduler" in classes else None,
         tokenizers=tuple(path / name for name in tokenizers),

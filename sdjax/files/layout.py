@@ -3,7 +3,7 @@
 - `model_index.json`: the components' classes, and under "sdjax" the format, the source and the model's defaults
 - `COMPONENT/config.json`: as PyTorch's checkpoint has it
 - `COMPONENT/model.safetensors`: the parameters in Flax layout, their names joined by "/"
-- `tokenizer/`, `tokenizer_2/` and `scheduler/scheduler_config.json`: untouched
+- `tokenizer/`, `tokenizer_2/`, `feature_extractor/` and `scheduler/scheduler_config.json`: untouched
 """
 
 import difflib
@@ -19,6 +19,7 @@ FORMAT = 1
 INDEX = "model_index.json"
 WEIGHTS = "model.safetensors"
 SCHEDULER = "scheduler_config.json"
+CHECKER, EXTRACTOR = "safety_checker", "feature_extractor"  # and what prepares pictures for it
 
 
 def read_index(path: Path) -> dict[str, Any]:

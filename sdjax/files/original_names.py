@@ -9,6 +9,13 @@ from collections.abc import Mapping
 from sdjax.models import UNetConfig, VAEConfig
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+LEAVES |= {
+    name: name
+    for name in (
+        *("class_embedding", "concept_embeds", "concept_embeds_weights"),
+        *("special_care_embeds", "special_care_embeds_weights"),
+    )
+}
 
 # A number after an underscore is an index into a list of modules, except in these names.
 NOT_INDEXED = {"linear_1", "linear_2"}

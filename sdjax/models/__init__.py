@@ -9,7 +9,8 @@ import jax
 from sdjax.errors import ConfigError
 from sdjax.models.attention import attention
 from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
-from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, VAEConfig
+from sdjax.models.clip_vision import CLIPVisionModelWithProjection, StableDiffusionSafetyChecker
+from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, CLIPVisionConfig, VAEConfig
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
 from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
@@ -25,6 +26,9 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
+    "CLIPVisionConfig",
+    "CLIPVisionModelWithProjection",
+    "StableDiffusionSafetyChecker",
     "TextEncoding",
     "UNet2DConditionModel",
     "UNet2DConfig",
@@ -40,12 +44,14 @@ MODELS: dict[str, type[nn.Module]] = {
     model.__name__: model
     for model in (
         *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
+        *(CLIPVisionModelWithProjection, StableDiffusionSafetyChecker),
         *(UNet2DConditionModel, UNet2DModel),
     )
 }
 
 # The networks of a checkpoint by their names in model_index.json, and the classes that each may be.
 COMPONENTS: dict[str, tuple[str, ...]] = {
+    "safety_checker": ("StableDiffusionSafetyChecker",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sdjax.errors import InputError
 from sdjax.models.attention import attention
-from sdjax.models.config import CLIPTextConfig
+from sdjax.models.config import CLIPConfig, CLIPTextConfig
 from sdjax.models.layers import Dense, Embed, LayerNorm
 
 LEGACY_END = 2
@@ -44,7 +44,7 @@ class CLIPAttention(nn.Module):
 class CLIPMLP(nn.Module):
     """Two dense layers, token by token."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ class CLIPMLP(nn.Module):
 class CLIPEncoderLayer(nn.Module):
     """Pre-norm transformer layer."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
     causal: bool
 
     @nn.compact
@@ -68,7 +68,7 @@ class CLIPEncoderLayer(nn.Module):
 class CLIPEncoder(nn.Module):
     """The stack of layers, of which each text leaves out its last `skip`: [batch], or one number for all."""
 
-    config: CLIPTextConfig
+    config: CLIPConfig
     causal: bool = True
 
     @nn.compact

@@ -1,7 +1,10 @@
-"""The configurations of VAEs and text encoders, with the names that a checkpoint's `config.json` has for everything."""
+"""The configurations of VAEs and of CLIP, with the names that a checkpoint's `config.json` has for everything."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
+from sdjax.errors import ConfigError
 from sdjax.models.strict import Config
 
 
@@ -100,6 +103,15 @@ class AutoencoderTinyConfig(Config):
         return 2 ** (len(self.decoder_block_out_channels) - 1)
 
 
+# Keys of transformers' configurations that change nothing in inference.
+CLIP_UNUSED = frozenset({
+    "architectures", "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dropout", "dtype",
+    "id2label", "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id",
+    "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict",
+    "tie_word_embeddings", "torch_dtype", "torchscript", "transformers_version", "use_cache",
+})  # fmt: skip
+
+
 @dataclass(frozen=True)
 class CLIPTextConfig(Config):
     """Configuration of `CLIPTextModel`, with the names and the defaults of the checkpoint's `config.json`.
@@ -120,19 +132,71 @@ class CLIPTextConfig(Config):
     eos_token_id: int = 49407
 
     neutral = {"model_type": ("clip_text_model",), "is_decoder": (False,), "add_cross_attention": (False,)}
-    unused = frozenset({
-        "architectures", "attention_dropout", "bos_token_id", "chunk_size_feed_forward", "dropout", "dtype",
-        "id2label", "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id",
-        "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict",
-        "tie_word_embeddings", "torch_dtype", "torchscript", "transformers_version", "use_cache",
-    })  # fmt: skip
+    unused = CLIP_UNUSED
 
     def __post_init__(self) -> None:
+        _check_clip(self)
+
+
+@dataclass(frozen=True)
+class CLIPVisionConfig(Config):
+    """Configuration of `CLIPVisionModelWithProjection`, with the names and the defaults of its `config.json`."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+
+    neutral = {"model_type": ("clip_vision_model",), "num_channels": (3,)}
+    unused = CLIP_UNUSED
+
+    def __post_init__(self) -> None:
+        _check_clip(self)
         self.require(
-            self.hidden_act in ("quick_gelu", "gelu"),
-            f"hidden_act = {self.hidden_act!r} is not implemented, only 'quick_gelu' or 'gelu'",
+            self.image_size >= self.patch_size,
+            f"image_size = {self.image_size} is less than patch_size = {self.patch_size}",
         )
-        self.require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"hidden_size = {self.hidden_size} is not divisible by num_attention_heads = {self.num_attention_heads}",
-        )
+
+    @classmethod
+    def inside(cls, values: Mapping[str, Any]) -> Self:
+        """From the config.json of a whole CLIP model, which says more than concerns its vision tower.
+
+        Raises ConfigError for another model's, and as `from_dict`.
+        """
+        inner = values.get("vision_config") or {}
+        old = values.get("vision_config_dict") or {}  # of transformers before 4.23, which goes before
+        if values.get("model_type", "clip") != "clip" or not (isinstance(inner, Mapping) and isinstance(old, Mapping)):
+            raise ConfigError(f"{cls.__name__}: model_type is {values.get('model_type')!r}, and no 'clip' model's")
+        known = {field.name for field in fields(cls)}
+        own = {key: value for key, value in {**inner, **old}.items() if key in known}
+        return cls.from_dict(own | {"projection_dim": values.get("projection_dim", cls.projection_dim)})
+
+
+CLIPConfig = CLIPTextConfig | CLIPVisionConfig
+
+
+@dataclass(frozen=True)
+class SafetyCheckerConfig(CLIPVisionConfig):
+    """Configuration of `StableDiffusionSafetyChecker`, whose file is that of a whole CLIP model."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads a parsed `config.json`; raises ConfigError for a value that is not implemented."""
+        return cls.inside(values) if "vision_config" in values else super().from_dict(values)
+
+
+def _check_clip(config: CLIPConfig) -> None:
+    """Raises ConfigError for a transformer of CLIP that is not implemented."""
+    config.require(
+        config.hidden_act in ("quick_gelu", "gelu"),
+        f"hidden_act = {config.hidden_act!r} is not implemented, only 'quick_gelu' or 'gelu'",
+    )
+    config.require(
+        config.hidden_size % config.num_attention_heads == 0,
+        f"hidden_size = {config.hidden_size} is not divisible by num_attention_heads = {config.num_attention_heads}",
+    )

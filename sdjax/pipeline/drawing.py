@@ -1,5 +1,6 @@
 """From an order to pictures: the passes over it, with progress and previews on the way."""
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,8 @@ from sdjax.pipeline.refining import second_half
 if TYPE_CHECKING:
     from sdjax.pipeline.pipeline import Pipeline
 
+log = logging.getLogger("sdjax")
+
 
 @dataclass(frozen=True)
 class Output:
@@ -29,12 +32,14 @@ class Output:
     seeds: the seed of each picture.
     nfe: evaluations of the UNet that the batch took, those of its longest plan; the two halves of guidance are one.
     settings: how each picture was made, with every default that the call left to the model filled in.
+    withheld: whether the model's safety checker has withheld each picture, which is then black.
     """
 
     images: list[Image.Image] | np.ndarray
     seeds: list[int]
     nfe: int
     settings: list[dict[str, Any]]
+    withheld: list[bool]
 
 
 class Wanted(NamedTuple):
@@ -46,6 +51,27 @@ class Wanted(NamedTuple):
 
 
 def draw(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
+    """The pictures of an order, those that the safety checker withholds in black; latents are not looked at."""
+    output = _all_passes(pipe, order, latents, wanted)
+    if pipe.checker is None or wanted.output_type == "latent":
+        return output
+    images = output.images
+    hidden = pipe.checker(to_pil(images) if isinstance(images, np.ndarray) else images)
+    if hidden.any():
+        seeds = ", ".join(str(seed) for seed in dict.fromkeys(np.array(output.seeds, object)[hidden]))
+        log.warning("withheld by the model's safety checker, and black: the picture of seed %s", seeds)
+    settings = [how | {"withheld": True} if each else how for how, each in zip(output.settings, hidden)]
+    return replace(output, images=blackened(images, hidden), settings=settings, withheld=hidden.tolist())
+
+
+def blackened(images: Any, hidden: np.ndarray) -> Any:
+    """Images, PIL's or [batch, height, width, 3], those that are hidden [batch] in black."""
+    if isinstance(images, np.ndarray):
+        return images * ~hidden[:, None, None, None]
+    return [Image.new("RGB", image.size) if each else image for image, each in zip(images, hidden)]
+
+
+def _all_passes(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
     """All passes over an order: the first, and a second one that is enlarged, which a refiner takes part in."""
     if not order.has_second_pass:
         return _refined(pipe, order, latents, wanted)
@@ -64,7 +90,7 @@ def _refined(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted:
     first = _one_pass(pipe, order, latents, wanted._replace(output_type="latent"))
     rest = pipe.refiner.prepare(second_half(order.pictures, np.asarray(first.images)))
     second = _one_pass(pipe.refiner, rest, None, wanted)
-    return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings)
+    return Output(second.images, second.seeds, first.nfe + second.nfe, first.settings, first.withheld)
 
 
 def _one_pass(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
@@ -103,7 +129,8 @@ def _output(pipe: "Pipeline", order: Order, images: list[Image.Image] | np.ndarr
     if loras := [str(lora) for lora in pipe.loras.values() if lora.scale]:
         shared["loras"] = loras
     settings = [recipe.settings(order.size, pipe.facts.task) | shared for recipe in order.recipes]
-    return Output(images, [picture.seed for picture in order.pictures], nfe, settings)
+    seeds = [picture.seed for picture in order.pictures]
+    return Output(images, seeds, nfe, settings, [False] * len(seeds))
 
 
 def in_memory(order: Order) -> AbstractContextManager[None]:

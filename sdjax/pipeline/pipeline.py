@@ -24,7 +24,7 @@ from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
-from sdjax.pipeline.drawing import Output, Wanted, draw, in_memory
+from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
 from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.networks import Networks, check_finite
 from sdjax.pipeline.order import Order, order_of
@@ -37,6 +37,7 @@ from sdjax.prompts import Words
 from sdjax.random import noise_of
 from sdjax.schedulers import State
 from sdjax.settings import Picture
+from sdjax.sight.checker import Checker
 
 
 class Pipeline:
@@ -47,7 +48,7 @@ class Pipeline:
     scales use the same. Prompts beyond 75 tokens, guidance 1 and noise from the host have programs of their own.
 
     model: as it was opened, on the host. networks: its programs. params: by component, on the devices; never changed,
-    but replaced as a whole. facts: what preparing a batch needs to know. loras: by name.
+    but replaced as a whole. facts: what preparing a batch needs to know. loras: by name. checker: the safety checker.
     """
 
     def __init__(
@@ -58,8 +59,12 @@ class Pipeline:
         preview: Component | Literal["linear"] | None = None,
         words: Words = MappingProxyType({}),
         lora_dir: str | PathLike[str] | None = None,
+        checks: bool = True,
     ):
-        """The arguments are those of `sdjax.load`, opened; `words` are learned ones that the model holds already."""
+        """The arguments are those of `sdjax.load`, opened; `words` are learned ones that the model holds already.
+
+        checks: whether the model's safety checker looks at the pictures, where it has one.
+        """
         self.model = model
         self.precision = precision.upcast(getattr(model.vae.module.config, "force_upcast", False))
         modules = {name: component.module for name, component in model.components.items()}
@@ -70,6 +75,7 @@ class Pipeline:
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
         with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
+            self.checker = Checker.of(model, self.precision.offload) if checks else None
             self.networks = Networks.of(model, self.precision, vae_tiling, preview)
             networks = {**model.text_encoders, "unet": model.unet}
             own = {name: placed(name, network.params, self.precision) for name, network in networks.items()}
@@ -173,9 +179,10 @@ class Pipeline:
         return drawn
 
     def preview(self, latents: np.ndarray) -> list[Image.Image]:
-        """Latents on the way as pictures, by what was chosen for previews."""
+        """Latents on the way as pictures, by what was chosen for previews; black where they are withheld."""
         self.check_finite(latents)
-        return to_pil(self.networks.autoencoder.preview(latents))
+        pictures = to_pil(self.networks.autoencoder.preview(latents))
+        return pictures if self.checker is None else blackened(pictures, self.checker(pictures))
 
     def check_finite(self, values: np.ndarray) -> None:
         """Raises CheckpointError, which says where from, for values that are not finite."""
@@ -198,7 +205,9 @@ class Pipeline:
                 compile_for(*self._refine(batch))
             report("compile", 1, 1)
             report("decode", 0, 1)
-            self.networks.autoencoder.decode(latents)
+            drawn = self.networks.autoencoder.decode(latents)
+            if self.checker is not None:
+                self.checker(to_pil(drawn[:1]))
             report("decode", 1, 1)
 
     def load_lora_weights(self, path: str | PathLike[str], adapter_name: str | None = None, scale: float = 1.0) -> str:

@@ -67,7 +67,7 @@ def write_model(
             write_component(folder / name, config, specs, partial(_stored, arrays, specs), source)
         index = dict(model.index)
         if {*names} == {*model.components}:
-            for name in ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler"):
+            for name in ("tokenizer", "tokenizer_2", "scheduler", "low_res_scheduler", "feature_extractor"):
                 if (model.path / name).is_dir():
                     shutil.copytree(model.path / name, folder / name)
             write_json(folder / "scheduler" / SCHEDULER, model.scheduler_config)
