@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sdjax.limits import SHOWN
+
 
 class SdjaxError(ValueError):
     """Anything that a user can put right. The command line prints its message and exits with 1."""
@@ -26,6 +28,15 @@ class SolverError(SdjaxError):
 
 class TrainingError(SdjaxError):
     """A run that cannot go on, such as one whose loss is no number any more."""
+
+
+def brief(value: object) -> str:
+    """A value as a message shows it: as Python writes it, cut where it is long."""
+    try:
+        written = repr(value)
+    except ValueError:  # of a whole number of thousands of digits
+        written = f"a {type(value).__name__} that is too long to be shown"
+    return written if len(written) <= SHOWN else f"{written[:SHOWN]}..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -79,12 +79,12 @@ def test_lines_are_prompts_and_the_last_blank_ones_are_none(tmp_path):
         (
             "rows.jsonl",
             '{"prompt": "a", "steps": 2.5}',
-            "row 1: num_inference_steps must be a whole number from 1, not 2",
+            "row 1: num_inference_steps must be a whole number from 1 to 10000, not 2",
         ),
         (
             "rows.jsonl",
             '{"prompt": "a", "steps": true}',
-            "row 1: num_inference_steps must be a whole number from 1, not T",
+            "row 1: num_inference_steps must be a whole number from 1 to 10000, not T",
         ),
         ("rows.jsonl", '{"prompt": "a", "guidance_scale": NaN}', "row 1: guidance_scale must be a finite number"),
         ("rows.jsonl", '{"prompt": "a", "seed": -1}', "row 1: seed must be a whole number from 0"),
@@ -104,7 +104,11 @@ def test_lines_are_prompts_and_the_last_blank_ones_are_none(tmp_path):
         ("rows.jsonl", '{"prompt": "a", "name": "../a"}', "row 1: '../a' is no name for a file"),
         ("rows.jsonl", '{"prompt": "a", "name": "/etc/a"}', "row 1: '/etc/a' is no name for a file"),
         ("rows.csv", "prompt,steps\na,1\nb\n,\n", "row 2: it has 1 cells for 2 columns; row 3: it is empty"),
-        ("rows.csv", "prompt,steps\na,x\n", "row 1: num_inference_steps must be a whole number from 1, not 'x'"),
+        (
+            "rows.csv",
+            "prompt,steps\na,x\n",
+            "row 1: num_inference_steps must be a whole number from 1 to 10000, not 'x'",
+        ),
     ],
 )
 def test_bad_rows_are_named(name, content, said, tmp_path):

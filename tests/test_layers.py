@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "limits", "version"},
+    {"limits", "version"},
+    {"errors"},
     {"a1111"},
     {"comfyui", "compvis"},
     {"models", "schedulers"},

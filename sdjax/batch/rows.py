@@ -7,13 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sdjax import limits
 from sdjax.batch.formats import Read
-from sdjax.errors import InputError, did_you_mean
+from sdjax.errors import InputError, brief, did_you_mean
 from sdjax.pipeline.request import READERS
 from sdjax.random import image_seeds
 from sdjax.settings import SETTINGS, SHORT, Picture, Setting
@@ -21,7 +23,9 @@ from sdjax.settings import SETTINGS, SHORT, Picture, Setting
 # A picture's settings, by name or label, and what else a row may say.
 OWN = {
     "name": Setting("What the picture's file is called, without its ending.", "Output", name="name"),
-    "num_images": Setting("Pictures of the row.", "Output", low=1, name="num_images", kind="whole", default=1),
+    "num_images": Setting(
+        "Pictures of the row.", "Output", low=1, high=limits.IMAGES, name="num_images", kind="whole", default=1
+    ),
 }
 COLUMNS: Mapping[str, Setting] = {**SETTINGS, **OWN}
 IMAGES = tuple(READERS)
@@ -31,6 +35,7 @@ JSON_KINDS = ("whole", "number", "numbers", "interval", "pair", "levels", "flag"
 SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
 LONGEST_NAME = 120
 UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.|[. ]$')  # what some system does not allow in a file's name
+WIDE = re.compile(r"\d{4}|[{}]")  # in a field's format: more letters than any name has, or another field
 TEMPLATE_FIELDS = ("index", "row", "image", "seed", "prompt")
 
 
@@ -78,15 +83,16 @@ class Naming:
     template: str = "{index:08d}"
 
     def __post_init__(self) -> None:
-        fields = re.findall(r"\{([^{}:]*)(?::[^{}]*)?\}", self.template)
-        if unknown := [field for field in fields if field not in TEMPLATE_FIELDS]:
-            raise InputError(
-                f"the name {self.template!r} has an unknown field {unknown[0]!r}; known: {', '.join(TEMPLATE_FIELDS)}"
-            )
         try:
+            fields = [(field, form) for _, field, form, _ in Formatter().parse(self.template) if field is not None]
+            for field, form in fields:
+                if field not in TEMPLATE_FIELDS:
+                    raise InputError(f"it has an unknown field {field!r}; known: {', '.join(TEMPLATE_FIELDS)}")
+                if form and WIDE.search(form):
+                    raise InputError(f"{form!r} is too wide: a name has up to {LONGEST_NAME} bytes")
             self.of(0, 1, 0, 1, {"seed": 0, "prompt": ""})
         except (ValueError, IndexError, KeyError, TypeError) as error:
-            raise InputError(f"the name {self.template!r} is no template: {error}") from None
+            raise InputError(f"the name {brief(self.template)} is no template: {error}") from None
 
     def of(self, index: int, row: int, image: int, images: int, values: Mapping[str, Any]) -> str:
         """The name of an image of a row, of which it has `images`; not checked."""
@@ -128,6 +134,8 @@ def _items_of_row(
     if "prompt" not in values:
         raise InputError("it has no prompt")
     count = values.pop("num_images", 1)
+    if index + count > limits.RUN:
+        raise InputError(f"a run has at most {limits.RUN:,} pictures: draw the rows from here on in another one")
     first = values.pop("seed", 0)
     seeds = image_seeds(first if own_seed else first + index, count)
     images = {name: folder / values.pop(name) for name in IMAGES if name in values}
@@ -145,13 +153,13 @@ def _items_of_row(
 def _value(name: str, value: Any) -> Any:
     """A column's value as its type; texts, as CSV has them, are read as JSON where the setting is no text."""
     if name not in COLUMNS:
-        raise InputError(f"unknown column {name!r}{did_you_mean(name, (*COLUMNS, *SHORT))}")
+        raise InputError(f"unknown column {brief(name)}{did_you_mean(name, (*COLUMNS, *SHORT))}")
     setting = COLUMNS[name]
     if isinstance(value, str) and setting.kind in JSON_KINDS:
         with suppress(ValueError, RecursionError):
             value = json.loads(value.lower() if setting.kind == "flag" else value)
     if setting.kind == "image" and not isinstance(value, str):
-        raise InputError(f"{name} must be the path of a picture, not {value!r}")
+        raise InputError(f"{name} must be the path of a picture, not {brief(value)}")
     if value is None:
         raise InputError(f"{name} must be {setting.allowed}, not null")
     setting.check(value)
@@ -163,7 +171,7 @@ def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:
     """Raises InputError for a name that is taken, also one that differs in case only, or that is no file's name."""
     if not name or len(name.encode()) > LONGEST_NAME or UNFIT.search(name):
         raise InputError(
-            f'{name!r} is no name for a file: up to {LONGEST_NAME} bytes without any of / \\ : * ? " < > |'
+            f'{brief(name)} is no name for a file: up to {LONGEST_NAME} bytes without any of / \\ : * ? " < > |'
         )
     if whole_keys and "." in name:
         raise InputError(f"{name!r} has a dot, which ends the name of a sample in a tar shard")

@@ -15,6 +15,7 @@ from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.throughput import Showing, summarise
 from sdjax.errors import InputError
+from sdjax.limits import BATCH, SHARD
 from sdjax.settings import UPSCALE
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ def batch(
         typer.Option(rich_help_panel=OUTPUT, help="Pictures in sub-folders, or in shards: WebDataset's, or Parquet."),
     ] = "files",
     shard_size: Annotated[
-        int, typer.Option(min=1, rich_help_panel=OUTPUT, help="Pictures in a sub-folder or shard.")
+        int, typer.Option(min=1, max=SHARD, rich_help_panel=OUTPUT, help="Pictures in a sub-folder or shard.")
     ] = 1000,
     batch_size: Annotated[
-        int, typer.Option(min=1, rich_help_panel=DEVICES, help="Pictures that each device draws at once.")
+        int, typer.Option(min=1, max=BATCH, rich_help_panel=DEVICES, help="Pictures that each device draws at once.")
     ] = 8,
     coordinator: Coordinator = None,
     processes: Annotated[int | None, typer.Option(min=1, rich_help_panel=DEVICES, help="How many there are.")] = None,

@@ -14,6 +14,7 @@ from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
 from sdjax.files.pictures import grid, save_png
+from sdjax.limits import STEPS
 
 SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
 COLUMNS = (1, 2, 5, 10, 20, 50)
@@ -25,7 +26,7 @@ def compare(
     prompt: options.Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to make, a name that ends in .png.")],
     samplers: Annotated[str, typer.Option(help="A row of the picture for each, with commas between them.")] = SAMPLERS,
-    steps: Annotated[int, typer.Option(min=1, help="Sampler steps of every run.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, max=STEPS, help="Sampler steps of every run.")] = 100,
     at: Annotated[
         str | None,
         typer.Option(help="A column after each of these steps, with commas between them.", show_default="1,2,5,10,..."),

@@ -13,6 +13,7 @@ from sdjax.cli.fitting import compiled_for, precision_of, say_whether_it_fits, s
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
+from sdjax.limits import BATCH
 
 if TYPE_CHECKING:
     from sdjax.models.precision import Precision
@@ -37,7 +38,9 @@ def compile_ahead(
     ] = None,
     batches: Annotated[
         list[int] | None,
-        typer.Option("--batch", min=1, help="Pictures drawn at once; may be given several times.", show_default="1"),
+        typer.Option(
+            "--batch", min=1, max=BATCH, help="Pictures drawn at once; may be given several times.", show_default="1"
+        ),
     ] = None,
     image: Annotated[
         Path | None,
@@ -136,7 +139,7 @@ class Clock:
 
 def parsed(size: str) -> tuple[int, int]:
     """The width and the height that "512x768" names. Raises InputError."""
-    found = re.fullmatch(r"(\d+)x(\d+)", size)
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", size)
     if not found:
         raise InputError(f"--size is a width and a height in pixels, such as 512x768, not {size!r}")
     return int(found[1]), int(found[2])

@@ -7,6 +7,7 @@ import typer
 
 from sdjax.cli.output import check_output, names_file, picture_paths
 from sdjax.cli.progress import progress_bars
+from sdjax.limits import CALL, STEPS
 from sdjax.settings import SETTINGS
 
 AT_ONCE, COLUMNS = 16, 8
@@ -18,11 +19,11 @@ def ddpm(
         Path,
         typer.Option("--output", "-o", help="A name that ends in .png, of a sheet of all pictures; or a folder."),
     ] = Path("ddpm.png"),
-    count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 16,
+    count: Annotated[int, typer.Option(min=1, max=CALL, help="Pictures.")] = 16,
     seed: Annotated[
         int, typer.Option("--seed", "-s", min=0, help="Of the first one; those of the others follow it.")
     ] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=STEPS, help="Sampler steps.")] = 50,
     sampler: Annotated[str, typer.Option(help=SETTINGS["sampler"].help)] = "ddim",
     spacing: Annotated[
         str | None, typer.Option(help=SETTINGS["spacing"].help, show_default=SETTINGS["spacing"].unset)

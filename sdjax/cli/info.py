@@ -20,6 +20,7 @@ from sdjax.files.eviction import parse_size
 from sdjax.files.layout import SCHEDULER, WEIGHTS, component_classes, embedded_models, is_model, read_index, read_json
 from sdjax.files.pictures import read_settings
 from sdjax.files.tensors import open_tensors
+from sdjax.limits import BATCH
 
 if TYPE_CHECKING:
     from sdjax.files.checkpoint import Component
@@ -52,7 +53,7 @@ def info(
         str | None,
         typer.Option(metavar="WIDTHxHEIGHT", help="With --fit: of the pictures.", show_default="the model's own"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="With --fit: pictures drawn at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=BATCH, help="With --fit: pictures drawn at once.")] = 1,
     dtype: options.Dtype = None,
     weights: options.Weights = None,
     offload: options.Offload = False,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sdjax.errors import InputError
+from sdjax.limits import CALL
 
 MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
 
@@ -32,7 +33,7 @@ Seed = Annotated[
         "--seed", "-s", help="Another seed, another picture; give it once, or once per picture.", show_default="0"
     ),
 ]
-NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures per prompt.")]
+NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, max=CALL, help="Pictures per prompt.")]
 
 
 def _dtypes(text: str | None) -> str | None:

@@ -6,6 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sdjax.limits import STEPS
+
 FEW, MORE = 5, 10  # steps of two plans, off which is read what a further step costs
 
 
@@ -13,7 +15,7 @@ def samplers(
     explain: Annotated[
         str | None, typer.Option(metavar="SAMPLER", help="Print what this sampler computes, row by row.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the explained plan.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=STEPS, help="Steps of the explained plan.")] = 4,
     spacing: Annotated[str | None, typer.Option(help="Spacing of the explained plan.", show_default="leading")] = None,
 ) -> None:
     """List the samplers and the spacings of their noise levels, or explain one.

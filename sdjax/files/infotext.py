@@ -99,7 +99,7 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
             read = FORMS[name][1] if name in FORMS else TYPES[setting.kind]
             settings[setting.label] = read(fields[setting.infotext])
             del fields[setting.infotext]
-    if size := re.fullmatch(r"(\d+)x(\d+)", fields.get("Size", "")):
+    if size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", "")):
         settings |= {"width": int(size[1]), "height": int(size[2])}
         del fields["Size"]
     not_followed = [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]

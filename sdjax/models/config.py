@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from sdjax.errors import ConfigError
+from sdjax.limits import DEPTH, LAYERS, SIDE
 from sdjax.models.strict import Config
 
 
@@ -33,6 +34,7 @@ class VAEConfig(Config):
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
 
+    at_most = {"layers_per_block": LAYERS}
     neutral = {"act_fn": ("silu", "swish"), "shift_factor": (None,)}
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class AutoencoderTinyConfig(Config):
     num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     scaling_factor: float = 1.0
 
+    at_most = {"num_encoder_blocks": LAYERS, "num_decoder_blocks": LAYERS}
     neutral = {
         "act_fn": ("relu",),
         "upsample_fn": ("nearest",),
@@ -131,6 +134,7 @@ class CLIPTextConfig(Config):
     projection_dim: int = 512
     eos_token_id: int = 49407
 
+    at_most = {"num_hidden_layers": DEPTH, "max_position_embeddings": DEPTH * DEPTH}
     neutral = {"model_type": ("clip_text_model",), "is_decoder": (False,), "add_cross_attention": (False,)}
     unused = CLIP_UNUSED
 
@@ -152,6 +156,7 @@ class CLIPVisionConfig(Config):
     layer_norm_eps: float = 1e-5
     projection_dim: int = 512
 
+    at_most = {"num_hidden_layers": DEPTH, "image_size": SIDE}
     neutral = {"model_type": ("clip_vision_model",), "num_channels": (3,)}
     unused = CLIP_UNUSED
 

@@ -10,7 +10,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-from sdjax.errors import ConfigError, did_you_mean
+from sdjax.errors import ConfigError, brief, did_you_mean
+from sdjax.limits import DEPTH, LEVELS, WIDTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Config:
 
     neutral: ClassVar[dict[str, tuple]] = {}
     unused: ClassVar[frozenset[str]] = frozenset()
+    at_most: ClassVar[dict[str, int]] = {}  # the largest numbers, where they are not limits.WIDTH
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -28,16 +30,27 @@ class Config:
         for key, value in values.items():
             if key in kinds:
                 if not _fits(value, kinds[key]):
-                    raise ConfigError(f"{cls.__name__}: {key} = {value!r} is not {_describe(kinds[key])}")
+                    raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} is not {_describe(kinds[key])}")
+                cls._check_size(key, value)
                 fields[key] = tuple(value) if isinstance(value, list) else value
             elif key in cls.neutral:
                 if value not in cls.neutral[key]:
                     supported = " or ".join(map(repr, cls.neutral[key]))
-                    raise ConfigError(f"{cls.__name__}: {key} = {value!r} is not implemented, only {supported}")
+                    raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} is not implemented, only {supported}")
             elif key not in cls.unused and not key.startswith("_"):
                 hint = did_you_mean(key, (*kinds, *cls.neutral, *cls.unused))
-                raise ConfigError(f"{cls.__name__}: unknown key {key!r} = {value!r}{hint}")
+                raise ConfigError(f"{cls.__name__}: unknown key {brief(key)} = {brief(value)}{hint}")
         return cls(**fields)
+
+    @classmethod
+    def _check_size(cls, key: str, value: Any) -> None:
+        """Raises ConfigError for more than any model has, before something is built of it."""
+        entries = value if isinstance(value, list | tuple) else [value]
+        if len(entries) > (DEPTH if type(entries[0]) is float else LEVELS):
+            raise ConfigError(f"{cls.__name__}: {key} has {len(entries):,} entries: {LEVELS} levels are the most")
+        most = cls.at_most.get(key, WIDTH)
+        if any(isinstance(entry, int | float) and abs(entry) > most for entry in entries):
+            raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} is too large: {most:,} is the most")
 
     def require(self, condition: bool, message: str) -> None:
         """Raises ConfigError with `message` unless `condition` holds."""

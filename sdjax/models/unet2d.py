@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.limits import LAYERS
 from sdjax.models.layers import (
     Block,
     Conv3x3,
@@ -44,6 +45,7 @@ class UNet2DConfig(Config):
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
 
+    at_most = {"layers_per_block": LAYERS}
     neutral = {
         "act_fn": ("silu", "swish"),
         "attn_norm_num_groups": (None,),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sdjax.limits import DEPTH, LAYERS
 from sdjax.models.strict import Config
 
 
@@ -51,6 +52,7 @@ class UNetConfig(Config):
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
 
+    at_most = {"layers_per_block": LAYERS, "transformer_layers_per_block": DEPTH}
     neutral = {
         "act_fn": ("silu", "swish"),  # two names of one function
         "attention_type": ("default",),

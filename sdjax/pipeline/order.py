@@ -24,7 +24,7 @@ from sdjax.pipeline.xl import check_xl
 from sdjax.prompts import Tokens, bucket, tokens_by_row
 from sdjax.schedulers import SOLVERS, Plan
 from sdjax.settings import SETTINGS, UPSCALE, Picture
-from sdjax.settings.picture import GUIDANCE, HIRES, SAMPLING
+from sdjax.settings.picture import GUIDANCE, HIRES, SAMPLING, check_size
 
 Column = list[list[Tokens]]  # of a text of each picture, the tokens at each row
 
@@ -278,4 +278,5 @@ def _size_of(pictures: Sequence[Picture], facts: Facts) -> Size:
             raise InputError(f"there is no {name} to be known from the model or from the image: give one")
         if side % factor:
             raise InputError(f"{name} must be a multiple of {factor} with this model, not {side}")
+    check_size(width, height, pictures[0].hires_scale)
     return Size(height // factor, width // factor, facts.channels, factor)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.errors import InputError, did_you_mean
+from sdjax.limits import CALL
 from sdjax.pipeline.images import GivenImage, read_depth, read_image, read_mask
 from sdjax.random import image_seeds
 from sdjax.settings import SETTINGS, Picture, is_whole
@@ -40,6 +41,8 @@ def pictures_of(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise InputError("there is no prompt: give at least one (an empty text is one)")
+    if len(prompts) * num_images_per_prompt > CALL:
+        raise InputError(f"{CALL:,} pictures are the most that are drawn by one call: `sdjax batch` draws more")
     for name in settings:
         if name not in SETTINGS:
             raise InputError(f"there is no setting {name!r}{did_you_mean(name, SETTINGS)}")

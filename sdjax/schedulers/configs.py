@@ -8,7 +8,10 @@ made for earlier.
 from collections.abc import Mapping
 from typing import Any
 
-from sdjax.errors import ConfigError, did_you_mean
+import numpy as np
+
+from sdjax.errors import ConfigError, SdjaxError, brief, did_you_mean
+from sdjax.limits import TRAINED_TIMESTEPS
 from sdjax.schedulers.classes import CLASSES, COMMON, IMPLEMENTED, REFUSED, SchedulerClass
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.scheduler import Scheduler
@@ -27,14 +30,23 @@ SIGMA_SPACING_KEYS = {
 def from_config(config: Mapping[str, Any]) -> Scheduler:
     """The scheduler that a diffusers scheduler_config.json, given as a dict, describes.
 
-    Raises ConfigError, naming it, for a class, a key or a value that is not implemented.
+    Raises ConfigError, naming it, for a class, a key or a value that is not implemented, or makes no schedule.
     """
-    name = config.get("_class_name")
+    name = str(config.get("_class_name"))
     if name in REFUSED:
         raise ConfigError(f"scheduler class {name!r} is not implemented: {REFUSED[name]}")
     if name not in CLASSES:
-        raise ConfigError(f"scheduler class {name!r} is not implemented; implemented: {', '.join(CLASSES)}")
-    kind = CLASSES[name]
+        raise ConfigError(f"scheduler class {brief(name)} is not implemented; implemented: {', '.join(CLASSES)}")
+    try:
+        with np.errstate(all="ignore"):
+            return _scheduler(name, CLASSES[name], config)
+    except SdjaxError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"{name}: its numbers make no schedule ({error})") from error
+
+
+def _scheduler(name: str, kind: SchedulerClass, config: Mapping[str, Any]) -> Scheduler:
     settings = {**COMMON, **kind.defaults}
     for key, value in config.items():
         if key in settings:
@@ -42,9 +54,10 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
         elif not key.startswith("_"):
             _check_foreign(name, key)
     settings |= kind.always
+    _check_length(name, settings)
     for key, value in settings.items():
         if key in IMPLEMENTED and key not in kind.options and value not in IMPLEMENTED[key]:
-            raise ConfigError(f"{name}: {key}={value!r} is not implemented; implemented: {IMPLEMENTED[key][0]!r}")
+            raise ConfigError(f"{name}: {key}={brief(value)} is not implemented; implemented: {IMPLEMENTED[key][0]!r}")
     noise = _noise_schedule(settings, kind)
     return Scheduler(
         noise=noise,
@@ -62,6 +75,20 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
         clip_range=_clip_range(settings, noise),
         threshold=_threshold(settings),
     )
+
+
+def _check_length(name: str, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError for more timesteps than any model was trained on, before there is a list of them."""
+    for key in ("num_train_timesteps", "original_inference_steps", "steps_offset"):
+        value = settings.get(key, 1)
+        low = 0 if key == "steps_offset" else 1
+        if not isinstance(value, int | float) or not low <= value <= TRAINED_TIMESTEPS or value != int(value):
+            raise ConfigError(
+                f"{name}: {key}={brief(value)} should be a whole number from {low} to {TRAINED_TIMESTEPS:,}"
+            )
+    betas = settings["trained_betas"]
+    if isinstance(betas, list) and len(betas) > TRAINED_TIMESTEPS:
+        raise ConfigError(f"{name}: trained_betas has {len(betas):,} entries: {TRAINED_TIMESTEPS:,} are the most")
 
 
 def _noise_schedule(settings: Mapping[str, Any], kind: SchedulerClass) -> NoiseSchedule:
@@ -117,10 +144,10 @@ def _check_foreign(name: str, key: str) -> None:
     """A key that the class does not have is passed over if another class has it, and otherwise a mistake."""
     known = {*COMMON, *(key for kind in CLASSES.values() for key in kind.defaults)}
     if key not in known:
-        raise ConfigError(f"{name}: option {key!r} is not known{did_you_mean(key, known)}")
+        raise ConfigError(f"{name}: option {brief(key)} is not known{did_you_mean(key, known)}")
 
 
 def _one_of(key: str, value: Any, known) -> Any:
     if value not in known:
-        raise ConfigError(f"{key}={value!r} is not implemented; implemented: {', '.join(known)}")
+        raise ConfigError(f"{key}={brief(value)} is not implemented; implemented: {', '.join(known)}")
     return value

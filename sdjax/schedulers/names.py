@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from sdjax import a1111, comfyui, compvis
-from sdjax.errors import InputError
+from sdjax.errors import InputError, brief
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
@@ -75,4 +75,4 @@ def unknown(kind: str, name: str, known: Collection[str]) -> InputError:
     """The error for a name that is not known: it offers the nearest, or all where none is near."""
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return InputError(f"unknown {kind} {name!r}; {hint}")
+    return InputError(f"unknown {kind} {brief(name)}; {hint}")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from sdjax.a1111 import mentions_of
 from sdjax.errors import InputError
+from sdjax.limits import DEPTH, PIXELS, SIDE, STEPS, TRAINED_TIMESTEPS
 from sdjax.settings.setting import Setting, kind_of
 
 RNGS = ("jax", "torch", "philox")
@@ -49,12 +50,12 @@ class Picture:
         "Pixels over which the edge of the mask is softened.", IMAGES, 0, 1000, needs="mask_image")] = 4.0
     padding_mask_crop: Annotated[int | None, Setting(
         "Work only on the mask's surroundings, so many pixels around it, enlarged to the full size.", IMAGES, 0,
-        unset="on the whole picture", flag="--only-masked", needs="mask_image")] = None
+        SIDE, unset="on the whole picture", flag="--only-masked", needs="mask_image")] = None
     noise_level: Annotated[int, Setting(
         "Noise that is put on the picture, in timesteps: more of it, more is invented.", IMAGES, 0,
-        needs=UPSCALE)] = 20
+        TRAINED_TIMESTEPS, needs=UPSCALE)] = 20
     num_inference_steps: Annotated[int | None, Setting(
-        "Sampler steps.", SAMPLING, 1, unset="the model's own, else 50", short="steps", infotext="Steps")] = None
+        "Sampler steps.", SAMPLING, 1, STEPS, unset="the model's own, else 50", short="steps", infotext="Steps")] = None
     guidance_scale: Annotated[float | tuple[float, ...] | None, Setting(
         "How much the prompt matters; 1 is no guidance. One number, or one for each step.", GUIDANCE,
         unset="the model's own, else 7.5", infotext="CFG scale")] = None
@@ -120,8 +121,8 @@ class Picture:
     handover: Annotated[str, Setting(
         "The sampler goes on over the change to the refiner, as in A1111, or begins anew, as in diffusers.", SAMPLING,
         choices=HANDOVERS, alike=True)] = "a1111"
-    height: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
-    width: Annotated[int | None, Setting("In pixels.", SIZE, 1, unset=OWN_SIZE)] = None
+    height: Annotated[int | None, Setting("In pixels.", SIZE, 1, SIDE, unset=OWN_SIZE)] = None
+    width: Annotated[int | None, Setting("In pixels.", SIZE, 1, SIDE, unset=OWN_SIZE)] = None
     hires_scale: Annotated[float | None, Setting(
         "Paint over the picture, enlarged so many times: large pictures come out better so than at once.", HIRES, 1, 16,
         unset="no second pass", infotext="Hires upscale")] = None
@@ -132,11 +133,11 @@ class Picture:
         "How much of the enlarged picture is lost to noise.", HIRES, above=0, high=1, needs="hires_scale",
         infotext="Denoising strength")] = 0.7
     hires_steps: Annotated[int | None, Setting(
-        "Sampler steps of the second pass.", HIRES, 1, unset="as the first", needs="hires_scale",
+        "Sampler steps of the second pass.", HIRES, 1, STEPS, unset="as the first", needs="hires_scale",
         infotext="Hires steps")] = None
     clip_skip: Annotated[int | None, Setting(
         "Leave out so many last layers of the text encoder, besides those that the model itself leaves out.", PROMPT, 0,
-        unset="none", infotext="Clip skip")] = None
+        DEPTH, unset="none", infotext="Clip skip")] = None
     prompt_syntax: Annotated[str, Setting(
         "a1111: weights, edits, any length; plain: letters as they are.", PROMPT, choices=SYNTAXES)] = "a1111"
     prompt_2: Annotated[str | None, Setting(
@@ -184,6 +185,8 @@ class Picture:
             raise InputError(f"denoising_start {self.denoising_start} must be below denoising_end {self.denoising_end}")
         if self.timesteps is not None and self.sigmas is not None:
             raise InputError("timesteps and sigmas are two ways to say the same levels: give one of them")
+        if self.width and self.height:
+            check_size(self.width, self.height, self.hires_scale)
         if self.prompt_syntax == "a1111":
             mentions_of(self.prompt)
         from sdjax import schedulers  # imports JAX, which `--help` does without
@@ -196,6 +199,14 @@ class Picture:
         return not setting.needs or setting.needs in there or (
             needed is not None and needed.is_set(getattr(self, needed.name))
         )
+
+
+def check_size(width: int, height: int, hires_scale: float | None) -> None:
+    """Raises InputError for a picture of too many pixels, in its second pass where it has one."""
+    pixels = int(width * height * (hires_scale or 1) ** 2)
+    if pixels > PIXELS:
+        larger = f", {hires_scale} times as large," if hires_scale else ""
+        raise InputError(f"{width} x {height} pixels{larger} are too many: {PIXELS:,} are the most")
 
 
 def _settings() -> dict[str, Setting]:

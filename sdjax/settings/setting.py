@@ -1,12 +1,12 @@
 """One setting: its type, its range and its words."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from sdjax.errors import InputError
+from sdjax import limits
+from sdjax.errors import InputError, brief
 
 Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "pair", "levels", "image"]
 
@@ -68,10 +68,14 @@ class Setting:
         if value is None and self.default is None:
             return
         if not (KINDS[self.kind].fits(value) and self._is_within_bounds(value)):
-            raise InputError(f"{self.name} must be {self.allowed}, not {value!r}")
+            raise InputError(f"{self.name} must be {self.allowed}, not {brief(value)}")
+        if self.kind == "text" and len(value) > limits.TEXT:
+            raise InputError(f"{self.name} has {len(value):,} characters: {limits.TEXT:,} are the most")
         if self.kind == "text" and any("\ud800" <= letter <= "\udfff" for letter in value):
             # Python holds bytes that are not UTF-8 as surrogates.
-            raise InputError(f"{self.name} {value!r} is not valid Unicode: is the terminal set to UTF-8?")
+            raise InputError(f"{self.name} {brief(value)} is not valid Unicode: is the terminal set to UTF-8?")
+        if isinstance(value, tuple | list) and len(value) > limits.STEPS:
+            raise InputError(f"{self.name} has {len(value):,} values: {limits.STEPS:,} are the most")
 
     def _is_within_bounds(self, value: Any) -> bool:
         return (
@@ -119,8 +123,11 @@ def is_whole(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number, of Python or of numpy, and no truth value."""
-    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+    """Whether a value is a finite number that float32 holds, of Python or of numpy, and no truth value."""
+    if type(value) is bool or not isinstance(value, Real):
+        return False
+    size: Any = abs(value)
+    return bool(size <= limits.NUMBER)
 
 
 def _are_finite(value: Any) -> bool:

@@ -115,8 +115,9 @@ def _deis_weights(levels: list[float], target: float) -> np.ndarray:
     log_alpha = -BETA_D / 2 * times**2 - BETA_MIN * times
     # d sigma / d t, as the authors write it.
     speed = (BETA_D * times + BETA_MIN) / 2 / np.sqrt(np.exp(log_alpha) * -np.expm1(log_alpha))
-    others = [[other for other in nodes if other != node] for node in nodes]
-    basis = [np.prod([(times - other) / (node - other) for other in rest], axis=0) for node, rest in zip(nodes, others)]
+    others = [nodes[:k] + nodes[k + 1 :] for k in range(len(nodes))]
+    with np.errstate(all="ignore"):  # of levels that are equal, which make no plan
+        basis = [np.prod([(times - own) / (node - own) for own in rest], axis=0) for node, rest in zip(nodes, others)]
     return np.array(basis) @ speed * (end - nodes[0]) / POINTS
 
 
