@@ -78,12 +78,12 @@ def by_batch(pipe: Any, prompts: list[str], folder: Path, steps: int, batch_size
 
 def by_loop(pipe: Any, prompts: list[str], folder: Path, steps: int) -> None:
     """A call for each picture."""
-    from sdjax.files.pictures import save_png
+    from sdjax.files.pictures import save_picture
 
     folder.mkdir()
     for i, prompt in enumerate(prompts):
         out = pipe(prompt, seed=i, sampler=SAMPLER, spacing=SPACING, guidance_scale=GUIDANCE, num_inference_steps=steps)
-        save_png(out.images[0], folder / f"{i:08d}.png", out.settings[0])
+        save_picture(out.images[0], folder / f"{i:08d}.png", out.settings[0])
 
 
 def open_diffusers(model: Path) -> Any:

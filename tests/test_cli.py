@@ -24,7 +24,7 @@ from sdjax.cli import convert_main, main
 from sdjax.cli.output import picture_paths
 from sdjax.files.checkpoint import read_model
 from sdjax.files.layout import embedded_models
-from sdjax.files.pictures import read_settings, save_png
+from sdjax.files.pictures import read_settings, save_picture
 from sdjax.schedulers import SOLVERS, SPACINGS
 
 HEART = "a big red heart at the top left on a yellow background"
@@ -125,7 +125,7 @@ def test_what_cannot_work_is_one_line_and_1(arguments, says, tmp_path, capsys):
 
 
 def test_a_model_for_another_task_is_refused(tmp_path, capsys):
-    save_png(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
+    save_picture(Image.new("RGB", (16, 16)), tmp_path / "small.png", {})
     where = ["-o", str(tmp_path / "large.png"), "--model", "shapes"]
     assert main(["upscale", "a red ring", str(tmp_path / "small.png"), *where]) == 1
     assert "shapes is made for another task, text: this command wants a model for upscale" in complaint(capsys)
@@ -152,7 +152,7 @@ def test_what_suits_no_model_is_said_before_one_is_opened(arguments, says, tmp_p
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("ring.jpg", "PNG"),
+        ("ring.gif", ".png"),
         ("a file/ring.png", "not a folder"),
         ("a file", "not a folder"),
         ("r" * 252 + ".png", "too long"),
@@ -184,34 +184,34 @@ def test_numbers_go_on_from_the_highest_whatever_else_is_there(tmp_path):
 def test_settings_and_pixels_come_back_from_the_png(tmp_path_factory, prompt, seed):
     path = tmp_path_factory.getbasetemp() / "settings.png"
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 5, 3), np.uint8)
-    save_png(Image.fromarray(pixels), path, {"prompt": prompt, "seed": seed})
+    save_picture(Image.fromarray(pixels), path, {"prompt": prompt, "seed": seed})
     assert read_settings(path) == {"prompt": prompt, "seed": seed}
     assert np.array_equal(np.asarray(Image.open(path)), pixels)
 
 
 def test_png_that_cannot_be_written_leaves_what_was_there(tmp_path):
     path = tmp_path / "ring.png"
-    save_png(Image.new("RGB", (8, 8), "red"), path, {})
+    save_picture(Image.new("RGB", (8, 8), "red"), path, {})
     before = path.read_bytes()
     with pytest.raises(OSError, match="PNG"):
-        save_png(Image.new("CMYK", (8, 8)), path, {})  # a kind of picture that PNG has no room for
+        save_picture(Image.new("CMYK", (8, 8)), path, {})  # a kind of picture that PNG has no room for
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):
     path = tmp_path / "ring.png"
-    save_png(Image.new("RGB", (8, 8), "red"), path, {})
+    save_picture(Image.new("RGB", (8, 8), "red"), path, {})
     before = path.read_bytes()
     code = """
 import resource, sys
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
-from sdjax.files.pictures import save_png
+from sdjax.files.pictures import save_picture
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # as good as full: the file cannot grow
 try:
-    save_png(Image.effect_noise((64, 64), 50), sys.argv[1], {})
+    save_picture(Image.effect_noise((64, 64), 50), sys.argv[1], {})
 except OSError as error:
     print(error.filename)
 """
@@ -330,7 +330,7 @@ def test_info_counts_what_is_in_the_files(capsys):
 
 def test_info_says_how_a_picture_was_made(tmp_path, capsys):
     path = tmp_path / "ring.png"
-    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a [red] ring", "steps": 7})
+    save_picture(Image.new("RGB", (8, 8)), path, {"prompt": "a [red] ring", "steps": 7})
     assert main(["info", str(path)]) == 0
     assert re.findall(r"(\w+) +(.*)", capsys.readouterr().out) == [("prompt", "a [red] ring"), ("steps", "7")]
     Image.new("RGB", (8, 8)).save(path)
@@ -386,7 +386,7 @@ def test_like_says_what_it_cannot_follow(small, tmp_path, capsys):
     settings = read_settings(tmp_path / "new.png")
     assert (settings["sampler"], settings["spacing"], settings["rng"]) == ("Euler a", "uniform", "philox")
     assert (settings["clip_skip"], settings["seed"], settings["steps"]) == (1, 3, 2)
-    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "a", "image": "b.png"})
+    save_picture(Image.new("RGB", (8, 8)), path, {"prompt": "a", "image": "b.png"})
     assert main(["generate", "--like", str(path)]) == 1
     assert "was made from b.png" in complaint(capsys)
     Image.new("RGB", (8, 8)).save(path)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdjax import schedulers
 from sdjax.files.infotext import read_infotext, write_infotext
-from sdjax.files.pictures import read_settings, save_png
+from sdjax.files.pictures import read_settings, save_picture
 from sdjax.pipeline.resolve import recipe_of
 from sdjax.schedulers import SOLVERS, SPACINGS
 from sdjax.settings import SETTINGS, Picture
@@ -190,7 +190,7 @@ def test_pictures_of_a1111_are_read(tmp_path):
 
 def test_our_pictures_hold_both_texts_and_ours_counts(tmp_path):
     settings = {"prompt": "猫 \ud800", "seed": 3, "sampler": "euler", "guidance_scale": [1.0, 2.0]}
-    save_png(Image.new("RGB", (8, 8)), tmp_path / "ours.png", settings)
+    save_picture(Image.new("RGB", (8, 8)), tmp_path / "ours.png", settings)
     assert read_settings(tmp_path / "ours.png") == settings
     with Image.open(tmp_path / "ours.png") as image:
         assert image.text["parameters"] == "猫 ?\nSampler: euler, Seed: 3, RNG: jax"

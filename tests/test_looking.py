@@ -58,7 +58,7 @@ def test_a_grid_has_its_pictures_in_place():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "x", "-o", "grid.jpg"], "pictures are written as PNG"),
+        (["compare", "x", "-o", "grid.gif"], "give a name that ends in .png, .jpg"),
         (["compare", "x", "-o", "grid.png", "--at", "1;2"], "--at is a list of steps with commas"),
         (["compare", "x", "-o", "grid.png", "--steps", "5", "--at", "0,6"], "a run of 5 steps has the steps 1 to 5"),
         (["compare", "x", "-o", "grid.png", "--samplers", ","], "there are no samplers to compare"),

@@ -9,11 +9,11 @@ from PIL import Image
 
 from sdjax.cli import options
 from sdjax.cli.interrupt import nothing_to_tidy
-from sdjax.cli.output import check_output
+from sdjax.cli.output import check_file
 from sdjax.cli.painting import Loading, configured
 from sdjax.cli.progress import progress_bars
 from sdjax.errors import InputError
-from sdjax.files.pictures import grid, save_png
+from sdjax.files.pictures import grid, save_picture
 from sdjax.limits import STEPS
 
 SAMPLERS = "euler,euler_ancestral,heun,ddim,dpmpp_2m,unipc"
@@ -24,7 +24,9 @@ COLUMNS = (1, 2, 5, 10, 20, 50)
 def compare(
     *,
     prompt: options.Prompt,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to make, a name that ends in .png.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture to make: a name that ends in .png, .jpg or .webp.")
+    ],
     samplers: Annotated[str, typer.Option(help="A row of the picture for each, with commas between them.")] = SAMPLERS,
     steps: Annotated[int, typer.Option(min=1, max=STEPS, help="Sampler steps of every run.")] = 100,
     at: Annotated[
@@ -45,9 +47,7 @@ def compare(
 
     sdjax compare "a purple ring on a yellow background" --samplers euler,heun,dpmpp_2m --steps 20 -o grid.png
     """
-    if output.suffix.lower() != ".png":
-        raise InputError(f"{output}: pictures are written as PNG; give a name that ends in .png")
-    check_output(output)
+    check_file(output)
     columns = _columns(at, steps)
     names = [name.strip() for name in samplers.split(",") if name.strip()]
     if not names:
@@ -71,7 +71,7 @@ def compare(
         list(zip(*(seen.get(step, finished) for step in columns))), names, [f"step {step}" for step in columns]
     )
     how = {**loading.settings(), **result.settings[0], "samplers": names, "at": columns, "version": __version__}
-    save_png(sheet, output, how)
+    save_picture(sheet, output, how)
     typer.echo(output)
 
 

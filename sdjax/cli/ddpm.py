@@ -48,7 +48,7 @@ def ddpm(
     import numpy as np
 
     import sdjax.convert
-    from sdjax.files.pictures import grid, save_png
+    from sdjax.files.pictures import grid, save_picture
     from sdjax.loading import keep_compiled_programs
     from sdjax.pipeline.images import read_square, to_pil
     from sdjax.pipeline.unconditional import read_pixel_model
@@ -74,9 +74,9 @@ def ddpm(
         cells = [*drawn, *blank]
         rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
         labels = [f"seed {seed + i * COLUMNS}" for i in range(len(rows))]
-        save_png(grid(rows, labels, [""] * len(rows[0])), output, {**how, "seed": seed})
+        save_picture(grid(rows, labels, [""] * len(rows[0])), output, {**how, "seed": seed})
         typer.echo(output)
         return
     for number, (picture, path) in enumerate(zip(drawn, picture_paths(output, count))):
-        save_png(picture, path, {**how, "seed": seed + number})
+        save_picture(picture, path, {**how, "seed": seed + number})
         typer.echo(path)

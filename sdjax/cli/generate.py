@@ -21,11 +21,11 @@ def generate(
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Paint this picture again, of sdjax or A1111; other options change it."),
+        typer.Option(metavar="PICTURE", help="Paint this picture again, of sdjax or A1111; other options change it."),
     ] = None,
     painting: Painting,
 ) -> None:
-    """Paint pictures. Their names are printed; how each was made is written into its PNG.
+    """Paint pictures. Their names are printed; how each was made is written into its file.
 
     [bold]Examples[/bold]
 

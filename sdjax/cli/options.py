@@ -17,9 +17,17 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="A name that ends in .png, replaced if it exists (several pictures: name-1.png, name-2.png, ...), "
-        "or a folder in which pictures are numbered and none is replaced.",
+        help="A name that ends in .png, .jpg or .webp, replaced if it exists (several pictures: name-1.png, "
+        "name-2.png, ...), or a folder in which PNGs are numbered and none is replaced.",
     ),
+]
+Grid = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also save all pictures side by side, as one sheet of that name."),
+]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
+Metadata = Annotated[
+    bool, typer.Option("--metadata/--no-metadata", help="Whether pictures say how they were made, for `sdjax info`.")
 ]
 MODELS = "An embedded model, a directory, a .safetensors or .ckpt file, or a hub id."
 Model = Annotated[str, typer.Option("--model", "-m", help=MODELS)]

@@ -4,19 +4,21 @@ from pathlib import Path
 
 from sdjax.errors import InputError
 from sdjax.files.atomic import partial_path
+from sdjax.files.pictures import KINDS, kind_of
 
 PREFIX = "sdjax"
+ENDINGS = ", ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
 
 
 def names_file(output: Path) -> bool:
     """Whether `-o output` names a picture; otherwise it names a folder that gathers numbered ones."""
-    return output.suffix.lower() == ".png" and not output.is_dir()
+    return kind_of(output) is not None and not output.is_dir()
 
 
 def check_output(output: Path) -> None:
     """Find out whether pictures can be written to `output`, and leave no trace of it. Raises InputError if not."""
-    if output.suffix.lower() in {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"} and not output.is_dir():
-        raise InputError(f"{output}: pictures are written as PNG; give a name that ends in .png, or a folder")
+    if output.suffix.lower() in {".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"} and not output.is_dir():
+        raise InputError(f"{output}: give a name that ends in {ENDINGS}, or a folder")
     folder = output.parent if names_file(output) else output
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
@@ -44,3 +46,10 @@ def picture_paths(output: Path, count: int) -> list[Path]:
     stems = (path.stem.removeprefix(f"{PREFIX}-") for path in output.glob(f"{PREFIX}-*.png"))
     highest = max((int(stem) for stem in stems if stem.isdecimal()), default=0)
     return [output / f"{PREFIX}-{number:04d}.png" for number in range(highest + 1, highest + 1 + count)]
+
+
+def check_file(output: Path) -> None:
+    """As `check_output`, for what can be a picture's name only. Raises InputError."""
+    if not names_file(output):
+        raise InputError(f"{output}: give a name that ends in {ENDINGS}")
+    check_output(output)

@@ -7,18 +7,16 @@ from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sdjax.cli import options
 from sdjax.cli.from_schema import setting_options
 from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.output import check_output
 from sdjax.cli.progress import progress_bars
+from sdjax.cli.saving import Saving
 from sdjax.cli.signature import extended, option
 from sdjax.cli.watching import Watching
 from sdjax.errors import InputError
-from sdjax.files.pictures import save_png
 from sdjax.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -144,6 +142,7 @@ class Painting:
     """
 
     output: Path
+    saving: Saving
     num_images: int
     seeds: Sequence[int] | None
     settings: Mapping[str, Any]
@@ -156,6 +155,9 @@ OPTIONS = (
     option("output", options.Output, Path(".")),
     option("num_images", options.NumImages, 1),
     option("seed", options.Seed, None),
+    option("grid", options.Grid, None),
+    option("metadata", options.Metadata, True),
+    option("quality", options.Quality, 90),
     option("preview_every", options.PreviewEvery, None),
     option("preview_vae", options.PreviewVae, None),
     option("animate", options.Animate, None),
@@ -176,6 +178,7 @@ def painting(
             said = {each.name: values.pop(each.name) for each in OPTIONS}
             request = Painting(
                 output=said["output"],
+                saving=Saving(said["grid"], said["metadata"], said["quality"]),
                 num_images=said["num_images"],
                 seeds=said["seed"],
                 settings=settings,
@@ -199,6 +202,7 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
     """
     check_output(painting.output)
     painting.watching.check()
+    painting.saving.check(painting.output, prompts, painting.settings)
 
     from sdjax.pipeline.request import pictures_of
     from sdjax.version import __version__
@@ -215,9 +219,8 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
     files = {
         name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
     }
-    for image, how, path in zip(result.images, result.settings, painting.watching.paths(count)):
-        save_png(image, path, {**painting.loading.settings(), **how, **files, "version": __version__})
-        typer.echo(path)
+    told = [{**painting.loading.settings(), **how, **files, "version": __version__} for how in result.settings]
+    painting.saving.save(result.images, told, painting.watching.paths(count))
     painting.watching.finish(list(result.images))
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.errors import InputError
-from sdjax.files.pictures import save_animation, save_png
+from sdjax.files.pictures import save_animation, save_picture
 
 if TYPE_CHECKING:
     from sdjax.pipeline.previews import Previews
@@ -59,4 +59,4 @@ class Watching:
             self._frames.append(images)
         if self._every is not None:
             for image, path in zip(images, self.paths(len(images))):
-                save_png(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})
+                save_picture(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})

@@ -1,7 +1,8 @@
-"""Pictures on disk: PNG files that say how they were made, animations, and grids of pictures with labels."""
+"""Pictures on disk: files that say how they were made, animations, and grids of pictures with labels."""
 
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,38 +18,47 @@ SETTINGS_KEY = "sdjax"
 INFOTEXT_KEY = "parameters"  # A1111's
 DESCRIPTION, EXIF_IFD, USER_COMMENT = 0x010E, 0x8769, 0x9286  # tags of EXIF
 UTF_16 = b"UNICODE\0"  # what a user comment begins with
+KINDS = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}  # formats, and how their names end
+LARGEST_SHEET = 16000  # pixels along a side; WebP has room for 16383
 SECONDS, REST = 3, 2  # of an animation: to its last picture, and on it
 SMALLEST_CELL, GAP = 96, 6  # of a grid, in pixels
 
 
-def save_png(image: Image.Image, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
-    """Write `image` as a PNG whose text chunk `sdjax` holds `settings` as JSON, and `parameters` in A1111's form.
+def kind_of(path: Path) -> str | None:
+    """The format that a picture's name asks for, of KINDS; None for any other ending."""
+    return next((kind for kind, suffixes in KINDS.items() if path.suffix.lower() in suffixes), None)
+
+
+def save_picture(
+    image: Image.Image, path: str | os.PathLike[str], settings: dict[str, Any] | None, quality: int = 90
+) -> None:
+    """Write `image` as a file of the kind that its name says, PNG where it says none; see `encoded`.
 
     The file is complete or absent: it is written beside its name and renamed at the end. A file of that name is
     replaced. Raises OSError where `path` cannot be written.
     """
     with replaced(path) as partial:
-        partial.write_bytes(encoded(image, "png", settings))
+        partial.write_bytes(encoded(image, kind_of(Path(path)) or "png", settings, quality))
 
 
-def encoded(image: Image.Image, kind: str, settings: dict[str, Any], quality: int = 90) -> bytes:
+def encoded(image: Image.Image, kind: str, settings: dict[str, Any] | None, quality: int = 90) -> bytes:
     """`image` as a file of a kind, png, jpeg or webp, that holds `settings`, as JSON and in A1111's form.
 
     A PNG has them in the text chunks `sdjax` and `parameters`, the others in EXIF, as description and user comment.
     quality: from 1 to 100, of what loses some. Raises OSError or ValueError for settings that a JPEG has no room for.
     """
     file = io.BytesIO()
-    # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
-    written, infotext = json.dumps(settings), write_infotext(settings).encode("utf-8", "replace").decode()
-    if kind == "png":
-        info = PngInfo()
+    info, exif = PngInfo(), Image.Exif()
+    if settings is not None:
+        # JSON escapes what is not ASCII, so that any prompt fits the chunk, even one that is no valid Unicode.
+        written, infotext = json.dumps(settings), write_infotext(settings).encode("utf-8", "replace").decode()
         info.add_text(SETTINGS_KEY, written)
         info.add_text(INFOTEXT_KEY, infotext)
-        image.save(file, format="PNG", pnginfo=info)
-    else:
-        exif = Image.Exif()
         exif[DESCRIPTION] = written
         exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UTF_16 + infotext.encode("utf-16-be")
+    if kind == "png":
+        image.save(file, format="PNG", pnginfo=info)
+    else:
         image.save(file, format=kind.upper(), exif=exif, quality=quality)
     return file.getvalue()
 
@@ -56,7 +66,7 @@ def encoded(image: Image.Image, kind: str, settings: dict[str, Any], quality: in
 def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
     """Write pictures of one size as an animation of three seconds, .webp or .gif, which rests on the last of them.
 
-    The file is complete or absent, as with `save_png`. Raises OSError where `path` cannot be written.
+    The file is complete or absent, as with `save_picture`. Raises OSError where `path` cannot be written.
     """
     each = min(max(SECONDS * 1000 // len(frames), 40), 400)
     durations = [each] * (len(frames) - 1) + [REST * 1000]
@@ -87,6 +97,18 @@ def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], colum
         draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm")
         for j, image in enumerate(row):
             sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + j * (width + GAP), y))
+    return sheet
+
+
+def sheet_of(images: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size side by side, in a grid that is about square; scaled down where it would be too large."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = -(-len(images) // columns)
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for k, image in enumerate(images):
+        sheet.paste(image, (k % columns * width, k // columns * height))
+    sheet.thumbnail((LARGEST_SHEET, LARGEST_SHEET))
     return sheet
 
 
