@@ -113,7 +113,8 @@ def load_pickle(path: Path) -> tuple[Mapping[str, np.ndarray], dict]:
 def _is_tensor(name: Any, value: Any) -> bool:
     import torch
 
-    return isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+    is_tensor = isinstance(name, str) and isinstance(value, torch.Tensor)
+    return is_tensor and value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
 def _as_numpy(tensor: Any) -> np.ndarray:

@@ -23,6 +23,9 @@ IMAGES = 100_000  # pictures of a row
 RUN = 10_000_000  # pictures of all rows
 SHARD = 1_000_000  # pictures in a folder or shard
 
+# Of a model's files.
+COMPRESSION = 10  # times that a compressed pickle may grow
+
 # Of a model's configuration.
 TRAINED_TIMESTEPS = 100_000
 WIDTH = 1 << 20  # channels, features, words and other sizes

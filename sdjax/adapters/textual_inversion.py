@@ -51,14 +51,21 @@ def read_embedding(path: str | PathLike[str]) -> tuple[str, list[np.ndarray]]:
 
 
 def _open_pickle(path: Path) -> Mapping[str, Any]:
-    """A pickled dict, its tensors as numpy arrays."""
+    """A pickled dict, its tensors, and those of the dicts in it, as numpy arrays."""
+    return {
+        key: {inner: _as_numpy(each) for inner, each in value.items()} if isinstance(value, dict) else _as_numpy(value)
+        for key, value in read_pickle(path).items()
+    }
 
-    def as_numpy(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: as_numpy(inner) for key, inner in value.items()}
-        return value.detach().float().numpy() if hasattr(value, "detach") else value
 
-    return as_numpy(read_pickle(path))
+def _as_numpy(value: Any) -> Any:
+    """A tensor as an array, where it is one that can be; anything else as it is."""
+    import torch  # read_pickle has seen that it is there
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    is_plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return value.detach().float().numpy() if is_plain and not value.is_complex() else None
 
 
 def learn(
