@@ -74,7 +74,7 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     stay as they are, and so are refused when they are used.
     """
     *lines, last = text.strip().split("\n")
-    found = _fields(last)
+    found = fields_of(last)
     if len(found) < FEWEST_FIELDS:
         lines, found = [*lines, last], []
     fields = {name: _unquoted(value) for name, value in found}
@@ -106,7 +106,7 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     return settings, not_followed + _differences(label, "hires_scale" in settings)
 
 
-def _fields(line: str) -> list[tuple[str, str]]:
+def fields_of(line: str) -> list[tuple[str, str]]:
     """Names and values, in time that grows with the length of the line: no letter is looked at for two names."""
     found, start = [], 0
     while (colon := line.find(":", start)) >= 0:

@@ -112,6 +112,11 @@ def sheet_of(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
+def read_texts(image: Image.Image) -> dict[str, str]:
+    """The texts of a picture that was opened, of a PNG's chunks or of EXIF, by the names of the chunks."""
+    return getattr(image, "text", None) or _exif_texts(image)
+
+
 def _exif_texts(image: Image.Image) -> dict[str, str]:
     """The texts in EXIF, under the names of a PNG's chunks."""
     exif = image.getexif()
@@ -130,7 +135,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", None) or _exif_texts(image)
+            text = read_texts(image)
     except (ValueError, Image.DecompressionBombError) as error:  # texts or pictures that grow too large when unpacked
         raise OSError(f"{path}: {error}") from error
     try:

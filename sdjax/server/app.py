@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sdjax.errors import SdjaxError
-from sdjax.server import openai, operation
+from sdjax.server import a1111, openai, operation
 from sdjax.server.answers import answer_of
 from sdjax.server.doors import Doors
 from sdjax.server.engine import Engine
@@ -36,6 +36,7 @@ def application(engine: Engine, tokens: Sequence[str] = (), origins: Sequence[st
 
     app = FastAPI(title="sdjax", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     gateway = Gateway(engine)
+    app.include_router(a1111.router(gateway))
     app.include_router(openai.router(gateway))
     app.include_router(operation.router(gateway))
     app.add_middleware(Doors, tokens=tokens, body=engine.limits.body, origins=origins)

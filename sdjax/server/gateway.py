@@ -9,6 +9,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from sdjax.pipeline.resolve import Facts
 from sdjax.server.engine import Engine
 from sdjax.server.refusals import Refused, Stopped
 from sdjax.server.work import Job, Result, Unit, units_of
@@ -67,8 +68,12 @@ class Gateway:
     async def units(self, model: str | None, make: Callable[[], Sequence[Picture]]) -> list[Unit]:
         """The pictures that a function makes, resolved for a model. Raises Refused and InputError."""
         name = self.engine.models.find(model)
-        facts = await asyncio.wrap_future(self.engine.facts(name))
+        facts = await self.facts(name)
         return await run_in_threadpool(lambda: units_of(name, make(), facts, self.engine.limits))
+
+    async def facts(self, model: str | None) -> Facts:
+        """What preparing pictures needs to know of a model, or of the default."""
+        return await asyncio.wrap_future(self.engine.facts(self.engine.models.find(model)))
 
     async def results(self, request: Request, job: Job) -> list[Result]:
         """Submits a job, and gives what became of its pictures, those that failed or were stopped left out.

@@ -72,7 +72,7 @@ class Job:
     id: not to be guessed, for it is all that one needs to fetch the pictures. client: who shares the queue with others.
     previews: how many x0 estimates of each picture are wanted on the way, for `on_preview`: a function of the unit,
         the estimate and its number from 0, called in the engine's thread.
-    until: the time at which nobody waits any longer.
+    until: the time at which nobody waits any longer. kind: the API that it came by.
     """
 
     client: str
@@ -80,6 +80,7 @@ class Job:
     until: float
     form: Form = PNG
     previews: int = 0
+    kind: str = ""
     on_preview: "Callable[[Unit, Image.Image, int], None] | None" = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     came: float = field(default_factory=time.time)
