@@ -17,13 +17,14 @@ from typing import Any
 
 from PIL import Image
 
-from sdjax.batch.rows import Item
+from sdjax.batch.rows import Item, Problem
 from sdjax.errors import InputError
 from sdjax.files.atomic import replaced
 from sdjax.files.pictures import encoded, read_settings
 
 CONTAINERS = ("files", "tar", "parquet")
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+JPEG_ROOM = 60_000  # bytes of texts; the rest of 64 kilobytes is for the other settings
 PARTS = ".parts"  # the pictures of shards that are not packed yet
 
 
@@ -66,6 +67,15 @@ class Output:
     def encoded(self, image: Image.Image, settings: dict[str, Any]) -> bytes:
         """A picture's file. Raises ValueError for settings that are too long for its format."""
         return encoded(image, self.kind, settings, self.quality)
+
+    def without_room(self, items: Sequence[Item]) -> list[Problem]:
+        """The rows whose texts a JPEG cannot hold, once as JSON and once as A1111's; other files have room for all."""
+        found = {}
+        for item in items if self.kind == "jpeg" else ():
+            texts = [value for value in item.settings.values() if isinstance(value, str)]
+            if sum(len(json.dumps(text)) + 2 * len(text) for text in texts) > JPEG_ROOM:
+                found[item.row] = Problem(item.row, "its texts are too long for a JPEG: take --format webp or png")
+        return list(found.values())
 
     def write(self, item: Item, data: bytes) -> dict[str, Any]:
         """Write a picture's file; returns its entry in the manifest. Raises OSError where it cannot be written."""
@@ -127,7 +137,7 @@ def _told_in(item: Item, path: Path) -> dict[str, Any]:
 
 def _pack_tar(destination: Path, pictures: Sequence[tuple[Item, Path]]) -> None:
     """WebDataset: NAME.png, NAME.json with how it was made, and NAME.txt with the prompt."""
-    with tarfile.open(destination, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(destination, "w", format=tarfile.PAX_FORMAT) as tar:  # which has room for names of any length
         for item, path in pictures:
             settings = _told_in(item, path)
             for ending, data in (

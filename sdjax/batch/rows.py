@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ IMAGES = tuple(READERS)
 JSON_KINDS = ("whole", "number", "numbers", "interval", "pair", "levels", "flag")
 
 SWAPPED = (5, 6, 7, 8)  # orientations in EXIF that lie on their side
-LONGEST_NAME = 120
+LONGEST_NAME = 120  # bytes
+SLUG = 60  # bytes of a prompt in a name
+ZERO_WIDTH_JOINER = "\u200d"
+JOINERS = "\u200c" + ZERO_WIDTH_JOINER  # of letters and of emoji; alone they are nothing
 UNFIT = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.|[. ]$')  # what some system does not allow in a file's name
 WIDE = re.compile(r"\d{4}|[{}]")  # in a field's format: more letters than any name has, or another field
 TEMPLATE_FIELDS = ("index", "row", "image", "seed", "prompt")
@@ -98,8 +102,43 @@ class Naming:
         """The name of an image of a row, of which it has `images`; not checked."""
         if "name" in values:
             return values["name"] if images == 1 else f"{values['name']}-{image + 1}"
-        slug = re.sub(r"[^\w]+", "-", values["prompt"]).strip("-")[:60]
-        return self.template.format(index=index, row=row, image=image, seed=values["seed"], prompt=slug)
+        return self.template.format(
+            index=index, row=row, image=image, seed=values["seed"], prompt=slug_of(values["prompt"])
+        )
+
+
+def slug_of(prompt: str) -> str:
+    """The letters, digits, marks and symbols of a prompt, of any script, as a part of a file's name: 60 bytes at most.
+
+    It ends with a whole letter: not between one and the marks on it, nor in an emoji of several parts.
+    """
+    text = unicodedata.normalize("NFC", prompt[:SLUG])
+    kept = "".join(letter if _is_of_word(letter) else " " for letter in text)
+    slug = "-".join(word for word in (word.strip(JOINERS) for word in kept.split()) if word)
+    short = slug.encode()[:SLUG].decode(errors="ignore")
+    rest = slug[len(short) :]
+    while short and rest and (_joins(rest[0]) or short[-1] == ZERO_WIDTH_JOINER):
+        short, rest = short[:-1], short[-1] + rest
+    return short
+
+
+def _is_of_word(letter: str) -> bool:
+    return letter == "_" or letter in JOINERS or unicodedata.category(letter)[0] in "LNM" or _is_symbol(letter)
+
+
+def _is_symbol(letter: str) -> bool:
+    """Whether it is an emoji, a part of one, or another symbol that is no ASCII."""
+    return letter > "\x7f" and unicodedata.category(letter) in ("So", "Sk")
+
+
+def _joins(letter: str) -> bool:
+    """Whether it belongs to the letter before it: a mark, the colour of an emoji, or what joins two."""
+    return letter in JOINERS or unicodedata.category(letter) in ("Mn", "Mc", "Me", "Sk")
+
+
+def _folded(name: str) -> str:
+    """What two names have in common that are one to some system, which tells neither case nor forms of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def items_of(
@@ -121,7 +160,7 @@ def items_of(
             new = _items_of_row(row, dict(defaults) | given, "seed" in given, len(items), naming, folder)
             for item in new:
                 _check_name(item.name, names, whole_keys)
-            names |= {item.name.casefold(): row for item in new}
+            names |= {_folded(item.name): row for item in new}
             items += new
         except InputError as error:
             problems.append(Problem(row, str(error)))
@@ -144,7 +183,7 @@ def _items_of_row(
     for k, seed in enumerate(seeds):
         name = naming.of(index + k, row, k, count, values | {"seed": seed})
         items.append(Item(index + k, row, name, settings | {"seed": seed}, images))
-    if len({item.name.casefold() for item in items}) < count:
+    if len({_folded(item.name) for item in items}) < count:
         raise InputError(f"its {count} pictures have the same name {items[0].name!r}")
     items[0].outline()
     return items
@@ -175,8 +214,8 @@ def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:
         )
     if whole_keys and "." in name:
         raise InputError(f"{name!r} has a dot, which ends the name of a sample in a tar shard")
-    if name.casefold() in names:
-        raise InputError(f"the name {name!r} is that of row {names[name.casefold()]} already")
+    if (folded := _folded(name)) in names:
+        raise InputError(f"the name {name!r} is that of row {names[folded]} already")
 
 
 @lru_cache(maxsize=4096)

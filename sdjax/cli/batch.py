@@ -138,6 +138,9 @@ def batch(
     folder = Path() if rows == STANDARD_INPUT else rows.parent
     read = read_rows(rows, kind_of(rows, kind))
     items, problems = items_of(read, defaults, Naming(name), folder, whole_keys=container == "tar")
+    problems += form.without_room(items)
+    bad = {problem.row for problem in problems}
+    items = [item for item in items if item.row not in bad]
     judge(rows, items, problems, skip_bad)
     check_vacant_or_ours(output)
     hosts = connect(coordinator, processes, process)
