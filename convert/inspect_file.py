@@ -6,10 +6,10 @@ from math import prod
 from pathlib import Path
 
 from sdjax.convert import ldm_kinds as ldm
-from sdjax.convert.recognise import SINGLE_FILE, describe
 from sdjax.convert.single_file import said_prediction_type
 from sdjax.convert.state import IGNORED, open_state
 from sdjax.errors import CheckpointError
+from sdjax.files.recognise import SINGLE_FILE, describe
 
 ENCODERS = {encoder.prefix: encoder.component for kind in ldm.KINDS for encoder in kind.encoders}
 NETWORKS = {ldm.UNET: "unet", ldm.VAE: "vae", **ENCODERS}

@@ -14,7 +14,6 @@ from sdjax.convert.directory import read_config
 from sdjax.convert.ldm import inside, unpacked
 from sdjax.convert.ldm_configs import text_config, unet_config, vae_config
 from sdjax.convert.original_yaml import Said, read_yaml
-from sdjax.convert.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.convert.source import Part, Source
 from sdjax.convert.state import IGNORED, State, check_claimed, open_state
 from sdjax.convert.taesd import read_tiny_vae
@@ -22,6 +21,7 @@ from sdjax.convert.tokenizer import END, FILES, tokenizer_files
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import TEXT_ENCODERS
 from sdjax.files.original_names import ema_name, open_clip_name, source_name, unet_name, vae_name
+from sdjax.files.recognise import SINGLE_FILE, TINY_VAE, VAE, describe
 from sdjax.models import MODELS
 
 log = logging.getLogger("sdjax")

@@ -16,7 +16,6 @@ import sdjax
 from sdjax.cli import main
 from sdjax.convert import Choices, convert, fill, resolve
 from sdjax.convert.ldm_kinds import UPSCALER, kind_of
-from sdjax.convert.recognise import describe
 from sdjax.convert.single_file import prediction_type, read_single_file
 from sdjax.convert.state import State
 from sdjax.convert.tokenizer import tokenizer_files
@@ -24,6 +23,7 @@ from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import read_model
 from sdjax.files.layout import read_json
 from sdjax.files.pictures import read_settings
+from sdjax.files.recognise import describe
 from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build
 from sdjax.prompts import load_tokenizer, one_chunk

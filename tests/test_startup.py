@@ -19,7 +19,7 @@ for line in sys.argv[1:]:
 slow = {"jax", "flax", "transformers", "scipy", "sdjax.models"} & sys.modules.keys()
 assert not slow, slow
 """
-LINES = ["--help", "samplers", "info", "info shapes", "cache", "generate --help", "train --help"]
+LINES = ["--help", "samplers", "info", "info shapes", "models", "loras .", "cache", "generate --help", "train --help"]
 
 
 def test_tables_and_help_are_shown_without_importing_jax():

@@ -15,11 +15,12 @@ import flax.linen as nn
 import numpy as np
 
 from sdjax.adapters.changes import Change
-from sdjax.adapters.lora_files import FAMILIES, LoraFile
+from sdjax.adapters.lora_files import LoraFile
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Model, flat_specs, layers_of
 from sdjax.files.layout import shorten
 from sdjax.files.original_names import source_name, unet_name
+from sdjax.files.recognise import FAMILIES
 from sdjax.models.precision import Precision
 from sdjax.parallel import placed_leaf
 

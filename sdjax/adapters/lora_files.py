@@ -18,6 +18,7 @@ import numpy as np
 from sdjax.adapters.changes import Change, Decomposed, Factors, Full, Hadamard, Half, Kronecker
 from sdjax.errors import CheckpointError
 from sdjax.files.layout import shorten
+from sdjax.files.recognise import FAMILIES
 from sdjax.files.tensors import TensorFile, open_tensors
 from sdjax.models.precision import FLOATS
 
@@ -63,13 +64,6 @@ OTHER_KINDS = {
     "on_input": "IA3",
 }
 
-# By how many features of a prompt the UNet's cross-attention reads.
-FAMILIES = {
-    768: "Stable Diffusion 1",
-    1024: "Stable Diffusion 2",
-    1280: "the refiner of Stable Diffusion XL",
-    2048: "Stable Diffusion XL",
-}
 CROSS_ATTENTION = re.compile(r".*attn2_to_[kv]$")
 # What only the files of Stable Diffusion XL have in their names.
 OF_XL = ("lora_te1_", "lora_te2_", "text_encoder_2", "input_blocks", "output_blocks")

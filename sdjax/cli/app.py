@@ -33,6 +33,8 @@ COMMANDS = {
     "ddpm": ("ddpm:ddpm", DRAW),
     "serve": ("serve:serve", DRAW),
     "samplers": ("samplers:samplers", DRAW),
+    "models": ("listing:models", MODELS),
+    "loras": ("listing:loras", MODELS),
     "info": ("info:info", MODELS),
     "convert": ("convert:convert", MODELS),
     "train": ("training:train", MODELS),

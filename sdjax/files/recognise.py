@@ -1,7 +1,7 @@
 """What a file of tensors is, inferred from the names in it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 SINGLE_FILE = "a Stable Diffusion checkpoint in the original layout"
 VAE = "a VAE in the original layout"
@@ -31,3 +31,21 @@ def describe(names: Collection[str]) -> str:
     return next(
         (what for what, sign in SIGNS if any(re.match(sign, name) for name in names)), "nothing that sdjax knows"
     )
+
+
+# By how many features of a prompt the UNet's cross-attention reads.
+FAMILIES = {
+    768: "Stable Diffusion 1",
+    1024: "Stable Diffusion 2",
+    1280: "the refiner of Stable Diffusion XL",
+    2048: "Stable Diffusion XL",
+}
+CROSS_ATTENTION = re.compile(
+    r"attn2[._](processor[._])?to_k(_lora)?[._]((lora(_linear_layer)?[._])?(down|A)[._])?weight$"
+)
+
+
+def family(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """The models that tensors belong to, or are made for, by the features that their cross-attention reads."""
+    widths = (shape[1] for name, shape in shapes.items() if len(shape) > 1 and CROSS_ATTENTION.search(name))
+    return FAMILIES.get(next(widths, 0))
