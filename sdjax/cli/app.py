@@ -18,6 +18,7 @@ import typer
 from sdjax.cli.help import Command, Group
 from sdjax.cli.interrupt import listening
 from sdjax.cli.progress import end_bars
+from sdjax.cli.safe import safe
 from sdjax.errors import SdjaxError
 
 # The commands in the order of `--help`, by group, each with the file in this folder that has it, and its name there.
@@ -42,6 +43,7 @@ COMMANDS = {
     "compile": ("compile:compile_ahead", MACHINE),
 }
 HELP = {"help_option_names": ["-h", "--help"]}
+LONGEST_REASON = 3000  # letters of an error that are looked at
 SIGNALLED = 128  # and the signal's number, as shells count
 
 
@@ -122,13 +124,27 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         sys.stdout.flush()
         number = signalled.args[0] if signalled.args else signal.SIGINT  # a second Ctrl-C has none
         os._exit(SIGNALLED + number)  # the thread of the command may still be busy, and would be waited for
+    except MemoryError:
+        end_bars()
+        _say("there is not enough memory: ask for fewer or smaller pictures, or close other programs", fg="red")
     except Exception as error:
         end_bars()
-        with tempfile.NamedTemporaryFile("w", prefix="sdjax-", suffix=".txt", delete=False, errors="replace") as file:
-            traceback.print_exception(error, file=file)
-        reason = shorten(f"{type(error).__name__}: {error}", 300)
-        _say(f"this is a fault of sdjax ({reason}); to report it, send the traceback in {file.name}", fg="red")
+        _say_fault(error)
     return 1
+
+
+def _say_fault(error: Exception) -> None:
+    """One last line for what is ours to mend, and the traceback in a file."""
+    reason = shorten(f"{type(error).__name__}: {error}"[:LONGEST_REASON], 300)
+    written = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="sdjax-", suffix=".txt", delete=False, errors="replace") as file:
+            file.write(written)
+        where = f"send the traceback in {file.name}"
+    except OSError:  # a full disk, for instance
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"say that it came from {frame.filename}, line {frame.lineno}"
+    _say(f"this is a fault of sdjax ({reason}); to report it, {where}", fg="red")
 
 
 def _show_notes() -> None:
@@ -145,4 +161,4 @@ class _Notes(logging.Handler):
 
 
 def _say(message: str, fg: str | None) -> None:
-    typer.secho(f"sdjax: {' '.join(message.split())}", fg=fg, err=True)
+    typer.secho(f"sdjax: {safe(' '.join(message.split()))}", fg=fg, err=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sdjax.cli.safe import safe
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory
 from sdjax.files.eviction import KINDS, Entry, drop, entries, format_size, keep_to_limit, limit, set_limit
@@ -78,7 +79,7 @@ def _show(present: Sequence[Entry], kinds: Sequence[str]) -> None:
         console.print()
         table = _table("model", "size", "last used")
         for model in models:
-            table.add_row(model.path.name, *_totals([model])[1:])
+            table.add_row(Text(safe(model.path.name)), *_totals([model])[1:])
         console.print(table)
 
 

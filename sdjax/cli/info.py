@@ -14,6 +14,7 @@ from sdjax.cli import options
 from sdjax.cli.compile import parsed
 from sdjax.cli.fitting import compiled_for, precision_of, say_whether_it_fits, show
 from sdjax.cli.progress import progress_bars
+from sdjax.cli.safe import safe
 from sdjax.errors import InputError
 from sdjax.files.atomic import within
 from sdjax.files.eviction import parse_size
@@ -132,9 +133,14 @@ def _show_picture(path: Path) -> None:
     console = Console(highlight=False)
     for name, value in settings.items():
         if name != "not_followed":
-            console.print(Text.assemble((f"{name:<18}", "bold"), str(value)), soft_wrap=True)
+            console.print(Text.assemble((f"{safe(name):<18}", "bold"), _lines(value)), soft_wrap=True)
     for field in settings.get("not_followed", ()):
-        console.print(Text.assemble(("not followed      ", "bold"), field), soft_wrap=True)
+        console.print(Text.assemble(("not followed      ", "bold"), safe(field)), soft_wrap=True)
+
+
+def _lines(value: object) -> str:
+    """A value, whose lines after the first are below it, so that none looks like another value."""
+    return f"\n{'':<18}".join(safe(line) for line in str(value).split("\n"))
 
 
 def _describe_file(path: Path) -> None:
@@ -166,7 +172,7 @@ def _components_table(path: Path, classes: Mapping[str, str]) -> Table:
         sizes = [(math.prod(shape), dtype.itemsize) for dtype, shape, _ in tensors]
         count, size = sum(size for size, _ in sizes), sum(map(math.prod, sizes))
         dtypes = ", ".join(sorted({dtype.name for dtype, _, _ in tensors}))
-        table.add_row(name, class_name, f"{count:,}", dtypes, _megabytes(size))
+        table.add_row(Text(safe(name)), Text(safe(class_name)), f"{count:,}", dtypes, _megabytes(size))
         totals = [totals[0] + count, totals[1] + size]
     table.add_row("total", "", f"{totals[0]:,}", "", _megabytes(totals[1]), style="bold")
     return table
@@ -200,7 +206,7 @@ def _table(*columns: str) -> Table:
 
 
 def _line(console: Console, label: str, value: str) -> None:
-    console.print(Text.assemble((f"{label:<11}", "bold"), value), soft_wrap=True)
+    console.print(Text.assemble((f"{label:<11}", "bold"), safe(value)), soft_wrap=True)
 
 
 def _count(params: Any) -> int:

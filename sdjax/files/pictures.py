@@ -11,8 +11,10 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from sdjax.errors import InputError
 from sdjax.files.atomic import replaced
 from sdjax.files.infotext import read_infotext, write_infotext
+from sdjax.limits import METADATA, PIXELS
 
 SETTINGS_KEY = "sdjax"
 INFOTEXT_KEY = "parameters"  # A1111's
@@ -113,8 +115,19 @@ def sheet_of(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def read_texts(image: Image.Image) -> dict[str, str]:
-    """The texts of a picture that was opened, of a PNG's chunks or of EXIF, by the names of the chunks."""
-    return getattr(image, "text", None) or _exif_texts(image)
+    """The texts of a picture that was opened, of a PNG's chunks or of EXIF, by the names of the chunks.
+
+    Texts of a PNG that come after its pixels are found by unpacking these, where they are not too many. Raises
+    InputError for texts that are too long.
+    """
+    found = {key: str(image.info[key]) for key in (SETTINGS_KEY, INFOTEXT_KEY) if key in image.info}
+    if not found and image.width * image.height <= PIXELS:
+        found = getattr(image, "text", None) or {}
+    found = found or _exif_texts(image)
+    for text in found.values():
+        if len(text) > METADATA:
+            raise InputError(f"its text has {len(text):,} characters: {METADATA:,} are the most")
+    return found
 
 
 def _exif_texts(image: Image.Image) -> dict[str, str]:
@@ -136,8 +149,10 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     try:
         with Image.open(path) as image:
             text = read_texts(image)
-    except (ValueError, Image.DecompressionBombError) as error:  # texts or pictures that grow too large when unpacked
-        raise OSError(f"{path}: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's parsers raise nearly anything
+        raise OSError(f"{path} cannot be read as a picture: {error}") from error
     try:
         settings = json.loads(text.get(SETTINGS_KEY, ""))
     except (ValueError, RecursionError):
