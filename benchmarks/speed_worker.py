@@ -84,7 +84,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     import jax.numpy as jnp
 
     from sdjax import load, programs
-    from sdjax.models.unet import Added
+    from sdjax.models.unet_encoder import Added
     from sdjax.parallel import compiled
 
     pipe = load(folder, dtype)

@@ -21,7 +21,7 @@ from sdjax.models import abstract_params, build, unet
 from sdjax.models.layers import Dense, GroupNorm
 from sdjax.models.platform import target_platform
 from sdjax.models.transformer import BasicTransformerBlock, Context, Transformer2DModel
-from sdjax.models.unet import Added
+from sdjax.models.unet_encoder import Added
 from sdjax.parallel import compiler_options
 
 FORMS = ("stacked", "one by one")

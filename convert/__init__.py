@@ -3,6 +3,7 @@
 `convert` writes a directory of one's own; `resolve` finds any model by name and converts it into the cache if need be.
 """
 
+from sdjax.convert.hub import download_file
 from sdjax.convert.inspect_file import inspect_file
 from sdjax.convert.keys import fill
 from sdjax.convert.outline import outline
@@ -10,4 +11,15 @@ from sdjax.convert.run import convert, export, resolve, verify
 from sdjax.convert.single_file import Choices
 from sdjax.convert.write import Progress
 
-__all__ = ["Choices", "Progress", "convert", "export", "fill", "inspect_file", "outline", "resolve", "verify"]
+__all__ = [
+    "Choices",
+    "Progress",
+    "convert",
+    "download_file",
+    "export",
+    "fill",
+    "inspect_file",
+    "outline",
+    "resolve",
+    "verify",
+]

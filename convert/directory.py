@@ -13,7 +13,7 @@ from sdjax.convert.write import without_unused
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import within
 from sdjax.files.layout import CHECKER, EXTRACTOR, INDEX, component_classes, is_model, read_json, shorten
-from sdjax.models import COMPONENTS
+from sdjax.models import ALONE, COMPONENTS
 
 log = logging.getLogger("sdjax")
 
@@ -28,7 +28,7 @@ def read_directory(path: Path, name: str, variant: str | None) -> Source:
     Raises CheckpointError when it is no such directory, or lacks a file, or holds a component that sdjax lacks.
     """
     if not (path / INDEX).is_file():
-        return _read_vae(path, name, variant)
+        return _read_network(path, name, variant)
     if is_model(path):
         raise CheckpointError(f"{path} is an sdjax model directory already")
     index = read_config(path, INDEX)
@@ -57,26 +57,31 @@ def read_directory(path: Path, name: str, variant: str | None) -> Source:
     return Source(path, name, without_flax(index), parts, contents, files)
 
 
-def _read_vae(path: Path, name: str, variant: str | None) -> Source:
-    """A directory that is a VAE by itself."""
+def _read_network(path: Path, name: str, variant: str | None) -> Source:
+    """A directory that is a network by itself."""
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"{path} is no diffusers directory: it has no {INDEX}")
     config = read_config(path, CONFIG)
-    class_name = vae_class(config, path)
-    weights = choose_weights({"vae": _file_names(path)}, variant, path)["vae"]
+    component, class_name = component_alone(config, path)
+    weights = choose_weights({component: _file_names(path)}, variant, path)[component]
     files = [path / CONFIG, *(path / file for file in weights.files(_file_names(path)))]
     for file in files:
         within(path, file)
-    parts = {"vae": _part(path, class_name, config, weights)}
-    return Source(path, name, {"vae": ["diffusers", class_name]}, parts, dict, files)
+    parts = {component: _part(path, class_name, config, weights)}
+    return Source(path, name, {component: ["diffusers", class_name]}, parts, dict, files)
 
 
-def vae_class(config: Mapping[str, Any], where: object) -> str:
-    """The class of a network that has a directory or repository to itself. Raises CheckpointError if it is no VAE."""
+def component_alone(config: Mapping[str, Any], where: object) -> tuple[str, str]:
+    """The component and the class of a network that has a directory or repository to itself.
+
+    Raises CheckpointError if it is none of `ALONE`.
+    """
     class_name = present_config(config).get("_class_name")
-    if class_name not in COMPONENTS["vae"]:
-        raise CheckpointError(f"{where} has no {INDEX}, and of networks by themselves only VAEs are converted")
-    return class_name
+    for component in ALONE:
+        if class_name in COMPONENTS[component]:
+            return component, str(class_name)
+    known = ", ".join(name for component in ALONE for name in COMPONENTS[component])
+    raise CheckpointError(f"{where} has no {INDEX}, and is {class_name}: of networks by themselves sdjax knows {known}")
 
 
 def _part(folder: Path, class_name: str, config: dict[str, Any], weights: WeightFile) -> Part:

@@ -1,5 +1,6 @@
 """The way back: an sdjax model as a diffusers directory, or as a single file in the original layout."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import check_vacant, new_directory
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, layers_of, read_component
 from sdjax.files.layout import CHECKER, INDEX, component_classes, read_index, read_json, write_json
-from sdjax.files.original_names import open_clip_name, source_name, unet_name, vae_name
+from sdjax.files.original_names import condition_name, open_clip_name, source_name, unet_name, vae_name
 from sdjax.files.tensors import write_tensors
-from sdjax.models import MODELS
+from sdjax.models import MODELS, ControlNetConfig
 
 LAYOUTS = ("diffusers", "single-file")
 
 # Layers that PyTorch has as convolutions of 1x1 pixel.
-CONVOLUTIONS = ("conv_shortcut", "quant_conv", "post_quant_conv")
+CONVOLUTIONS = ("conv_shortcut", "quant_conv", "post_quant_conv", "controlnet_mid_block")
+ZERO_CONVOLUTION = re.compile(r"controlnet_down_blocks_\d+")
+ADAPTER = ("in_conv", "out_conv", "block2")  # of T2I adapters
 PROJECTIONS = ("proj_in", "proj_out")  # in the UNet: convolutions unless `use_linear_projection`
 VAE_ATTENTION = ("to_q", "to_k", "to_v", "to_out_0")  # convolutions in the original layout only
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # as sai_model_spec calls them
@@ -82,10 +85,11 @@ def _write_directory(
         for path in sorted(place for place in model.iterdir() if place.is_dir() and place.name not in components):
             shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
         for name, component in components.items():
-            (folder / name).mkdir()
-            shutil.copyfile(model / name / "config.json", folder / name / "config.json")
+            place = folder if name == "condition" else folder / name  # which is a repository of its own
+            place.mkdir(exist_ok=True)
+            shutil.copyfile(model / name / "config.json", place / "config.json")
             is_text = name.startswith("text_encoder")
-            tensors = _tensors(model / name, component, lambda path: source_name(path), is_original=False)
+            tensors = tensors_of(model / name, component, lambda path: source_name(path), is_original=False)
             if is_text:  # as transformers 4 called them, and all releases read them
                 tensors = {f"text_model.{tensor}": entry for tensor, entry in tensors.items()}
             if name == CHECKER:
@@ -94,8 +98,9 @@ def _write_directory(
                     for tensor, entry in tensors.items()
                 }
             stem = "model" if is_text or name == CHECKER else "diffusion_pytorch_model"
-            _write(folder / name / f"{stem}.safetensors", name, tensors, dtype, {}, progress)
-        write_json(folder / INDEX, {key: value for key, value in index.items() if key != "sdjax"})
+            _write(place / f"{stem}.safetensors", name, tensors, dtype, {}, progress)
+        if "condition" not in components:
+            write_json(folder / INDEX, {key: value for key, value in index.items() if key != "sdjax"})
 
 
 def _write_file(
@@ -106,7 +111,7 @@ def _write_file(
         if name == CHECKER:  # which single files are without
             continue
         prefix, name_of = _original_names(name, components)
-        named = _tensors(model / name, component, name_of, is_original=True)
+        named = tensors_of(model / name, component, name_of, is_original=True)
         tensors |= {prefix + tensor: entry for tensor, entry in named.items()}
     metadata = {}
     if (scheduler := model / "scheduler" / "scheduler_config.json").is_file():
@@ -121,6 +126,8 @@ def _original_names(name: str, components: dict[str, Component]) -> tuple[str, C
     config = components[name].module.config
     if name == "unet":
         return ldm.UNET, lambda path: unet_name(source_name(path), config)
+    if name == "condition" and isinstance(config, ControlNetConfig):
+        return "", lambda path: condition_name(source_name(path), config)
     if name == "vae" and hasattr(config, "use_quant_conv"):
         return "" if len(components) == 1 else ldm.VAE, lambda path: vae_name(source_name(path), config)
     if name not in TEXT_ENCODERS:
@@ -139,17 +146,19 @@ def _encoder(name: str, components: dict[str, Component]) -> ldm.Encoder:
     return ldm.REFINER_CLIP if len(names) == 1 else ldm.SDXL.encoders[names.index(name)]
 
 
-def _tensors(
+def tensors_of(
     folder: Path, component: Component, name_of: Callable[[str], str], is_original: bool
 ) -> dict[str, _Tensor]:
     """The tensors of a component by their names in PyTorch's layout."""
     linear = read_json(folder / "config.json").get("use_linear_projection", False)
     class_name = type(component.module).__name__
     convolutions = set(CONVOLUTIONS)
-    if class_name == "UNet2DConditionModel" and not linear:
+    if class_name in ("UNet2DConditionModel", "ControlNetModel") and not linear:
         convolutions |= set(PROJECTIONS)
     if class_name == "AutoencoderKL" and is_original:
         convolutions |= set(VAE_ATTENTION)
+    if class_name == "T2IAdapter":
+        convolutions |= set(ADAPTER)
     tensors: dict[str, _Tensor] = {}
     layers = {
         path: array[index]
@@ -163,7 +172,8 @@ def _tensors(
             tensors[PROJECTION] = _Tensor((array,))
             continue
         before = tensors[name].parts if PACKED.search(name) and name in tensors else ()
-        laid_out = from_flax(array, layer in convolutions) if leaf == "kernel" else array
+        is_convolution = layer in convolutions or ZERO_CONVOLUTION.fullmatch(layer) is not None
+        laid_out = from_flax(array, is_convolution) if leaf == "kernel" else array
         tensors[name] = _Tensor((*before, laid_out))
     return tensors
 

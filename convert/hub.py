@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sdjax.convert.directory import CONFIG, choose_weights, has_weights, sort_components, vae_class
+from sdjax.convert.directory import CONFIG, choose_weights, component_alone, has_weights, sort_components
 from sdjax.errors import CheckpointError, InputError, SdjaxError
 from sdjax.files.layout import CHECKER, INDEX, nearest, read_json
 
@@ -40,15 +40,12 @@ def download(repo: str, variant: str | None, revision: str | None, small: bool =
     return folder, folder.name  # the hub's cache names the folder of a snapshot after its commit
 
 
-def download_file(repo: str, name: str) -> Path:
-    """One file of a repository, from the hub or its cache. Raises InputError where neither has it."""
+def download_file(repo: str, name: str, advice: str, revision: str | None = None) -> Path:
+    """One file of a repository, from the hub or its cache. InputError, which ends with `advice`, where it fails."""
     try:
-        return Path(hf_hub_download(repo, name))
+        return Path(hf_hub_download(repo, name, revision=revision))
     except Exception as error:  # whatever the HTTP client raises for a network that is not there
-        raise InputError(
-            f"{name} of {repo} could not be downloaded ({type(error).__name__}): single files have no tokenizer; "
-            "`sdjax convert FILE FOLDER --tokenizer DIR` takes one that is there"
-        ) from error
+        raise InputError(f"{name} of {repo} could not be downloaded ({type(error).__name__}): {advice}") from error
 
 
 def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None, repo: str) -> list[str]:
@@ -70,9 +67,9 @@ def needed_files(names: list[str], index: Mapping[str, Any], variant: str | None
 
 def _needed(repo: str, revision: str | None, names: list[str], variant: str | None) -> list[str]:
     if INDEX not in names and CONFIG in names:
-        vae_class(read_json(Path(hf_hub_download(repo, CONFIG, revision=revision))), repo)
+        component_alone(read_json(Path(hf_hub_download(repo, CONFIG, revision=revision))), repo)
         inside = [name for name in names if "/" not in name]
-        return [CONFIG, *choose_weights({"vae": inside}, variant, repo)["vae"].files(inside)]
+        return [CONFIG, *choose_weights({"network": inside}, variant, repo)["network"].files(inside)]
     if INDEX not in names:
         raise CheckpointError(f"{repo} on the hub is not in diffusers layout: it has no {INDEX}")
     index = read_json(Path(hf_hub_download(repo, INDEX, revision=revision)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdjax.convert import ldm_kinds as ldm
+from sdjax.convert.condition_files import is_condition, read_condition
 from sdjax.convert.directory import read_config
 from sdjax.convert.ldm import inside, unpacked
 from sdjax.convert.ldm_configs import text_config, unet_config, vae_config
@@ -42,12 +43,14 @@ class Choices:
     config: a diffusers directory whose configurations are taken in place of those inferred from the tensors; or an
         original .yaml, which a file of the same name beside the checkpoint is, too.
     tokenizer: a folder with vocab.json and merges.txt; where None, they come from the hub.
+    base: the sdjax model directory whose UNet a ControlNet's file is a difference to.
     """
 
     ema: bool | None = None
     prediction_type: str | None = None
     config: Path | None = None
     tokenizer: Path | None = None
+    base: Path | None = None
 
     def check(self) -> None:
         """Raises InputError for choices that cannot work."""
@@ -84,6 +87,10 @@ def read_single_file(path: Path, choices: Choices) -> Source:
     network; InputError for choices that do not suit it.
     """
     state = open_state(path)
+    if is_condition(state.shapes):
+        if choices != Choices(base=choices.base):
+            raise InputError(f"{path} is a net that sees a hint: there is only a base to choose, of some")
+        return read_condition(state, choices.base)
     what = describe(state.shapes)
     if what in (VAE, TINY_VAE):
         if choices != Choices(config=choices.folder) or (what == TINY_VAE and choices.config):

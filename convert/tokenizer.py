@@ -9,6 +9,7 @@ from sdjax.prompts.tokenizer import POSITIONS
 REPOSITORY = "openai/clip-vit-large-patch14"
 FILES = ("vocab.json", "merges.txt")
 END = "<|endoftext|>"
+NO_TOKENIZER = "single files have no tokenizer; `sdjax convert FILE FOLDER --tokenizer DIR` takes one that is there"
 
 
 def tokenizer_files(folder: Path | None, name: str, pad_token: str) -> dict[str, bytes]:
@@ -24,7 +25,7 @@ def tokenizer_files(folder: Path | None, name: str, pad_token: str) -> dict[str,
             found = [path for path in found if path.name in FILES]
         files = {path.name: path.read_bytes() for path in found}
     else:
-        files = {file: download_file(REPOSITORY, file).read_bytes() for file in FILES}
+        files = {file: download_file(REPOSITORY, file, NO_TOKENIZER).read_bytes() for file in FILES}
     special = {"bos_token": "<|startoftext|>", "eos_token": END, "pad_token": pad_token, "unk_token": END}
     config = {**special, "errors": "replace", "model_max_length": POSITIONS, "tokenizer_class": "CLIPTokenizer"}
     if "tokenizer_config.json" not in files:

@@ -26,7 +26,7 @@ log = logging.getLogger("sdjax")
 # (component, bytes written, bytes in all), called after every tensor.
 Progress = Callable[[str, int, int], None]
 
-UNUSED = ("image_encoder", "depth_estimator")
+UNUSED = ("image_encoder", "depth_estimator", "controlnet", "adapter")
 
 
 def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,25 @@
-"""From a model's name to a pipeline."""
+"""From a model's name to a pipeline, and from that of a net to what conditions are made with."""
 
 import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import jax
 
 from sdjax.adapters.lora import Lora, lora_for, with_another
 from sdjax.adapters.lora_files import read_lora
-from sdjax.convert import Choices, resolve
+from sdjax.convert import Choices, download_file, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
-from sdjax.files.checkpoint import Component, Model, read_model, read_vae
+from sdjax.files.checkpoint import Component, Model, read_alone, read_model
 from sdjax.files.eviction import limit
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
-from sdjax.pipeline import Pipeline
+from sdjax.pipeline import ConditionNet, Pipeline
 
 log = logging.getLogger("sdjax")
 
@@ -101,6 +102,42 @@ def load(
     return pipe
 
 
+def load_condition(
+    net: str | os.PathLike,
+    *,
+    subfolder: str | None = None,
+    weight_name: str | None = None,
+    base: str | os.PathLike | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    progress=None,
+) -> ConditionNet:
+    """Open a ControlNet or a T2I adapter, which its files tell apart. Called with a picture, it gives a hint.
+
+    net: an embedded one's name ("outline"), an sdjax or diffusers directory, a single file (lllyasviel's, kohya's
+        differences, Control-LoRA, TencentARC's), or a hub id such as "lllyasviel/control_v11p_sd15_canny". It is
+        converted once, as a model is.
+    subfolder, weight_name: where it is in a directory or a repository: a folder, and the file of a single-file net.
+    base: the model whose UNet a file of differences adds to, as for `load`.
+    variant, revision, progress: as for `load`.
+    Raises InputError for a net that is not there, CheckpointError and ConfigError for one that cannot be read.
+    """
+    choices = Choices() if base is None else Choices(base=resolve(base, progress=progress))
+    path = Path(net)
+    if path.is_dir():
+        path = path.joinpath(*filter(None, (subfolder, weight_name)))
+    elif weight_name is not None:
+        inside = "/".join(filter(None, (subfolder, weight_name)))
+        path = download_file(str(net), inside, "is it the name of a file of that repository?", revision)
+        revision = None
+    elif subfolder is not None:
+        raise InputError(f"{net} is no directory: of a repository on the hub, say the file too (weight_name)")
+    found = path if path.exists() else net
+    opened = resolve(found, variant=variant, revision=revision, single_file=choices, progress=progress)
+    component = read_alone(opened, "condition")
+    return ConditionNet(str(net if weight_name is None else f"{net}/{weight_name}"), component.module, component.params)
+
+
 def default_dtype() -> str:
     """What is computed in on the devices where nobody says."""
     return "float32" if platform() == "cpu" else "bfloat16"
@@ -108,7 +145,7 @@ def default_dtype() -> str:
 
 def _other_vae(model: Model, name: str | os.PathLike, progress) -> Component:
     """Another VAE for a model. Raises InputError where its latents are other ones."""
-    vae = read_vae(resolve(name, progress=progress))
+    vae = read_alone(resolve(name, progress=progress), "vae")
     ours, theirs = model.vae.module.config, vae.module.config
     if (theirs.latent_channels, theirs.factor) != (ours.latent_channels, ours.factor):
         raise InputError(

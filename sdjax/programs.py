@@ -19,7 +19,8 @@ from sdjax import schedulers
 from sdjax.guidance import Guidance, Pair, combined
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
-from sdjax.models.unet import Added
+from sdjax.models.unet import Residuals
+from sdjax.models.unet_encoder import Added
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
 from sdjax.schedulers.plan import Rows
@@ -54,13 +55,19 @@ class Composed(NamedTuple):
     weights: jax.Array
 
 
+class ByRow(NamedTuple):
+    """Part of a `Conditioning` that changes on the way: [batch, rows, ...], of which a network reads one row."""
+
+    table: Any
+
+
 # Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
 # network's prediction, float32.
 Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (Conditioning, Composed, Guidance, Known, State, Plan, Rows):
+for _structure in (ByRow, Conditioning, Composed, Guidance, Known, State, Plan, Rows):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 
 
@@ -131,9 +138,11 @@ def denoise(
     known: Known,
     noise: jax.Array,
     stop: jax.Array,
+    net_params: Sequence[Params] = (),
     *,
     guided: bool,
     halves: str | None = None,
+    nets: Sequence[nn.Module] = (),
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
@@ -142,8 +151,10 @@ def denoise(
     guided: whether the unconditional half is computed. Two programs, for one with both forms takes twice as long to
         compile (`python -m benchmarks compile`), and most runs need one of them.
     halves: the axis of devices that all have the same pictures, and share out the halves of guidance.
+    nets: ControlNets and T2I adapters, which see hints, with their parameters in net_params.
     """
-    model = denoiser(unet_denoiser(unet, params), conditioning, guidance, guided, halves)
+    predict = unet_denoiser(unet, params, list(zip(nets, net_params)))
+    model = denoiser(predict, conditioning, guidance, guided, halves)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         source = schedulers.noise_source(state.denoised.shape, noise)
     else:
@@ -151,12 +162,13 @@ def denoise(
     return schedulers.advance(plan, state, model, source, stop, known)
 
 
-def unet_denoiser(unet: nn.Module, params: Params) -> Predict:
-    """The prediction of a UNet of Stable Diffusion.
+def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Module, Params]] = ()) -> Predict:
+    """The prediction of a UNet of Stable Diffusion, and of `nets` that see hints.
 
     It reads {"context": [batch, T, features]} of its half, and for Stable Diffusion XL "pooled" and "time_ids" (see
-    `models.unet.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or None,
-    "guidance": [batch] or None}, where the channels are put after those of the sample.
+    `models.unet_encoder.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or
+    None, "guidance": [batch] or None}, where the channels are put after those of the sample. With nets it reads of its
+    half "hint_weights", for each net [batch, residuals], and of the shared part "hints", for each net its features.
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
@@ -164,12 +176,48 @@ def unet_denoiser(unet: nn.Module, params: Params) -> Predict:
         context = own["context"].astype(dtype)
         sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(dtype)
         added = Added(own["pooled"].astype(dtype), own["time_ids"]) if "pooled" in own else None
-        output = unet.apply(
-            {"params": params}, sample, timesteps, context, shared["class_labels"], added, shared["guidance"]
-        )
-        return output.astype(jnp.float32)
+        of_the_step = (sample, timesteps, context, shared["class_labels"], added)
+        residuals = None
+        if nets:
+            found = zip(nets, own["hint_weights"], shared["hints"])
+            residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
+        return unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals).astype(jnp.float32)
 
     return predict
+
+
+def _weighted(net: nn.Module, params: Params, weights: jax.Array, features: Any, of_the_step: Any) -> Residuals:
+    """What a net adds, times weights [batch, residuals]. Where all of them are 0 it is not computed."""
+    sample, timesteps, context, class_labels, added = of_the_step
+    sample = sample[..., : getattr(net.config, "in_channels", 0)]  # of an inpainting UNet the latents alone
+
+    def run() -> Residuals:
+        found = net.apply(
+            {"params": params}, features, sample, timesteps, context, class_labels, added, method="residuals"
+        )
+        leaves, structure = jax.tree.flatten(found)
+        columns = weights.astype(context.dtype).T[..., None, None, None]
+        return jax.tree.unflatten(structure, [leaf * column for leaf, column in zip(leaves, columns, strict=True)])
+
+    shapes = jax.eval_shape(run)
+    return jax.lax.cond(jnp.any(weights != 0), run, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+
+
+def _summed(residuals: Sequence[Residuals]) -> Residuals:
+    """Those of ControlNets together, and those of adapters."""
+    of_nets, of_adapters = ([each for each in residuals if bool(each.levels) == kind] for kind in (False, True))
+    skips, middle, levels = (), None, ()
+    if of_nets:
+        skips, middle, _ = jax.tree.map(lambda *leaves: sum(leaves), *of_nets)
+    if of_adapters:
+        levels = jax.tree.map(lambda *leaves: sum(leaves), *(each.levels for each in of_adapters))
+    return Residuals(skips, middle, levels)
+
+
+@full_precision_matmul
+def encode_hint(net: nn.Module, params: Params, hints: jax.Array) -> Any:
+    """Hints [batch, height, width, channels] from 0 to 1 as the features that a net reads at every row."""
+    return net.apply({"params": params}, hints.astype(jax.tree.leaves(params)[0].dtype), method="encode")
 
 
 def denoiser(
@@ -184,18 +232,24 @@ def denoiser(
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which rounds differently.
-        timesteps, none = jnp.asarray(row.at.timesteps), jnp.zeros_like(x)
-        output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, positive, shared), lambda: none)
+        timesteps, none, own = jnp.asarray(row.at.timesteps), jnp.zeros_like(x), at_row(positive, row)
+        output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, own, shared), lambda: none)
         return output, output, memory
+
+    def at_row(own: Any, row: PlanRow) -> Any:
+        def picked(leaf: Any) -> Any:
+            return leaf.table[jnp.arange(len(leaf.table)), row.number] if isinstance(leaf, ByRow) else leaf
+
+        return jax.tree.map(picked, own, is_leaf=lambda leaf: isinstance(leaf, ByRow))
 
     def predicted(x: jax.Array, timesteps: jax.Array, conditions: list[Any]) -> list[jax.Array]:
         stacked = [(x, timesteps, own, shared) for own in conditions]
         together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacked)
         return jnp.split(predict(*together), len(conditions))
 
-    def all_of_them(x: jax.Array, timesteps: jax.Array) -> list[jax.Array]:
+    def all_of_them(x: jax.Array, row: PlanRow) -> list[jax.Array]:
         """The unconditional prediction, and that of every part."""
-        conditions = [negative, *parts]
+        timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in (negative, *parts)]
         if not halves:
             return predicted(x, timesteps, conditions)
         # Every device takes part in every row: they all have the same pictures, so their rows are live together.
@@ -207,7 +261,7 @@ def denoiser(
 
     def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        unconditional, conditional, *others = all_of_them(x, jnp.asarray(row.at.timesteps))
+        unconditional, conditional, *others = all_of_them(x, row)
         if isinstance(positive, Composed):
             weights = positive.weights.T[:, :, None, None, None]
             directions = (part - unconditional for part in (conditional, *others))

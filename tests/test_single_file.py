@@ -404,7 +404,7 @@ def test_a_picture_of_a_single_file_with_choices(file, tokenizer, tmp_path, monk
 def test_stable_diffusion_2_fills_up_with_its_own_token(shared, tokenizer, tmp_path, monkeypatch):
     from sdjax.convert import tokenizer as module
 
-    monkeypatch.setattr(module, "download_file", lambda repo, name: tokenizer / name)
+    monkeypatch.setattr(module, "download_file", lambda repo, name, advice: tokenizer / name)
     (tmp_path / "tokenizer").mkdir()
     for name, content in module.tokenizer_files(None, "tokenizer", "!").items():
         (tmp_path / name).write_bytes(content)

@@ -13,7 +13,7 @@ import sdjax
 from sdjax.convert import convert, resolve
 from sdjax.convert.keys import source_shapes
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.checkpoint import flat_specs, read_model, read_vae
+from sdjax.files.checkpoint import flat_specs, read_alone, read_model
 from sdjax.files.original_names import source_name
 from sdjax.models import build
 
@@ -48,7 +48,7 @@ def test_pictures_are_decoded_by_the_vae_that_is_named(small, tiny_vae):
     settings = {"num_inference_steps": 2, "seed": 3}
     latents = sdjax.load(small)(HEART, **settings, output_type="latent").images
     pictures = sdjax.load(small, vae=tiny_vae)(HEART, **settings, output_type="np").images
-    vae = read_vae(resolve(tiny_vae))
+    vae = read_alone(resolve(tiny_vae), "vae")
     expected = vae.module.apply({"params": vae.params}, latents, method="decode") / 2 + 0.5
     np.testing.assert_allclose(pictures, np.clip(expected, 0, 1), rtol=0, atol=1e-5)
 
@@ -56,8 +56,8 @@ def test_pictures_are_decoded_by_the_vae_that_is_named(small, tiny_vae):
 def test_a_vae_by_itself_is_converted_like_that_of_a_model(tiny, tmp_path):
     """And converted once: the second `resolve` finds it in the cache."""
     edit_json(tiny / "vae" / "config.json", _class_name="AutoencoderKL")
-    alone = read_vae(resolve(tiny / "vae"))
-    whole = read_vae(convert(tiny, tmp_path / "whole"))
+    alone = read_alone(resolve(tiny / "vae"), "vae")
+    whole = read_alone(convert(tiny, tmp_path / "whole"), "vae")
     assert alone.module == whole.module
     assert all(map(np.array_equal, jax.tree.leaves(alone.params), jax.tree.leaves(whole.params)))
     (tiny / VAE).touch()
@@ -86,4 +86,4 @@ def test_a_vae_on_the_hub(tiny_vae, tmp_path, hub, ask_hub):
     found = Path(ask_hub("org/taesd", tmp_path / "home", endpoint))
     assert sorted(set(served)) == ["config.json", "diffusion_pytorch_model.safetensors"]
     assert Path(ask_hub("org/taesd", tmp_path / "home", endpoint, offline=True)) == found
-    assert "decoder" in read_vae(found).params
+    assert "decoder" in read_alone(found, "vae").params

@@ -134,13 +134,16 @@ def _check_texts(model: Model) -> None:
         )
 
 
-def read_vae(directory: str | os.PathLike) -> Component:
-    """Opens the VAE of an sdjax model directory that need not hold anything else. Errors are those of `read_model`."""
+def read_alone(directory: str | os.PathLike, name: str) -> Component:
+    """Opens one component of an sdjax model directory that need not hold anything else, such as "vae".
+
+    Errors are those of `read_model`.
+    """
     path = Path(directory)
     classes = component_classes(read_index(path), path)
-    if "vae" not in classes:
-        raise CheckpointError(f"{path} has no VAE")
-    return read_component(path / "vae", classes["vae"])
+    if name not in classes:
+        raise CheckpointError(f"{path} has no {name}: it holds {', '.join(sorted(classes)) or 'nothing'}")
+    return read_component(path / name, classes[name])
 
 
 def read_component(folder: Path, class_name: str) -> Component:

@@ -6,7 +6,8 @@ All of it is driven by the target: from a path, or from today's name, to the one
 import re
 from collections.abc import Mapping
 
-from sdjax.models import UNetConfig, VAEConfig
+from sdjax.models import ControlNetConfig, UNetConfig, VAEConfig
+from sdjax.models.unet_config import EncoderConfig
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 LEAVES |= {
@@ -82,7 +83,7 @@ def source_name(path: str) -> str:
     return ".".join([*parts, LEAVES[leaf]])
 
 
-def unet_name(name: str, config: UNetConfig) -> str:
+def unet_name(name: str, config: EncoderConfig) -> str:
     """`down_blocks.1.resnets.0.conv1.weight` -> `input_blocks.4.0.in_layers.2.weight`.
 
     The blocks on the way down are counted in one row, which begins with conv_in, and so are those on the way up.
@@ -102,6 +103,22 @@ def unet_name(name: str, config: UNetConfig) -> str:
     last = (levels[level].layers, 2 if levels[level].up_attention else 1)
     index = {"resnets": (layer, 0), "attentions": (layer, 1), "upsamplers": last}[block[3]]
     return f"output_blocks.{before + index[0]}.{index[1]}.{rest}"
+
+
+def condition_name(name: str, config: ControlNetConfig) -> str:
+    """Of a ControlNet: `controlnet_down_blocks.3.weight` -> `zero_convs.3.0.weight`; its encoder is called as a UNet's.
+
+    What encodes the hint is counted in one row, with an activation after each convolution.
+    """
+    last = 2 * (2 * len(config.conditioning_embedding_out_channels) - 1)
+    name = re.sub(r"^controlnet_cond_embedding\.conv_in\.", "input_hint_block.0.", name)
+    name = re.sub(r"^controlnet_cond_embedding\.conv_out\.", f"input_hint_block.{last}.", name)
+    name = re.sub(
+        r"^controlnet_cond_embedding\.blocks\.(\d+)\.", lambda it: f"input_hint_block.{2 * int(it[1]) + 2}.", name
+    )
+    name = re.sub(r"^controlnet_down_blocks\.(\d+)\.", r"zero_convs.\1.0.", name)
+    name = re.sub(r"^controlnet_mid_block\.", "middle_block_out.0.", name)
+    return unet_name(name, config)
 
 
 def ema_name(name: str, config: UNetConfig) -> str:

@@ -7,10 +7,12 @@ import flax.linen as nn
 import jax
 
 from sdjax.errors import ConfigError
+from sdjax.models.adapter import T2IAdapter, T2IAdapterConfig
 from sdjax.models.attention import attention
 from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
 from sdjax.models.clip_vision import CLIPVisionModelWithProjection, StableDiffusionSafetyChecker
 from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, CLIPVisionConfig, VAEConfig
+from sdjax.models.controlnet import ControlNetConfig, ControlNetModel
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
 from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
@@ -18,6 +20,7 @@ from sdjax.models.unet_config import UNetConfig
 from sdjax.models.vae import AutoencoderKL
 
 __all__ = [
+    "ALONE",
     "COMPONENTS",
     "MODELS",
     "AutoencoderKL",
@@ -28,7 +31,11 @@ __all__ = [
     "CLIPTextModelWithProjection",
     "CLIPVisionConfig",
     "CLIPVisionModelWithProjection",
+    "ControlNetConfig",
+    "ControlNetModel",
     "StableDiffusionSafetyChecker",
+    "T2IAdapter",
+    "T2IAdapterConfig",
     "TextEncoding",
     "UNet2DConditionModel",
     "UNet2DConfig",
@@ -46,6 +53,7 @@ MODELS: dict[str, type[nn.Module]] = {
         *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
         *(CLIPVisionModelWithProjection, StableDiffusionSafetyChecker),
         *(UNet2DConditionModel, UNet2DModel),
+        *(ControlNetModel, T2IAdapter),
     )
 }
 
@@ -56,7 +64,9 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "condition": ("ControlNetModel", "T2IAdapter"),  # a network that sees a hint, by itself
 }
+ALONE = ("vae", "condition")  # that directories and repositories may hold by themselves
 
 
 def build(class_name: str, config: Mapping[str, Any]) -> nn.Module:

@@ -166,8 +166,13 @@ class Block(nn.Module):
         time_embedding: jax.Array | None = None,
         context: Any = None,
         skips: Sequence[jax.Array] = (),
+        addition: jax.Array | None = None,
     ) -> list[jax.Array]:
-        """Returns the output of every layer; each takes one of `skips`, if there are any, beside its input."""
+        """Returns the output of every layer; each takes one of `skips`, if there are any, beside its input.
+
+        addition: what is added to the output of the last layer that is not the resampler; or where there is no
+            attention, to that of the block, as diffusers does with T2I adapters.
+        """
         outputs = []
         for i in range(self.layers):
             if skips:
@@ -175,21 +180,25 @@ class Block(nn.Module):
             x = self.resnet(name=f"resnets_{i}")(x, time_embedding)
             if self.attention is not None:
                 x = self.attention(name=f"attentions_{i}")(x, context)
+                x = x if addition is None or i < self.layers - 1 else x + addition
             outputs.append(x)
         if self.resampler is not None:
             outputs.append(self.resampler()(x))
+        if addition is not None and self.attention is None:
+            outputs[-1] += addition
         return outputs
 
 
 class MidBlock(nn.Module):
-    """The coarsest level: attention, if there is any, between two resnets."""
+    """The coarsest level: attention, if there is any, between two resnets; or the first of these alone."""
 
     resnet: Callable[..., nn.Module]
     attention: Callable[..., nn.Module] | None = None
+    has_second: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, time_embedding: jax.Array | None = None, context: Any = None) -> jax.Array:
         x = self.resnet(name="resnets_0")(x, time_embedding)
         if self.attention is not None:
             x = self.attention(name="attentions_0")(x, context)
-        return self.resnet(name="resnets_1")(x, time_embedding)
+        return self.resnet(name="resnets_1")(x, time_embedding) if self.has_second else x

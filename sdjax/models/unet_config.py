@@ -1,4 +1,4 @@
-"""The configuration of the UNet, with the names that a checkpoint's `config.json` has for everything."""
+"""The configurations of the UNet and of its encoder, with the names that a checkpoint's `config.json` has."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +21,17 @@ class Level:
 
 
 @dataclass(frozen=True)
-class UNetConfig(Config):
-    """Configuration of `UNet2DConditionModel`, with the names and the defaults of the checkpoint's `config.json`.
+class EncoderConfig(Config):
+    """What `UNet2DConditionModel` shares with the nets that are copies of its encoder: all but the way up.
 
     Settings that differ by level are one value or a list from the finest level to the coarsest; `levels` gathers them.
     `attention_head_dim` is, in spite of its name, the number of heads: the published checkpoints were written that
     way. `num_attention_heads` takes precedence where it is given.
     """
 
-    sample_size: int | None = None
     in_channels: int = 4
-    out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     layers_per_block: int | tuple[int, ...] = 2
     transformer_layers_per_block: int | tuple[int, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
@@ -46,11 +43,11 @@ class UNetConfig(Config):
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
-    time_cond_proj_dim: int | None = None
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
+    mid_block_type: str = "UNetMidBlock2DCrossAttn"
 
     at_most = {"layers_per_block": LAYERS, "transformer_layers_per_block": DEPTH}
     neutral = {
@@ -66,7 +63,6 @@ class UNetConfig(Config):
         "encoder_hid_dim": (None,),
         "encoder_hid_dim_type": (None,),
         "mid_block_scale_factor": (1,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
         "resnet_out_scale_factor": (1,),
         "resnet_skip_time_act": (False,),
         "resnet_time_scale_shift": ("default",),
@@ -91,7 +87,7 @@ class UNetConfig(Config):
         per_level = ("down_block_types", "up_block_types", "layers_per_block", "transformer_layers_per_block",
                      "attention_head_dim", "num_attention_heads", "only_cross_attention")  # fmt: skip
         for key in per_level:
-            value = getattr(self, key)
+            value = getattr(self, key, None)
             self.require(
                 not isinstance(value, tuple) or len(value) == levels,
                 f"{key} = {value!r} does not have one entry for each of the {levels} block_out_channels",
@@ -99,10 +95,11 @@ class UNetConfig(Config):
         for key, known in (
             ("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),
             ("up_block_types", ("CrossAttnUpBlock2D", "UpBlock2D")),
+            ("mid_block_type", ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")),
             ("class_embed_type", (None, "timestep")),
             ("addition_embed_type", (None, "text_time")),
         ):
-            value = getattr(self, key)
+            value = getattr(self, key, ())
             for entry in value if isinstance(value, tuple) else (value,):
                 self.require(entry in known, f"{key}: {entry!r} is not implemented, only {known[0]!r} or {known[1]!r}")
         self.require(self.block_out_channels[0] % 2 == 0, "block_out_channels must begin with an even number")
@@ -134,11 +131,6 @@ class UNetConfig(Config):
         """Whether the model is conditioned on a pooled prompt and on sizes, as Stable Diffusion XL is."""
         return self.addition_embed_type is not None
 
-    @property
-    def embeds_guidance(self) -> bool:
-        """Whether the guidance scale is an input, as of distilled models, which need no unconditional half."""
-        return self.time_cond_proj_dim is not None
-
     def time_ids(self, pooled: int) -> int:
         """How many sizes the model reads beside a pooled prompt of so many features: 6, or 5 with an aesthetic score.
 
@@ -167,6 +159,28 @@ class UNetConfig(Config):
             spread(self.transformer_layers_per_block),
             spread(self.only_cross_attention),
             (block == "CrossAttnDownBlock2D" for block in self.down_block_types),
-            (block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types)),  # written in the order of use
+            self._up_attention(),
         )
         return tuple(Level(*values) for values in per_level)
+
+    def _up_attention(self) -> tuple[bool, ...]:
+        """Whether each level has attention on the way up, which an encoder alone lacks."""
+        return (False,) * len(self.block_out_channels)
+
+
+@dataclass(frozen=True)
+class UNetConfig(EncoderConfig):
+    """Configuration of `UNet2DConditionModel`, with the names and the defaults of the checkpoint's `config.json`."""
+
+    sample_size: int | None = None
+    out_channels: int = 4
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    time_cond_proj_dim: int | None = None
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the guidance scale is an input, as of distilled models, which need no unconditional half."""
+        return self.time_cond_proj_dim is not None
+
+    def _up_attention(self) -> tuple[bool, ...]:
+        return tuple(block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types))  # in the order of use

@@ -10,6 +10,7 @@ import numpy as np
 from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.parallel import shard, unshard
+from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.start import BatchStart, ImageInputs
@@ -45,6 +46,7 @@ class Batch:
     """An order with its texts and images encoded, on the devices. `noise` counts on as rows are taken.
 
     sizes: what is read with the prompts and with the negative prompts. unet: the parameters that it is denoised with.
+    nets: that see hints.
     """
 
     order: Order
@@ -58,10 +60,18 @@ class Batch:
     weights: jax.Array
     arrays: tuple[Any, Any]
     unet: Any
+    nets: Conditions
 
     @classmethod
     def of(
-        cls, order: Order, images: Sequence[ImageInputs], contexts: Contexts, noise: Noise, start: BatchStart, unet: Any
+        cls,
+        order: Order,
+        images: Sequence[ImageInputs],
+        contexts: Contexts,
+        noise: Noise,
+        start: BatchStart,
+        unet: Any,
+        nets: Conditions,
     ) -> "Batch":
         """Puts the arrays of a batch on the devices."""
         if not order.draws.any():
@@ -71,7 +81,7 @@ class Batch:
         known, shared = shard(start.known), shard({name: getattr(start, name) for name in read})
         sizes = shard(sizes_of(order))
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
-        return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet)
+        return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet, nets)
 
     def on_host(self, step: Step) -> State:
         """The state [batch, ...] of the batch after a step, to keep, save or branch from."""
@@ -87,10 +97,11 @@ class Batch:
 
     def inputs(self, row: int) -> tuple[Any, ...]:
         """What the program takes from `row` on, after plan and state."""
-        parts = [texts[row] | self.sizes[0] for texts in self.contexts.parts]
-        negative = self.contexts.negative[row] | self.sizes[1]
+        hints = self.nets.halves
+        parts = [texts[row] | self.sizes[0] | hints[0] for texts in self.contexts.parts]
+        negative = self.contexts.negative[row] | self.sizes[1] | hints[1]
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
-        conditioning = Conditioning(positive, negative, self.shared)
+        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
 from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
 from sdjax.parallel import AXIS, pmap, shard
+from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.programs import Params
 from sdjax.schedulers.loop import State
@@ -25,13 +26,15 @@ class Networks:
     """The modules of a model, and what runs them.
 
     encode_text: maps all parameters and the arrays of `programs.encode_text` to texts.
-    denoise: maps parameters, the number of pictures, whether the unconditional half is computed, and the arguments of
-        `programs.denoise` from `plan` on to the next state.
+    denoise: maps parameters, nets that see hints, the number of pictures, whether the unconditional half is computed,
+        and the arguments of `programs.denoise` from `plan` to `stop` to the next state.
+    encode_hint: maps a net, its parameters and hints [batch, height, width, channels] to features.
     """
 
     modules: Mapping[str, nn.Module]
     encode_text: Callable[..., dict[str, jax.Array]]
     denoise: Callable[..., State]
+    encode_hint: Callable[..., Any]
     autoencoder: Autoencoder
 
     @classmethod
@@ -44,6 +47,7 @@ class Networks:
             modules=modules,
             encode_text=_text_program(modules),
             denoise=_denoising_program(modules["unet"]),
+            encode_hint=_hint_program(),
             autoencoder=Autoencoder(model.vae, precision, vae_tiling, preview),
         )
 
@@ -62,22 +66,28 @@ def _text_program(modules: Mapping[str, nn.Module]) -> Callable[..., dict[str, j
 
 
 def _denoising_program(unet: nn.Module) -> Callable[..., State]:
-    by_form = {
-        (guided, halves): pmap(
-            partial(programs.denoise, unet, guided=guided, halves=halves),
-            in_axes=(None, 0, 0, 0, 0, 0, 0, None),
+    @cache
+    def of_form(guided: bool, halves: str | None, nets: tuple[nn.Module, ...]) -> Callable[..., State]:
+        return pmap(
+            partial(programs.denoise, unet, guided=guided, halves=halves, nets=nets),
+            in_axes=(None, 0, 0, 0, 0, 0, 0, None, None),
             donate_argnums=(2,),
         )
-        for guided in (False, True)
-        for halves in (None, AXIS)
-    }
 
-    def denoise(params: Params, pictures: int, guided: bool, *arguments: Any) -> State:
+    def denoise(params: Params, nets: Conditions, pictures: int, guided: bool, *arguments: Any) -> State:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
         halves = AXIS if guided and pictures == 1 < len(devices()) else None
-        return by_form[guided, halves](params, *arguments)
+        return of_form(guided, halves, nets.modules)(params, *arguments, nets.params)
 
     return denoise
+
+
+def _hint_program() -> Callable[..., Any]:
+    @cache
+    def of_net(net: nn.Module) -> Callable[..., Any]:
+        return pmap(partial(programs.encode_hint, net), in_axes=(None, 0))
+
+    return lambda net, params, hints: of_net(net)(params, shard(hints))
 
 
 def check_finite(values: np.ndarray, params: Mapping[str, Params], model: Model, precision: Precision) -> None:

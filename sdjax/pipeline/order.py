@@ -18,6 +18,7 @@ from sdjax.a1111 import LABELS, SAMPLERS, Mention
 from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
+from sdjax.pipeline.conditions import Slot, check_conditions, slots_of
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
 from sdjax.pipeline.xl import check_xl
@@ -45,6 +46,7 @@ class GroupKey(NamedTuple):
     edited: int  # rows of the plan where the prompt changes on the way, else 0
     guided: tuple[bool, ...]  # one where all rows are alike
     noise: str  # where it is drawn
+    nets: tuple[str, ...]  # that see hints
     loras: tuple[Mention, ...]  # that the prompts name
     switch: int | None  # the row from which on the refiner is asked
     adaptive: bool  # whether the lengths of the steps are found on the way
@@ -169,6 +171,28 @@ class Order:
             first_pass=self.first.recipes[k].steps if self.first else 0,
         )
 
+    @cached_property
+    def slots(self) -> list[Slot]:
+        """The places for hints in the program, and those of every picture."""
+        return slots_of([picture.conditions for picture in self.pictures])
+
+    @cached_property
+    def hint_weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """For each slot [pictures, rows, residuals], of the prompted half and of the other."""
+        halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for slot in self.slots:
+            shape = len(self.recipes), self.rows, slot.net.module.config.residuals
+            tables = np.zeros((2, *shape), np.float32)
+            for k, (recipe, hint) in enumerate(zip(self.recipes, slot.hints)):
+                if hint is not None:
+                    found = np.stack(hint.weights(recipe.step_of_row))
+                    tables[:, k, : found.shape[1]] = found
+                    if self.adaptive:
+                        tables[:, k] = found[:, :1]
+            for half, table in zip(halves, tables):
+                half.append(table)
+        return halves
+
     @property
     def loras(self) -> tuple[Mention, ...]:
         """The LoRAs that the prompts name."""
@@ -197,6 +221,7 @@ class Order:
             edited=self.nfe if is_edited else 0,
             guided=guided if len(set(guided)) > 1 else guided[:1],
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
+            nets=tuple(hint.net.name for hint in picture.conditions),
             loras=self.loras,
             switch=self.switch,
             adaptive=self.adaptive,
@@ -213,6 +238,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
         facts.task.check(picture)
         hires.check(picture)
         check_xl(picture, facts)
+        check_conditions(picture.conditions, facts.unet)
         layers = min(facts.layers, facts.refiner.layers if facts.refiner else facts.layers)
         if (picture.clip_skip or 0) >= layers:
             raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {picture.clip_skip}")
@@ -231,6 +257,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     order = Order(facts, recipes, _size_of(pictures, facts), first)
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
+    _ = order.hint_weights  # refuses a wrong number of scales
     return order
 
 
@@ -240,6 +267,8 @@ def _check_adaptive(order: Order) -> None:
         raise InputError("dpm_adaptive is for all pictures of a batch or for none")
     if any(len(set(recipe.scales_by_row)) > 1 for recipe in order.recipes) or order.key.edited:
         raise InputError("dpm_adaptive finds its steps on the way: guidance and prompt cannot change with them")
+    if any(hint.changes for picture in order.pictures for hint in picture.conditions):
+        raise InputError("dpm_adaptive finds its steps on the way: hints count at all of them, with one scale")
     if order.facts.refiner or any(picture.denoising_end or picture.denoising_start for picture in order.pictures):
         raise InputError("dpm_adaptive finds its steps on the way, and runs from the start to the end: no refiner")
 

@@ -7,6 +7,7 @@ from functools import partial
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -22,9 +23,11 @@ from sdjax.models.precision import Precision
 from sdjax.parallel import fitting_in_memory, placed
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
+from sdjax.pipeline.conditions import conditions_of
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
 from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
+from sdjax.pipeline.hints import ConditionNet
 from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.networks import Networks, check_finite
 from sdjax.pipeline.order import Order, order_of
@@ -74,6 +77,7 @@ class Pipeline:
         self.facts = replace(facts, readers=readers, loras=folder)
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
+        self._nets: WeakKeyDictionary[ConditionNet, Any] = WeakKeyDictionary()
         with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
             self.checker = Checker.of(model, self.precision.offload) if checks else None
             self.networks = Networks.of(model, self.precision, vae_tiling, preview)
@@ -155,7 +159,15 @@ class Pipeline:
         params = self._params_with(order.loras)
         contexts = contexts_of(order, partial(self.networks.encode_text, params))
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
-        return Batch.of(order, images, contexts, noise, start, params["unet"])
+        nets = conditions_of(order, images, self._encode_hint)
+        return Batch.of(order, images, contexts, noise, start, params["unet"], nets)
+
+    def _encode_hint(self, net: ConditionNet, hints: np.ndarray) -> tuple[Any, Any]:
+        """A net's parameters on the devices, where they stay as long as the net is in use, and features of hints."""
+        if net not in self._nets:
+            with fitting_in_memory(f"the parameters of {net.name} in {self.precision}"):
+                self._nets[net] = placed("unet", net.params, self.precision)
+        return self._nets[net], self.networks.encode_hint(net.module, self._nets[net], hints)
 
     def denoise(self, batch: Batch, stops: Iterable[int] = (), state: State | None = None) -> Iterator[Step]:
         """Yields a batch after each row in `stops` and after its last one; see `denoising.steps`.
@@ -279,7 +291,7 @@ class Pipeline:
         return params
 
     def _advance(self, batch: Batch) -> Advance:
-        return partial(self.networks.denoise, batch.unet, len(batch.first))
+        return partial(self.networks.denoise, batch.unet, batch.nets, len(batch.first))
 
     def _refine(self, batch: Batch) -> tuple[Batch, Advance]:
         """A batch as the refiner reads it, and its program."""

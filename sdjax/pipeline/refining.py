@@ -11,6 +11,7 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.parallel import shard
+from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import TextEncode, contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Step, steps
 from sdjax.pipeline.resolve import REFINED_FROM, Facts
@@ -31,11 +32,15 @@ def check_refiner(facts: Facts, refiner: Facts) -> None:
 
 
 def for_refiner(batch: Batch, facts: Facts, encode: TextEncode, unet: Any) -> Batch:
-    """A batch as the refiner reads it: the same plans, noise and guidance, but its own texts, sizes and parameters."""
+    """A batch as the refiner reads it: the same plans, noise and guidance, but its own texts, sizes and parameters.
+
+    Nets that see hints are made for the first model, and the refiner does without them, as in A1111.
+    """
     order = replace(batch.order, facts=facts)
     shared = batch.shared | {"channels": batch.shared["channels"][..., :0]}
     contexts = contexts_of(order, encode)
-    return replace(batch, order=order, contexts=contexts, sizes=shard(sizes_of(order)), shared=shared, unet=unet)
+    sizes = shard(sizes_of(order))
+    return replace(batch, order=order, contexts=contexts, sizes=sizes, shared=shared, unet=unet, nets=Conditions())
 
 
 def refined_steps(
@@ -61,7 +66,8 @@ def refined_steps(
 
 def second_half(pictures: Sequence[Picture], latents: np.ndarray) -> list[Picture]:
     """The pictures that a refiner of diffusers' begins with: latents [batch, h, w, channels] with their noise."""
+    change: dict[str, Any] = {"denoising_end": None, "conditions": ()}
     return [
-        replace(picture, image=each, denoising_start=picture.denoising_end or REFINED_FROM, denoising_end=None)
+        replace(picture, image=each, denoising_start=picture.denoising_end or REFINED_FROM, **change)
         for picture, each in zip(pictures, latents)
     ]

@@ -12,6 +12,7 @@ from sdjax.a1111 import Mention, mentions_of, without_mentions
 from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
+from sdjax.models import UNetConfig
 from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
@@ -28,8 +29,8 @@ OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are
 class Facts:
     """What preparing pictures needs to know of a model.
 
-    low_res: the noise schedule of an upscaling model's small pictures. defaults: settings that suit the model. family:
-        of distilled models, what it is taken for, else "".
+    unet: its configuration. low_res: the noise schedule of an upscaling model's small pictures.
+    defaults: settings that suit the model. family: of distilled models, what it is taken for, else "".
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
     loras: those that prompts may name.
@@ -39,6 +40,7 @@ class Facts:
     """
 
     task: Task
+    unet: UNetConfig
     scheduler: Scheduler
     low_res: NoiseSchedule | None
     defaults: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Facts:
         side = known.settings.pop("side", (unet.sample_size or 0) * vae.factor)
         return cls(
             task=task_of(unet, vae),
+            unet=unet,
             scheduler=schedulers.from_config(model.scheduler_config | known.scheduler),
             low_res=schedulers.from_config(model.low_res_config).noise if model.low_res_config else None,
             defaults=own | known.settings | ({} if added.title else model.defaults),
@@ -132,11 +135,16 @@ class Recipe:
         return self.picture.prompt_syntax == "plain"
 
     @property
+    def step_of_row(self) -> np.ndarray:
+        """[nfe], the step that each row belongs to, from 0."""
+        ends = self.plan.rows.is_step
+        return np.cumsum(ends) - ends
+
+    @property
     def scales_by_row(self) -> np.ndarray:
         """[nfe], the guidance scale at each row; 1 outside of the guided interval. InputError for a wrong number."""
         low, high = self.picture.guidance_interval
-        ends = self.plan.rows.is_step
-        step = np.cumsum(ends) - ends  # the step that each row belongs to
+        step = self.step_of_row
         steps = step[-1] + 1
         scales = np.atleast_1d(np.asarray(self.guidance_scale, np.float32))
         if len(scales) not in (1, steps):
@@ -170,11 +178,11 @@ class Recipe:
         }
         found: dict[str, Any] = {}
         for name, setting in SETTINGS.items():
-            value = resolved.get(name, getattr(self.picture, name))
+            value: Any = resolved.get(name, getattr(self.picture, name))
             is_said = setting.is_set(value) or setting.needs or name in ("prompt", "negative_prompt", "seed", *resolved)
             has_effect = self.picture.uses(setting, task.name) and not (name == "strength" and not task.starts)
             if is_said and has_effect and value is not None and setting.kind != "image":
-                found[setting.label] = value
+                found[setting.label] = [hint.settings() for hint in value] if setting.kind == "hints" else value
         return found
 
 

@@ -19,7 +19,7 @@ UPSCALE = "upscale"  # in the place of a setting in `needs`: a model that makes 
 
 # The groups of options in `--help`.
 PROMPT, SAMPLING, GUIDANCE, NOISE, SIZE = "Prompt", "Sampling", "Guidance", "Noise", "Size"
-IMAGES, HIRES, XL = "From pictures", "Second pass", "Stable Diffusion XL"
+IMAGES, CONDITIONS, HIRES, XL = "From pictures", "Conditions", "Second pass", "Stable Diffusion XL"
 
 OWN_SIZE = "the image's or the model's own"
 LARGEST_SIZE = 65536  # pixels that a model may be told of
@@ -43,6 +43,9 @@ class Picture:
         "White where to paint anew; the rest keeps every pixel.", IMAGES, flag="", needs="image")] = None
     depth_map: Annotated[Any, Setting(
         "For models that follow depth: a picture, brighter where nearer.", IMAGES)] = None
+    conditions: Annotated[tuple[Any, ...], Setting(
+        "What further pictures say: hints of `sdjax.load_condition`, each with its scale and its part of the steps.",
+        CONDITIONS, flag="")] = ()
     strength: Annotated[float, Setting(
         "How much of the image is lost to noise: from just above 0 to 1, all of it.", IMAGES, above=0, high=1,
         needs="image")] = 0.8

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sdjax import limits
 from sdjax.errors import InputError, brief
 
-Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "pair", "levels", "image"]
+Kind = Literal["text", "choice", "flag", "whole", "number", "numbers", "interval", "pair", "levels", "image", "hints"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ KIND_OF: dict[Any, Kind] = {
     tuple[float, float]: "interval",
     tuple[int, int]: "pair",
     tuple[float, ...]: "levels",
+    tuple[Any, ...]: "hints",
     Any: "image",
 }
 
@@ -179,6 +180,8 @@ KINDS: dict[Kind, _Kind] = {
         _is_pair,
         {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
     ),
+    # Hints are made, and refused, by `sdjax.pipeline.conditions`.
+    "hints": _Kind("a list of hints", lambda value: isinstance(value, tuple), {"type": "array"}),
     # Images are read, and refused, by `sdjax.pipeline.images`. In JSON they are base64, as in A1111's API.
     "image": _Kind("a picture", lambda value: True, TEXT | {"contentEncoding": "base64"}),
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.errors import InputError
-from sdjax.files.checkpoint import Model, read_vae
+from sdjax.files.checkpoint import Model, read_alone
 from sdjax.files.layout import read_json
 from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.models.precision import Precision
@@ -104,7 +104,7 @@ def _chosen(model: Model, choices: Choices) -> tuple[Model, dict[str, dict[str, 
     """The model with another VAE and prediction_type if these are wanted, and the configs that are not its own then."""
     configs = {}
     if choices.vae is not None:
-        model = replace(model, components={**model.components, "vae": read_vae(choices.vae)})
+        model = replace(model, components={**model.components, "vae": read_alone(choices.vae, "vae")})
         configs["vae"] = read_json(choices.vae / "vae" / "config.json")
     if choices.prediction_type:
         model = replace(model, scheduler_config={**model.scheduler_config, "prediction_type": choices.prediction_type})

@@ -16,7 +16,7 @@ import transformers
 
 from sdjax.convert import fill
 from sdjax.models import abstract_params, build
-from sdjax.models.unet import Added
+from sdjax.models.unet_encoder import Added
 
 TOLERANCE = 1e-5
 

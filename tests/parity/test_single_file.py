@@ -34,7 +34,7 @@ from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import flat_specs, read_component, read_model
 from sdjax.files.layout import read_json
 from sdjax.models import build
-from sdjax.models.unet import Added
+from sdjax.models.unet_encoder import Added
 
 TOLERANCE = 1e-5
 CLASSES = {

@@ -20,7 +20,7 @@ from sdjax.adapters.lora_files import read_lora
 from sdjax.adapters.textual_inversion import read_embedding
 from sdjax.cli import main
 from sdjax.convert import convert, export
-from sdjax.files.checkpoint import read_model, read_vae
+from sdjax.files.checkpoint import read_alone, read_model
 from sdjax.files.pictures import read_settings
 from sdjax.files.tensors import open_tensors
 from sdjax.models import build
@@ -212,7 +212,7 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     common = ["--model", str(model), "--from-scratch", "--batch-size", "2", "--steps", "2"]
     assert main(["train", "vae", pictures, str(tmp_path / "vae"), *common]) == 0
     vae = tmp_path / "vae" / "vae-2"
-    scale = read_vae(vae).module.config.scaling_factor
+    scale = read_alone(vae, "vae").module.config.scaling_factor
     assert scale != read_model(model).vae.module.config.scaling_factor and 0.01 < scale < 100
     wanted = ["train", "text-to-image", pictures, str(tmp_path / "run"), *common, "--vae", str(vae)]
     assert main([*wanted, "--store", "float16"]) == 0
@@ -228,7 +228,7 @@ def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     assert main(decoder) == 1
     assert "leave from_scratch or decoder_only out" in capsys.readouterr().err
     assert main([word for word in decoder if word != "--from-scratch"]) == 0
-    before, after = read_vae(made), read_vae(tmp_path / "decoder" / "vae-2")
+    before, after = (read_alone(path, "vae") for path in (made, tmp_path / "decoder" / "vae-2"))
     assert after.module.config == before.module.config
     same = {
         name: jax.tree.all(jax.tree.map(np.array_equal, before.params[name], tree))
