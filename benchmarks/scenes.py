@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from rich.progress import track
 
 from sdjax.errors import InputError
@@ -182,6 +182,42 @@ def paint(
         draw.ellipse((x - 0.55 * r, y - 0.55 * r, x + 0.55 * r, y + 0.55 * r), hole)
 
 
+def sketch(scene: Scene, random: np.random.Generator) -> Image.Image:
+    """The outlines of a scene's objects as a hand draws them: a little off, in lines of any width, dark or bright."""
+    canvas = Image.new("L", (SIDE * ENLARGED, SIDE * ENLARGED))
+    draw = ImageDraw.Draw(canvas)
+    width = round(ENLARGED * random.uniform(0.8, 2.6))
+    for thing, circle in zip(scene.facts.things, scene.circles):
+        for corners in lines_of(thing.shape):
+            x, y, r = (ENLARGED * length for length in circle)
+            closed = np.concatenate([corners, corners[:2]])
+            points = [(x + r * dx, y + r * dy) for dx, dy in closed + _wobble(closed, random)]
+            draw.line(points, 255, width, joint="curve")
+    image = canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image if random.random() < 0.5 else ImageOps.invert(image)
+
+
+def _wobble(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Smooth small offsets for points around a center, in units of the radius."""
+    angles = np.arctan2(points[:, 1], points[:, 0])[:, None]
+    waves = [np.sin(k * angles + random.uniform(0, 2 * np.pi, 2)) * random.normal(0, 0.035 / k, 2) for k in (1, 2, 3)]
+    return np.sum(waves, axis=0)
+
+
+def lines_of(shape: str) -> list[np.ndarray]:
+    """The outlines of a shape, [corners, 2] each, in units of the radius; a ring has two."""
+    if shape in OUTLINES:
+        return [_divided(np.asarray(OUTLINES[shape]()))]
+    circle = _corners(64, 1.0)
+    return [circle, 0.55 * circle] if shape == "ring" else [circle]
+
+
+def _divided(corners: np.ndarray) -> np.ndarray:
+    """The same outline with eight points a side, which can be bent."""
+    shares = np.arange(8)[:, None, None] / 8
+    return ((1 - shares) * corners + shares * np.roll(corners, -1, axis=0)).transpose(1, 0, 2).reshape(-1, 2)
+
+
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
@@ -230,6 +266,9 @@ def scenes(
     output: Annotated[Path, typer.Argument(help="The folder to make.")],
     count: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Other numbers give other scenes.")] = 0,
+    sketches: Annotated[
+        bool, typer.Option("--sketches", help="Also sketches of their outlines, as hints to train a ControlNet with.")
+    ] = False,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only the eight pairs of colour and shape that the model never saw.")
     ] = False,
@@ -239,10 +278,16 @@ def scenes(
     00000.png and 00000.txt, and so on, and metadata.jsonl with a line for each: {"file_name": ..., "text": ...}.
     """
     with new_directory(output) as folder, (folder / "metadata.jsonl").open("w") as metadata:
+        if sketches:
+            (folder / "sketches").mkdir()
         for i in track(range(count), "scenes"):
             random = np.random.default_rng([seed, i])
             scene = draw_scene(random, held_out)
             render(scene, random).save(folder / f"{i:05}.png")
             caption = str(scene.facts)
             (folder / f"{i:05}.txt").write_text(caption + "\n")
-            metadata.write(json.dumps({"file_name": f"{i:05}.png", "text": caption}) + "\n")
+            entry = {"file_name": f"{i:05}.png", "text": caption}
+            if sketches:
+                entry["conditioning_image"] = f"sketches/{i:05}.png"
+                sketch(scene, random).save(folder / "sketches" / f"{i:05}.png")
+            metadata.write(json.dumps(entry) + "\n")

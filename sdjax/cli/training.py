@@ -239,6 +239,98 @@ def lcm(
     _train(task, run, settings, intervals)
 
 
+def _condition(
+    kind: Literal["controlnet", "adapter"],
+    pictures: Path,
+    run: Path,
+    model: str,
+    hints: tuple[Path | None, str | None],
+    captions: float,
+    store: str | None,
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    from sdjax.annotators import annotator
+    from sdjax.training.conditions import Choices, condition_task
+    from sdjax.training.data import read_examples, with_hints
+
+    folder, name = hints
+    if name is not None:
+        annotator(name)
+    examples = read_examples(pictures, captions=True)
+    if folder is not None:
+        examples = with_hints(examples, folder)
+    task = condition_task(_open(model), examples, Choices(kind, name, captions, store=store))
+    _train(task, run, settings, intervals)
+
+
+HintFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--hints",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="A folder of hints, each with the name of its picture; else a .jsonl names them (conditioning_image).",
+    ),
+]
+HintAnnotator = Annotated[
+    str | None, typer.Option("--annotator", help="Make the hints from the pictures: one of `sdjax annotate --list`.")
+]
+HintCaptions = Annotated[
+    float, typer.Option("--caption-dropout", min=0, max=1, help="Share of the captions that are left out.")
+]
+HintStore = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None, typer.Option("--store", help="What the result is written in.")
+]
+
+
+@with_settings(steps=5000, batch_size=16, learning_rate=1e-4)
+def controlnet(
+    *,
+    pictures: Pictures,
+    run: Run,
+    model: options.Model = "shapes",
+    hints: HintFolder = None,
+    annotator: HintAnnotator = None,
+    caption_dropout: HintCaptions = 0.5,
+    store: HintStore = None,
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    """Train a ControlNet (arXiv:2302.05543): a copy of the UNet's encoder that sees a hint. The model stays as it is.
+
+    [bold]Example[/bold]
+
+    sdjax train controlnet ./pictures ./run --annotator canny --model sd15 --learning-rate 1e-5
+
+    sdjax generate "a lighthouse" --model sd15 --control ./run/controlnet-5000:edges.png
+    """
+    _condition("controlnet", pictures, run, model, (hints, annotator), caption_dropout, store, settings, intervals)
+
+
+@with_settings(steps=5000, batch_size=16, learning_rate=1e-4)
+def adapter(
+    *,
+    pictures: Pictures,
+    run: Run,
+    model: options.Model = "shapes",
+    hints: HintFolder = None,
+    annotator: HintAnnotator = None,
+    caption_dropout: HintCaptions = 0.5,
+    store: HintStore = None,
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    """Train a T2I adapter (arXiv:2302.08453): a small net that sees a hint once a picture. The model stays as it is.
+
+    [bold]Example[/bold]
+
+    sdjax train adapter ./pictures ./run --annotator t2ia_color_grid --model sd15
+    """
+    _condition("adapter", pictures, run, model, (hints, annotator), caption_dropout, store, settings, intervals)
+
+
 def _open(model: str) -> "Model":
     """The parameters and configurations of a model that may have to be downloaded or converted first."""
     import sdjax.convert
@@ -259,5 +351,5 @@ def _train(task: "Task", folder: Path, settings: "Settings", intervals: "Interva
 
 
 train = typer.Typer(cls=Group, help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-for command in (text_to_image, textual_inversion, lcm, vae, ddpm, noise):
+for command in (text_to_image, textual_inversion, lcm, controlnet, adapter, vae, ddpm, noise):
     train.command(cls=Command)(command)

@@ -20,14 +20,19 @@ from sdjax.training.cifar import read_cifar
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NAMES, TEXTS = ("file_name", "image"), ("text", "caption")  # the keys that JSON Lines are known to have
+HINT = "conditioning_image"
 AHEAD = 4  # batches that are read ahead of their use
 
 
 class Example(NamedTuple):
-    """A picture, its file or its pixels [height, width, 3] in 8 bits, and what it shows; None where nobody says."""
+    """A picture, its file or its pixels [height, width, 3] in 8 bits; what it shows, and a hint of that.
+
+    None where nobody says.
+    """
 
     picture: Path | np.ndarray
     caption: str | None
+    hint: Path | None = None
 
 
 def read_examples(source: Path, *, captions: bool) -> list[Example]:
@@ -52,10 +57,19 @@ def _read_folder(folder: Path, captions: bool) -> list[Example]:
         examples = [Example(path, _text_beside(path) if captions else None) for path in pictures]
     if not examples:
         raise InputError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
-    for picture, caption in examples:
+    for picture, caption, _ in examples:
         if captions and caption is None:
             raise InputError(f"{picture} has no caption: put one into a .txt of its name, or all into a .jsonl")
     return examples
+
+
+def with_hints(examples: list[Example], folder: Path) -> list[Example]:
+    """The examples with the pictures of the same names in a folder as their hints. InputError where one is missing."""
+    hints = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in ENDINGS}
+    for example in examples:
+        if not isinstance(example.picture, Path) or example.picture.stem not in hints:
+            raise InputError(f"{folder} has no hint of the name of {example.picture}")
+    return [example._replace(hint=hints[Path(str(example.picture)).stem]) for example in examples]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -68,7 +82,8 @@ def _from_line(path: Path, number: int, line: str) -> Example:
         entry = json.loads(line)
         name = next(entry[key] for key in NAMES if key in entry)
         picture = path.parent / name
-        return Example(picture, next((str(entry[key]) for key in TEXTS if key in entry), None))
+        hint = path.parent / entry[HINT] if HINT in entry else None
+        return Example(picture, next((str(entry[key]) for key in TEXTS if key in entry), None), hint)
     except (ValueError, TypeError, StopIteration, RecursionError):
         raise InputError(f"{path}, line {number}: should be an object with {NAMES[0]!r} and {TEXTS[0]!r}") from None
 

@@ -45,7 +45,7 @@ class TextToImage:
     text_encoder: nn.Module
     denoising: Denoising
     empty: tuple[int, ...]  # the ids of no caption
-    caption_dropout: float = 0.1
+    caption_dropout: float
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         """batch: "mean" and "deviation" of the latents, scaled for the UNet, and "ids" [batch, tokens]."""
@@ -56,9 +56,13 @@ class TextToImage:
         context = self.text_encoder.apply({"params": params["text_encoder"]}, ids).context
 
         def predict(sample: jax.Array, times: jax.Array) -> jax.Array:
-            return self.unet.apply({"params": params["unet"]}, sample, times, context)
+            return self.predict(params, sample, times, context, batch)
 
         return self.denoising.loss(predict, x0, keys, context.dtype)
+
+    def predict(self, params: Tree, sample: jax.Array, times: jax.Array, context: jax.Array, batch: Tree) -> jax.Array:
+        """What the network says of a sample; params: trained and frozen ones."""
+        return self.unet.apply({"params": params["unet"]}, sample, times, context)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from sdjax import schedulers
 from sdjax.errors import InputError
@@ -188,13 +189,16 @@ class Samples:
 
     def __call__(self, state: TrainState, folder: Path) -> None:
         """Writes the sheet of a state into a folder, its name the number of steps."""
-        params = self.complete(state.ema)
+        images = self.drawn(self.complete(state.ema), {})
+        rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
+        labels = [caption[:60] for caption in self.captions]
+        save_sheet(folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])
+
+    def drawn(self, params: dict[str, Tree], settings: Mapping[str, Any]) -> list[Image.Image]:
+        """The pictures of all captions, those of one next to each other, with other parameters and further settings."""
         if self.pipe is None:
             self.pipe = Pipeline(with_params(self.model, params), Precision("float32"), words=self.words)
         pipe = self.pipe.with_params(params)
         prompts = [caption for caption in self.captions for _ in SEEDS]
         seeds = [*SEEDS] * len(self.captions)
-        images = list(pipe(prompts, prompt_syntax="plain", seed=seeds, **self.how).images)
-        rows = [images[i : i + len(SEEDS)] for i in range(0, len(images), len(SEEDS))]
-        labels = [caption[:60] for caption in self.captions]
-        save_sheet(folder, int(state.step), rows, labels, [f"seed {seed}" for seed in SEEDS])
+        return list(pipe(prompts, prompt_syntax="plain", seed=seeds, **self.how, **settings).images)
