@@ -220,7 +220,7 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
         name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
     }
     told = [{**painting.loading.settings(), **how, **files, "version": __version__} for how in result.settings]
-    painting.saving.save(result.images, told, painting.watching.paths(count))
+    painting.saving.save(list(result.images), told, painting.watching.paths(count))
     painting.watching.finish(list(result.images))
 
 
