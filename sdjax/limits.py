@@ -13,6 +13,8 @@ SHOWN = 100  # characters of a value in a message
 # Of pictures.
 SIDE = 16_384  # pixels of a height or width
 PIXELS = 1 << 26  # of a picture that is read or drawn: 8192 x 8192
+ANNOTATED = 1 << 24  # pixels that an annotator looks at: 4096 x 4096
+ENLARGED = 1 << 28  # of a picture that an upscaling model makes: 16384 x 16384
 STEPS = 10_000  # of a sampler, and values of a list with one for each
 BATCH = 4096  # pictures drawn at once
 CALL = 10_000  # pictures that one call or command gives

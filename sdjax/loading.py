@@ -20,6 +20,7 @@ from sdjax.files.eviction import limit
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
 from sdjax.pipeline import ConditionNet, Pipeline
+from sdjax.upscaling import UpscalerFolder
 
 log = logging.getLogger("sdjax")
 
@@ -37,6 +38,7 @@ def load(
     preview_vae: str | os.PathLike | None = None,
     loras: Sequence[tuple[str | os.PathLike, float]] = (),
     lora_dir: str | os.PathLike | None = None,
+    upscaler_dir: str | os.PathLike | None = None,
     refiner: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
@@ -63,6 +65,7 @@ def load(
         which costs nothing; the model's own where None.
     loras: LoRA files, each with its scale; see `Pipeline.load_lora_weights`.
     lora_dir: a folder of LoRA files that prompts may name, as in A1111: "a cat <lora:file_name:0.8>".
+    upscaler_dir: a folder of upscaling models (ESRGAN, Real-ESRGAN, SwinIR), or a file, that `hires_upscaler` may name.
     refiner: another model that takes over where little noise is left, as that of Stable Diffusion XL is made to.
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
@@ -77,6 +80,7 @@ def load(
     if lora_dir is not None and not os.path.isdir(lora_dir):
         raise InputError(f"there is no folder {lora_dir} of LoRAs")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
+    upscalers = None if upscaler_dir is None else UpscalerFolder(upscaler_dir)
     keep_compiled_programs()
     opened = read_model(
         resolve(model, variant=variant, revision=revision, single_file=single_file or Choices(), progress=progress)
@@ -90,7 +94,8 @@ def load(
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir, checks=safety_checker is not None)
+    checks = safety_checker is not None
+    pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir, checks=checks, upscalers=upscalers)
     pipe.use_loras(adapters)
     if pipe.facts.family:
         chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())

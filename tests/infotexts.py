@@ -51,7 +51,10 @@ V1_0 = [  # 1.0 to 1.5: the spacing in the sampler's name, no RNG, "Version" fro
     ("Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.5, "
      "Hires upscale: 1.5, Hires upscaler: Lanczos", "DPM++ 2M", "Karras", 20, []),
     ("Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.4, "
-     "Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", "DPM++ 2M", "Karras", 20, ["Hires upscaler: R-ESRGAN 4x+"]),
+     "Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+", "DPM++ 2M", "Karras", 20, []),
+    ("Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.4, "
+     "Hires upscale: 2, Hires upscaler: Latent (nearest)", "DPM++ 2M", "Karras", 20,
+     ["Hires upscaler: Latent (nearest)"]),
     ("Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512, Denoising strength: 0.4, "
      "Hires resize: 1024x1024, Hires upscaler: Latent", "DPM++ 2M", "Karras", 20,
      ["Denoising strength: 0.4", "Hires resize: 1024x1024", "Hires upscaler: Latent"]),

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from upscaling_files import compact
+from upscaling_files import write as write_network
 
 import sdjax
 from sdjax.cli import main
@@ -17,6 +20,7 @@ from sdjax.errors import InputError
 from sdjax.files.pictures import read_settings
 from sdjax.pipeline.images import Repaint, bicubic, read_depth, read_image, read_mask, surroundings, to_array
 from sdjax.settings import Picture
+from sdjax.upscaling import UpscalerFolder, enlarge, open_upscaler
 
 HEART = "a big red heart at the top left on a yellow background"
 rng = np.random.default_rng(0)
@@ -263,6 +267,29 @@ def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
     assert np.array_equal(np.asarray(got.images[0]), np.asarray(by_hand.images[0]))
     assert got.nfe == pipe(HEART, **settings).nfe + by_hand.nfe
     assert got.settings[0]["width"] == 64 and got.settings[0]["hires_scale"] == 1.5
+
+
+def test_a_second_pass_over_what_a_network_has_enlarged(pipe, small, tmp_path, capsys, monkeypatch):
+    """What it does by hand; the name is in the picture, and `--like` wants to be told where the file is."""
+    net = write_network(tmp_path / "tiny x2.safetensors", compact())
+    monkeypatch.setattr(pipe, "facts", replace(pipe.facts, upscalers=UpscalerFolder(tmp_path)))
+    how = {"num_inference_steps": 4, "seed": 3}
+    got = pipe(HEART, hires_scale=1.5, hires_upscaler="tiny x2", hires_strength=0.5, **how).images[0]
+    larger = enlarge(open_upscaler(net), pipe(HEART, **how).images[0], (96, 96))
+    assert np.array_equal(np.asarray(got), np.asarray(pipe(HEART, image=larger, strength=0.5, **how).images[0]))
+    made, again, other = (str(tmp_path / f"{name}.png") for name in ("made", "again", "other"))
+    few = ["--model", str(small), "--steps", "4", "--seed", "3", "--hires-scale", "1.5", "--hires-strength", "0.5"]
+    assert main(["generate", HEART, "-o", made, *few, "--hires-upscaler", str(net)]) == 0
+    assert np.array_equal(np.asarray(Image.open(made)), np.asarray(got))
+    assert "Hires upscaler: tiny x2" in Image.open(made).text["parameters"]
+    assert read_settings(made)["hires_upscaler"] == "tiny x2"
+    assert main(["generate", "--like", made, "-o", again, "--upscaler-dir", str(tmp_path)]) == 0
+    assert Path(again).read_bytes() == Path(made).read_bytes()
+    capsys.readouterr()
+    assert main(["generate", "--like", made, "-o", other, "--model", "no model"]) == 1
+    assert "not followed: upscaler tiny x2" in capsys.readouterr().err
+    assert main(["generate", HEART, "-o", other, *few, "--hires-upscaler", "tiny"]) == 1
+    assert "say in which folder it is" in capsys.readouterr().err
 
 
 def test_on_the_command_line(small, tmp_path, capsys):

@@ -19,7 +19,7 @@ LAYERS = [
     {"targets"},
     {"programs", "parallel"},
     {"reading"},
-    {"adapters", "sight"},
+    {"adapters", "sight", "upscaling"},
     {"pipeline"},
     {"convert"},
     {"loading", "fitting"},

@@ -6,12 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdjax.errors import InputError, did_you_mean
+from sdjax.limits import ANNOTATED
 
 if TYPE_CHECKING:  # numpy and Pillow are imported when a picture is there: `--help` shows the settings without
     import numpy as np
-
-MAX_PIXELS = 4096 * 4096
-FILE = "FILE"
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,9 @@ def annotate(name: str, picture: "np.ndarray", resolution: int | None = None, **
         fits, kind = picture.dtype == "uint8" and picture.shape[2:] == (3,), "uint8 [height, width, 3]"
     if not fits:
         raise InputError(f"{name} reads {kind}, not {picture.dtype} of shape {picture.shape}")
-    if 0 in picture.shape or picture.shape[0] * picture.shape[1] > MAX_PIXELS:
+    if 0 in picture.shape or picture.shape[0] * picture.shape[1] > ANNOTATED:
         raise InputError(
-            f"{name} takes pictures of 1 to {MAX_PIXELS:,} pixels, not {picture.shape[0]} x {picture.shape[1]}"
+            f"{name} takes pictures of 1 to {ANNOTATED:,} pixels, not {picture.shape[0]} x {picture.shape[1]}"
         )
     if resolution is not None:
         picture = _at(RESOLUTION.checked(resolution), picture)
@@ -150,6 +148,6 @@ def _at(resolution: int, picture: "np.ndarray") -> "np.ndarray":
     image = Image.fromarray(picture if picture.ndim == 3 else picture.astype(np.float32))
     scale = resolution / min(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    if width * height > MAX_PIXELS:
+    if width * height > ANNOTATED:
         raise InputError(f"at a resolution of {resolution} the picture has {width} x {height} pixels: too many")
     return np.asarray(image.resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))

@@ -90,19 +90,30 @@ def inpaint(
     paint([prompt], painting, {"image": image, "mask_image": mask})
 
 
-@painting(
-    UPSCALE, without=("depth_map", "hires_scale", XL), model="stabilityai/stable-diffusion-x4-upscaler", task=UPSCALE
-)
+UPSCALING = "stabilityai/stable-diffusion-x4-upscaler"
+
+
+@painting(UPSCALE, without=("depth_map", "hires_scale", XL), model=UPSCALING, task=UPSCALE)
 def upscale(
     *,
-    prompt: options.Prompt,
-    image: Annotated[Path, typer.Argument(help="The picture to enlarge.")],
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What the picture shows.")],
+    image: Annotated[Path | None, typer.Argument(metavar="PICTURE", help="The picture to enlarge.")] = None,
     painting: Painting,
 ) -> None:
-    """Enlarge a picture four times, with a model made for it, which paints in the detail.
+    """Enlarge a picture, by a Stable Diffusion made for it and a prompt, or by ESRGAN, Real-ESRGAN or SwinIR without.
 
-    [bold]Example[/bold]
+    The first makes it four times larger, and paints in the detail that the prompt says. The others are files (--model),
+    which say how many times.
+
+    [bold]Examples[/bold]
 
     sdjax upscale "a lighthouse in a storm" small.png -o large.png
+
+    sdjax upscale small.png --model RealESRGAN_x4plus.pth -o large.png
     """
-    paint([prompt], painting, {"image": image})
+    if image is None:
+        from sdjax.cli.enlarging import enlarge_picture
+
+        enlarge_picture(Path(prompt), painting, [UPSCALING])
+    else:
+        paint([prompt], painting, {"image": image})

@@ -11,6 +11,7 @@ from sdjax.cli.painting import OF_FILES, Painting
 from sdjax.errors import InputError
 from sdjax.files.pictures import read_settings
 from sdjax.settings import SETTINGS
+from sdjax.settings.picture import UPSCALERS
 
 log = logging.getLogger("sdjax")
 
@@ -39,6 +40,10 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
     ):
         log.warning("%s: not followed: %s (--lora-dir says where they are)", path, ", ".join(named))
         prompt = without_mentions(prompt)
+    named_upscaler = found.get("hires_upscaler", UPSCALERS[0])
+    if named_upscaler not in UPSCALERS and loading.upscaler_dir is None:
+        log.warning("%s: not followed: upscaler %s (--upscaler-dir says where it is)", path, named_upscaler)
+        del found["hires_upscaler"]
     if "Refiner" in " ".join(found.get("not_followed", [])) and loading.refiner is None:
         found.pop("denoising_end", None)  # of A1111: without a refiner it would leave the noise in
     request = replace(

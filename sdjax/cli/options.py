@@ -163,6 +163,14 @@ LoraDir = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+UpscalerDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder of upscaling models (ESRGAN, Real-ESRGAN, SwinIR) that a second pass may name.",
+        rich_help_panel=MODEL,
+    ),
+]
 Embedding = Annotated[
     list[Path] | None,
     typer.Option(

@@ -41,6 +41,7 @@ class Loading:
     loras: Sequence[tuple[str, float]] = ()
     lora_dir: Path | None = None
     safety_checker: bool = True
+    upscaler_dir: Path | None = None
     single_file: Mapping[str, Any] = field(default_factory=dict)
     preview_vae: str | None = None
 
@@ -62,6 +63,7 @@ class Loading:
             loras=self.loras,
             lora_dir=self.lora_dir,
             safety_checker="own" if self.safety_checker else None,
+            upscaler_dir=self.upscaler_dir,
             single_file=Choices(**self.single_file),
             progress=report,
         )
@@ -80,7 +82,10 @@ class Loading:
         return {"model": self.model, **others, **choices, **files}
 
 
-OF_LOADING = ("model", "dtype", "weights", "offload", "vae", "vae_tiling", "refiner", "lora_dir", "safety_checker")
+OF_LOADING = (
+    *("model", "dtype", "weights", "offload", "vae", "vae_tiling"),
+    *("refiner", "lora_dir", "upscaler_dir", "safety_checker"),
+)
 OF_FILES = {
     "ema": options.Ema,
     "prediction_type": options.PredictionType,
@@ -96,6 +101,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("embedding", options.Embedding, None),
         option("lora", options.Loras, None),
         option("lora_dir", options.LoraDir, None),
+        option("upscaler_dir", options.UpscalerDir, None),
         option("vae", options.Vae, None),
         option("vae_tiling", options.VaeTiling, None),
         option("refiner", options.Refiner, None),
@@ -123,6 +129,8 @@ def configured(
             named = {name: values.pop(name) for name in OF_LOADING}
             choices = {name: value for name in OF_FILES if (value := values.pop(name)) is not None}
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
+            if (file := Path(given.get("hires_upscaler") or "")).is_file():  # settings have names, and no paths
+                given["hires_upscaler"], named["upscaler_dir"] = file.stem, file
             command(
                 **values,
                 settings={name: value for name, value in given.items() if value is not None},

@@ -18,6 +18,8 @@ FEWEST_FIELDS = 3  # a last line with fewer is part of the prompt
 RNGS = {"jax": "jax", "torch": "CPU", "philox": "NV"}
 GPU = "GPU"  # the web UI's default; the numbers of a CUDA generator
 
+OUR_UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos"}  # others are files, which have their names there too
+
 # Fields that say nothing about how to make the picture again, besides those that are read.
 SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch size", "Batch pos"}
 
@@ -26,7 +28,7 @@ SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch si
 FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[str], Any]]] = {
     "guidance_scale": (lambda scale: f"{scale:.15g}" if isinstance(scale, int | float) else None, float),
     "clip_skip": (lambda layers: layers + 1 if layers else None, lambda text: int(text) - 1),
-    "hires_upscaler": (str.capitalize, {"Latent": "latent", "Lanczos": "lanczos"}.__getitem__),
+    "hires_upscaler": (lambda name: OUR_UPSCALERS.get(name, name), lambda text: _upscaler(text)),
     "rng": (RNGS.__getitem__, lambda text: {label: rng for rng, label in RNGS.items()}.get(text, "philox")),
 }
 TYPES: dict[str, Callable[[str], Any]] = {
@@ -36,6 +38,13 @@ TYPES: dict[str, Callable[[str], Any]] = {
     "flag": lambda text: {"True": True, "False": False}[text],
 }
 NAMED = {name: setting for name, setting in SETTINGS.items() if setting.infotext}
+
+
+def _upscaler(text: str) -> str:
+    """What enlarges, by A1111's name for it. Raises KeyError for those of its own that we lack."""
+    if text.startswith("Latent (") or text in ("None", "Nearest", "LDSR", "ScuNET GAN", "ScuNET PSNR"):
+        raise KeyError(text)
+    return {label: name for name, label in OUR_UPSCALERS.items()}.get(text, text)
 
 
 def write_infotext(settings: Mapping[str, Any]) -> str:

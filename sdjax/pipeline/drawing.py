@@ -78,7 +78,7 @@ def _all_passes(pipe: "Pipeline", order: Order, latents: np.ndarray | None, want
     pictures = order.pictures
     small = order_of(hires.first_pass(pictures), replace(pipe.facts, refiner=None))
     first = _one_pass(pipe, small, latents, Wanted(hires.output_type(pictures), None, wanted.progress))
-    larger = hires.second_pass(pictures, np.asarray(first.images), pipe.facts.factor)
+    larger = hires.second_pass(pictures, np.asarray(first.images), pipe.facts, wanted.progress or silent)
     second = _refined(pipe, pipe.prepare(larger, order), None, wanted)
     return _output(pipe, order, second.images, first.nfe + second.nfe)
 

@@ -5,18 +5,39 @@ Large pictures come out better this way than at once, since models repeat themse
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from PIL import Image
 
-from sdjax.errors import InputError
+from sdjax.errors import InputError, did_you_mean
 from sdjax.pipeline.images import resized, to_pil
 from sdjax.settings import Picture
+from sdjax.settings.picture import UPSCALERS
+from sdjax.upscaling import UpscalerFolder, enlarge
+
+if TYPE_CHECKING:
+    from sdjax.pipeline.denoising import Progress
+    from sdjax.pipeline.resolve import Facts
 
 
-def check(picture: Picture) -> None:
-    """Raises InputError for a second pass that cannot keep what is outside of a mask."""
-    if picture.hires_scale and picture.mask_image is not None:
+def check(picture: Picture, upscalers: UpscalerFolder | None) -> None:
+    """Raises InputError for a second pass that cannot keep what is outside of a mask, or has nothing to enlarge by.
+
+    upscalers: the models that may be named. CheckpointError where the file of the one that is named is no such.
+    """
+    if not picture.hires_scale:
+        return
+    if picture.hires_upscaler not in UPSCALERS:
+        if upscalers is None:
+            near = did_you_mean(picture.hires_upscaler, UPSCALERS)
+            raise InputError(
+                f"hires_upscaler {picture.hires_upscaler!r} names an upscaling model: say in which folder it is "
+                f"(upscaler_dir, --upscaler-dir){near}"
+            )
+        upscalers.open(picture.hires_upscaler)
+    if picture.mask_image is not None:
         if picture.hires_upscaler == "latent":
             raise InputError("hires_upscaler latent loses what is outside of the mask: take lanczos with a mask_image")
         if picture.padding_mask_crop is not None:
@@ -33,12 +54,15 @@ def first_pass(pictures: Sequence[Picture]) -> list[Picture]:
     return [replace(picture, denoising_end=None) for picture in pictures]
 
 
-def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -> list[Picture]:
+def second_pass(
+    pictures: Sequence[Picture], painted: np.ndarray, facts: "Facts", progress: "Progress"
+) -> list[Picture]:
     """The pictures as they are painted over.
 
     painted: the first pass, latents [batch, h, w, channels] or pictures [batch, height, width, 3] in [0, 1], as
-        `output_type` says. factor: pixels to a latent, of which the larger sides are multiples.
+        `output_type` says. progress: called while an upscaling model works.
     """
+    factor = facts.factor
     in_latents = output_type(pictures) == "latent"
     small = np.array(painted.shape[1:3]) * (factor if in_latents else 1)
     second = []
@@ -50,7 +74,7 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
                 picture,
                 image=np.asarray(jax.image.resize(image, shape, "linear", antialias=False))
                 if in_latents
-                else resized(to_pil([image])[0], (width, height)),
+                else _larger(picture.hires_upscaler, to_pil([image])[0], (width, height), facts, progress),
                 strength=picture.hires_strength,
                 num_inference_steps=picture.hires_steps or picture.num_inference_steps,
                 height=height,
@@ -60,3 +84,13 @@ def second_pass(pictures: Sequence[Picture], painted: np.ndarray, factor: int) -
             )
         )
     return second
+
+
+def _larger(
+    upscaler: str, image: Image.Image, size: tuple[int, int], facts: "Facts", progress: "Progress"
+) -> Image.Image:
+    """A picture at a larger size (width, height), by Lanczos or by an upscaling model."""
+    if upscaler in UPSCALERS:
+        return resized(image, size)
+    assert facts.upscalers is not None  # which `check` has seen
+    return enlarge(facts.upscalers.open(upscaler), image, size, lambda done, of: progress("enlarge", done, of))

@@ -236,7 +236,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     """
     for picture in pictures:
         facts.task.check(picture)
-        hires.check(picture)
+        hires.check(picture, facts.upscalers)
         check_xl(picture, facts)
         check_conditions(picture.conditions, facts.unet)
         layers = min(facts.layers, facts.refiner.layers if facts.refiner else facts.layers)

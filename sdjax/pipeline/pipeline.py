@@ -41,6 +41,7 @@ from sdjax.random import noise_of
 from sdjax.schedulers import State
 from sdjax.settings import Picture
 from sdjax.sight.checker import Checker
+from sdjax.upscaling import UpscalerFolder
 
 
 class Pipeline:
@@ -63,6 +64,7 @@ class Pipeline:
         words: Words = MappingProxyType({}),
         lora_dir: str | PathLike[str] | None = None,
         checks: bool = True,
+        upscalers: UpscalerFolder | None = None,
     ):
         """The arguments are those of `sdjax.load`, opened; `words` are learned ones that the model holds already.
 
@@ -74,7 +76,7 @@ class Pipeline:
         folder = None if lora_dir is None else LoraFolder(lora_dir, modules)
         facts = Facts.of(model)
         readers = tuple(reader._replace(words=words) for reader in facts.readers)
-        self.facts = replace(facts, readers=readers, loras=folder)
+        self.facts = replace(facts, readers=readers, loras=folder, upscalers=upscalers)
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
         self._nets: WeakKeyDictionary[ConditionNet, Any] = WeakKeyDictionary()

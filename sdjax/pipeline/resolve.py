@@ -19,6 +19,7 @@ from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
 from sdjax.schedulers.portion import switch_row
 from sdjax.settings import SETTINGS, Picture
+from sdjax.upscaling import UpscalerFolder
 
 XL_GUIDANCE = 5.0  # as diffusers has it
 REFINED_FROM = 0.8  # of the way, where nobody says
@@ -33,7 +34,7 @@ class Facts:
     defaults: settings that suit the model. family: of distilled models, what it is taken for, else "".
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
-    loras: those that prompts may name.
+    loras, upscalers: those that prompts and the second pass may name.
     refiner: of the model that takes over, if there is one.
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
@@ -55,6 +56,7 @@ class Facts:
     time_ids: int
     zeros_for_none: bool
     embeds_guidance: bool
+    upscalers: UpscalerFolder | None = None
 
     @classmethod
     def of(cls, model: Model, loras: Sequence[str] = ()) -> "Facts":

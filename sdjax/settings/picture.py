@@ -130,8 +130,8 @@ class Picture:
         "Paint over the picture, enlarged so many times: large pictures come out better so than at once.", HIRES, 1, 16,
         unset="no second pass", infotext="Hires upscale")] = None
     hires_upscaler: Annotated[str, Setting(
-        "Enlarge the latents, or the pixels.", HIRES, choices=UPSCALERS, needs="hires_scale", alike=True,
-        infotext="Hires upscaler")] = "latent"
+        "What enlarges: latent (the latents), lanczos (the pixels), or an upscaling model, by its name or file.", HIRES,
+        needs="hires_scale", alike=True, infotext="Hires upscaler")] = "latent"
     hires_strength: Annotated[float, Setting(
         "How much of the enlarged picture is lost to noise.", HIRES, above=0, high=1, needs="hires_scale",
         infotext="Denoising strength")] = 0.7
