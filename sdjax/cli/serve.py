@@ -85,6 +85,14 @@ def serve(
     max_seconds: Annotated[
         float, typer.Option(min=1, help="Until a request is answered.", rich_help_panel=ENGINE)
     ] = 600,
+    warm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT[:SIZES]",
+            help="Compile for pictures of this size before the first request, such as 512x512:1,4.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -110,7 +118,7 @@ def serve(
 
     sdjax serve --model sdxl=stabilityai/stable-diffusion-xl-base-1.0 --port 8000
 
-    SDJAX_TOKEN=a-long-secret sdjax serve --host 0.0.0.0
+    sdjax serve --host 0.0.0.0 --token a-long-secret --warm 512x512
     """
     tokens = [each for each in token or () if each]
     if host not in LOOPBACK and not tokens and not open_to_all:
@@ -131,14 +139,22 @@ def serve(
     allowed = _allowed(model or [], models_dir)
 
     from sdjax.server.limits import Limits
+    from sdjax.server.logs import log_as_lines
+    from sdjax.server.warm import warm as compile_ahead
+    from sdjax.server.warm import warm_of
 
+    log_as_lines()
+    wanted = [warm_of(each, sizes) for each in warm or ()]
     limits = Limits(max_pixels, max_steps, max_pictures, body=max_body * 2**20, queue=max_queue, seconds=max_seconds)
     openers = {name: partial(_open, replace(shared, model=path)) for name, path in allowed.items()}
     engine = _engine(openers, keep_models, sizes, limits, folder, port, keep_seconds, keep_megabytes)
 
     from sdjax.server.app import application
 
-    engine.ask(lambda: engine.models.open(engine.models.default)).result()
+    pipe = engine.ask(lambda: engine.models.open(engine.models.default)).result()
+    for each in wanted:
+        typer.echo(f"compiling for {each.width} x {each.height} pixels", err=True)
+        engine.ask(partial(compile_ahead, pipe, each, limits)).result()
     if count := engine.resume():
         typer.echo(f"going on with {count} pictures that were accepted before", err=True)
     app = application(engine, tokens, cors or ())

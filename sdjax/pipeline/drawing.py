@@ -53,7 +53,12 @@ class Wanted(NamedTuple):
 def draw(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted: Wanted) -> Output:
     """The pictures of an order, those that the safety checker withholds in black; latents are not looked at."""
     output = _all_passes(pipe, order, latents, wanted)
-    if pipe.checker is None or wanted.output_type == "latent":
+    return output if wanted.output_type == "latent" else checked(pipe, output)
+
+
+def checked(pipe: "Pipeline", output: Output) -> Output:
+    """Pictures, those that the model's safety checker withholds in black."""
+    if pipe.checker is None:
         return output
     images = output.images
     hidden = pipe.checker(to_pil(images) if isinstance(images, np.ndarray) else images)
@@ -123,14 +128,18 @@ def _one_pass(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted
 
 
 def _output(pipe: "Pipeline", order: Order, images: list[Image.Image] | np.ndarray, nfe: int) -> Output:
+    seeds = [picture.seed for picture in order.pictures]
+    return Output(images, seeds, nfe, settings_of(pipe, order), [False] * len(seeds))
+
+
+def settings_of(pipe: "Pipeline", order: Order) -> list[dict[str, Any]]:
+    """How each picture of an order is made, with all that the model chooses filled in."""
     shared: dict[str, Any] = {"dtype": str(pipe.precision)}
     if pipe.precision.weights:
         shared["weights"] = pipe.precision.weights
     if loras := [str(lora) for lora in pipe.loras.values() if lora.scale]:
         shared["loras"] = loras
-    settings = [recipe.settings(order.size, pipe.facts.task) | shared for recipe in order.recipes]
-    seeds = [picture.seed for picture in order.pictures]
-    return Output(images, seeds, nfe, settings, [False] * len(seeds))
+    return [recipe.settings(order.size, pipe.facts.task) | shared for recipe in order.recipes]
 
 
 def in_memory(order: Order) -> AbstractContextManager[None]:

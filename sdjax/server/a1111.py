@@ -73,11 +73,9 @@ def router(gateway: Gateway) -> APIRouter:
 
         units = await gateway.units(wish.model, pictures)
         job = Job(client, units, time.time() + limits.seconds, Form("png"), kind="a1111")
-        try:
-            await gateway.results(request, job)
-        except Stopped:
-            return _answer(job, fields)
-        return _answer(job, fields)
+        task = fields.get("force_task_id")
+        job = await gateway.done(request, job.keyed(task if isinstance(task, str) else None))
+        return await run_in_threadpool(_answer, job, fields)
 
     @routes.post("/txt2img")
     async def txt2img(request: Request) -> dict[str, Any]:
@@ -190,6 +188,9 @@ def _jobs(gateway: Gateway, client: str) -> list[Job]:
 
 def _answer(job: Job, fields: Mapping[str, Any]) -> dict[str, Any]:
     results = [unit.future.result() for unit in job.units if not unit.future.exception()]
+    errors = [error for unit in job.units if (error := unit.future.exception())]
+    if errors and not results and not isinstance(errors[0], Stopped):
+        raise errors[0]
     told = {name: value for name, value in fields.items() if name not in ("init_images", "mask")}
     images = [base64.b64encode(result.data).decode() for result in results]
     return {
@@ -258,6 +259,8 @@ def _progress(units: list[Unit], without_image: bool) -> dict[str, Any]:
         "sampling_steps": running.nfe if running else 0,
     }
     image = None
+    if running and not without_image:
+        running.wants_preview = True  # the next request shows it
     if running and running.preview and not without_image:
         file = io.BytesIO()
         running.preview.save(file, "PNG")

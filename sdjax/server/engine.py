@@ -1,29 +1,28 @@
 """The engine: one thread that owns the devices, and forms batches of what waits."""
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from sdjax.errors import SdjaxError
 from sdjax.files.pictures import encoded
-from sdjax.pipeline import Pipeline
 from sdjax.pipeline.resolve import Facts
 from sdjax.server.journal import Journal
+from sdjax.server.lanes import Ended, Lanes
 from sdjax.server.limits import Limits
+from sdjax.server.logs import log, tell
+from sdjax.server.metrics import Metrics
 from sdjax.server.models import Models
 from sdjax.server.queue import Queue
 from sdjax.server.refusals import Refused, Stopped, too_long
-from sdjax.server.whole import Drawn, Whole
 from sdjax.server.work import Job, Result, Unit, unit_of
 from sdjax.version import __version__
-
-log = logging.getLogger("sdjax.server")
 
 T = TypeVar("T")
 WRITERS = 2
@@ -41,9 +40,10 @@ class Engine:
         self.models, self.limits, self.journal = models, limits, journal
         self.running: list[Unit] = []
         self.jobs: dict[str, Job] = {}
-        self._sizes = sorted(sizes)
         self._queue = Queue(limits.queue)
+        self._lanes = Lanes(models, sizes, limits.seconds)
         self._asked: list[tuple[Callable[[], Any], Future]] = []
+        self.metrics = Metrics()
         self._condition = threading.Condition()
         self._closing = False
         self._seconds, self._swept = SECONDS, time.time()
@@ -61,17 +61,34 @@ class Engine:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, job: Job) -> None:
-        """Take a job, once it is in the journal.
+    def submit(self, job: Job) -> Job:
+        """Take a job, once it is in the journal. Gives the one to wait for: that of the same id, where there is one.
 
         Raises Refused where the queue or the disk is full, the job's id is taken, or the server is about to stop.
         """
         with self._condition:
+            if job.id in self.jobs:
+                return self.jobs[job.id]
+            if self.journal.find(job.id):
+                return self._remembered(job)
             if self._closing:
                 raise Refused("the server is about to stop", 503, retry_after=30)
             self._queue.check_room(len(job.units), self._seconds)
             self.journal.accept(job)
             self._take(job)
+        return job
+
+    def _remembered(self, job: Job) -> Job:
+        """A job with what is kept of one of the same id."""
+        for unit in job.units:
+            match self.journal.result(job.id, unit.index):
+                case Result() as result:
+                    unit.future.set_result(result)
+                case None:
+                    raise Refused("this key was that of another request, or its picture cannot be kept", 409)
+                case reason:
+                    unit.future.set_exception(Refused(str(reason)))
+        return job
 
     def resume(self) -> int:
         """Go on with the jobs of the journal that are not done; returns how many pictures that are."""
@@ -126,54 +143,47 @@ class Engine:
                 unit.stop = True
         self._thread.join()
         self._writers.shutdown(wait=True)
+        self.metrics.close()
 
     def _run(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._asked or len(self._queue) or self._closing)
+                self._condition.wait_for(lambda: self._asked or len(self._queue) or self.running or self._closing)
                 asked, self._asked = self._asked, []
-                units = self._next_batch()
-                self.running = units
+                dropped, chosen = self._dropped(), self._lanes.choose(self._queue)
+                self.running = [*self.running, *(unit for _, _, units in chosen for unit in units)]
+            for unit, error in dropped:
+                self._fail(unit, error)
             for what, future in asked:
                 _answer(what, future)
-            if units:
-                self._draw(units)
-            elif self._closing and not asked:
+            for group, where, units in chosen:
+                for unit in units:
+                    unit.begun = time.time()
+                self._finish(self._lanes.admit(group, where, units))
+            self._finish(self._lanes.advance(self.metrics.fill.observe))
+            self.running = self._lanes.units
+            self.metrics.show(len(self._queue), len(self.running), self._lanes.slots)
+            if self._closing and not (asked or self.running or len(self._queue)):
                 return
 
-    def _next_batch(self) -> list[Unit]:
-        now = time.time()
-        for unit in self._queue.take(len(self._queue), lambda unit: unit.stop):
-            self._fail(unit, Stopped())
-        for unit in self._queue.take(len(self._queue), lambda unit: now > unit.job.until):
-            self._fail(unit, too_long(self.limits.seconds))
-        first = next(iter(self._queue), None)
-        return self._queue.take(self._sizes[-1], lambda unit: unit.group == first.group) if first else []
+    def _dropped(self) -> list[tuple[Unit, Refused]]:
+        """What waits in vain."""
+        now, late = time.time(), too_long(self.limits.seconds)
+        stopped = self._queue.take(len(self._queue), lambda unit: unit.stop)
+        overdue = self._queue.take(len(self._queue), lambda unit: now > unit.job.until)
+        return [*((unit, Stopped()) for unit in stopped), *((unit, late) for unit in overdue)]
 
-    def _draw(self, units: list[Unit]) -> None:
-        begun = time.time()
-        for unit in units:
-            unit.begun = begun
-        size = next(size for size in self._sizes if size >= len(units))
-        results: Sequence[Drawn | Exception]
-        pipe = None
-        try:
-            pipe = self.models.open(units[0].group.model)
-            results = Whole(pipe, units, size, self.limits.seconds).draw()
-        except Exception as error:  # the engine outlives what is wrong with a batch
-            log.exception("a batch failed")
-            results = [error] * len(units)
-        self._seconds += (time.time() - begun) / len(units) / 4 - self._seconds / 4
-        for unit, result in zip(units, results):
-            if isinstance(result, SdjaxError):
-                self._fail(unit, _without_paths(result, pipe))
-            elif isinstance(result, Exception):
-                self._fail(unit, result)
-            else:
-                image, settings = result
-                how = {"model": unit.group.model, **settings, "version": __version__, "batch_size": size}
-                self._writers.submit(self._keep, unit, image, how)
-        self.running = []
+    def _finish(self, ended: Iterable[Ended]) -> None:
+        for unit, result, size in ended:
+            if isinstance(result, Exception):
+                self._fail(unit, without_paths(result))
+                continue
+            self._seconds += (time.time() - (unit.begun or unit.job.came)) / size / 8 - self._seconds / 8
+            image, settings = result
+            how = {"model": unit.group.model, **settings, "version": __version__, "batch_size": size}
+            if "loras" in how:
+                how["loras"] = [Path(lora).name for lora in how["loras"]]
+            self._writers.submit(self._keep, unit, image, how)
 
     def _keep(self, unit: Unit, image: Image.Image, settings: dict[str, Any]) -> None:
         """Write a picture to the journal, and give it to those who wait."""
@@ -182,6 +192,7 @@ class Engine:
             result = Result(encoded(image, kind, settings, quality), unit.job.form, settings)
             self.journal.keep(unit.job.id, unit.index, result)
         except Exception as error:
+            log.error("a picture cannot be kept: %s", error)
             self._end(unit, partial(unit.future.set_exception, error))  # it is drawn again after the next start
         else:
             self._end(unit, partial(unit.future.set_result, result))
@@ -199,6 +210,12 @@ class Engine:
 
     def _end(self, unit: Unit, how: Callable[[], Any]) -> None:
         how()
+        now, job, error = time.time(), unit.job, unit.future.exception()
+        waited = (unit.begun or now) - job.came
+        outcome = "done" if error is None else "stopped" if isinstance(error, Stopped) else "failed"
+        self.metrics.count(outcome, unit.done, now - job.came, waited)
+        told = {"job": job.id, "picture": unit.index, "client": job.client, "model": unit.group.model, "nfe": unit.done}
+        tell(outcome, **told, seconds=round(now - job.came, 3), waited=round(waited, 3), error=str(error or ""))
         if unit.job.is_done:
             self.jobs.pop(unit.job.id, None)
 
@@ -210,9 +227,12 @@ def _answer(what: Callable[[], Any], future: Future) -> None:
         future.set_exception(error)
 
 
-def _without_paths(error: SdjaxError, pipe: Pipeline | None) -> SdjaxError:
+def without_paths(error: Exception) -> Exception:
     """The same error, for somebody whom it does not concern where files lie."""
-    if pipe is None:
-        return Refused("the model cannot be opened", 503)
-    message = str(error).replace(str(pipe.model.path), "the model")
-    return error if message == str(error) else Refused(message)
+    if not isinstance(error, SdjaxError) or isinstance(error, Refused):
+        return error
+    message = str(error)
+    for word in message.replace(":", " ").split():
+        if "/" in word and Path(word).is_absolute():
+            message = message.replace(word, Path(word).name)
+    return Refused(message)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
@@ -75,27 +76,28 @@ class Gateway:
         """What preparing pictures needs to know of a model, or of the default."""
         return await asyncio.wrap_future(self.engine.facts(self.engine.models.find(model)))
 
-    async def results(self, request: Request, job: Job) -> list[Result]:
-        """Submits a job, and gives what became of its pictures, those that failed or were stopped left out.
-
-        Raises what went wrong where there is none. A client that hangs up stops its job.
-        """
-        async for _ in self.events(request, job):
-            pass
-        return results_of(job)
+    async def done(self, request: Request, job: Job) -> Job:
+        """Submits a job, and gives it when it is done, or the one of the same key; see `events`."""
+        async for event in self.events(request, job):
+            job = event.unit.job
+        return job
 
     async def events(self, request: Request, job: Job) -> AsyncIterator[Event]:
-        """Submits a job, and gives what happens to it, until it is done. A client that hangs up stops it."""
+        """Submits a job, and gives what happens to it, or to the one of the same key, until it is done.
+
+        A client that hangs up stops it, if it has no key.
+        """
         loop, coming = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
 
         def put(event: Event | None) -> None:
-            loop.call_soon_threadsafe(coming.put_nowait, event)
+            with suppress(RuntimeError):  # the server has stopped
+                loop.call_soon_threadsafe(coming.put_nowait, event)
 
         def put_when_done(unit: Unit) -> None:
             unit.future.add_done_callback(lambda _: put(Event(unit)))
 
         job.on_preview = lambda unit, image, number: put(Event(unit, image, number))
-        await run_in_threadpool(self.engine.submit, job)
+        job = await run_in_threadpool(self.engine.submit, job)
         for unit in job.units:
             put_when_done(unit)
         gone = asyncio.create_task(_hung_up(request, lambda: coming.put_nowait(None)))
@@ -109,7 +111,9 @@ class Gateway:
                 yield event
         finally:
             gone.cancel()
-            job.stop()
+            job.on_preview = None
+            if not job.lasting:
+                job.stop()
 
 
 def results_of(job: Job) -> list[Result]:

@@ -17,7 +17,7 @@ class Models:
     """
 
     def __init__(self, openers: Mapping[str, Callable[[], Pipeline]], kept: int = 1):
-        self._openers, self._kept = openers, kept
+        self._openers, self.kept = openers, kept
         self._pipes: OrderedDict[str, Pipeline] = OrderedDict()
         self._facts: dict[str, Facts] = {}
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class Models:
         """A model on the devices, in the place of the one that was not asked for the longest. By the engine alone."""
         with self._lock:
             if name not in self._pipes:
-                while len(self._pipes) >= self._kept:
+                while len(self._pipes) >= self.kept:
                     self._pipes.popitem(last=False)
                 self._pipes[name] = self._openers[name]()
                 self._facts[name] = self._pipes[name].facts

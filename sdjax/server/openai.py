@@ -82,11 +82,12 @@ def router(gateway: Gateway) -> APIRouter:
         units = await gateway.units(wish.model, pictures)
         until = time.time() + limits.seconds
         job = Job(client_of(request), units, until, wish.form, wish.previews)
+        job.keyed(request.headers.get("idempotency-key"))
         if wish.stream:
             events = gateway.events(request, job)
             first = await anext(events)  # an error before any picture is answered as such
             return StreamingResponse(_stream(first, events, kind), media_type="text/event-stream")
-        await gateway.results(request, job)
+        job = await gateway.done(request, job)
         return JSONResponse(_response(job, wish, str(request.base_url)))
 
     @routes.get("/models")

@@ -21,6 +21,10 @@ def router(gateway: Gateway) -> APIRouter:
         told: dict[str, Any] = {"status": "ok" if engine.is_alive else "stopped", "waiting": engine.waiting}
         return JSONResponse(told, 200 if engine.is_alive else 503)
 
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
+
     @routes.get("/results/{job}")
     async def results(job: str) -> dict[str, Any]:
         found = await run_in_threadpool(engine.journal.find, job)

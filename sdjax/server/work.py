@@ -1,5 +1,7 @@
 """What is asked of the engine: jobs of one or several pictures, each on its way from the queue to its file."""
 
+import hashlib
+import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -47,7 +49,8 @@ class Unit:
     """A picture of a job.
 
     nfe: evaluations of the network that it needs; done: those that it has had. future: of its `Result`, or of the
-    `SdjaxError` that says why there is none. preview: its last x0 estimate that somebody asked for.
+    `SdjaxError` that says why there is none. preview: its last x0 estimate; wants_preview: whether another is
+    asked for.
     stop: whether nobody wants it any more; keep: whether it is then to be shown as far as it has come.
     """
 
@@ -63,6 +66,7 @@ class Unit:
     stop: bool = False
     keep: bool = False
     preview: Image.Image | None = None
+    wants_preview: bool = False
 
 
 @dataclass(eq=False)
@@ -72,7 +76,8 @@ class Job:
     id: not to be guessed, for it is all that one needs to fetch the pictures. client: who shares the queue with others.
     previews: how many x0 estimates of each picture are wanted on the way, for `on_preview`: a function of the unit,
         the estimate and its number from 0, called in the engine's thread.
-    until: the time at which nobody waits any longer. kind: the API that it came by.
+    until: the time at which nobody waits any longer. kind: the API that it came by. lasting: whether it is
+    finished even if nobody waits.
     """
 
     client: str
@@ -81,6 +86,7 @@ class Job:
     form: Form = PNG
     previews: int = 0
     kind: str = ""
+    lasting: bool = False
     on_preview: "Callable[[Unit, Image.Image, int], None] | None" = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     came: float = field(default_factory=time.time)
@@ -88,6 +94,13 @@ class Job:
     def __post_init__(self) -> None:
         for unit in self.units:
             unit.job = self
+
+    def keyed(self, key: str | None) -> "Job":
+        """The same as the one job of its client by a key: it lasts, and is drawn once however often it is asked for."""
+        if key:
+            self.id = hashlib.sha256(json.dumps([self.client, key]).encode()).hexdigest()[:32]
+            self.lasting = True
+        return self
 
     @property
     def is_done(self) -> bool:
@@ -98,6 +111,12 @@ class Job:
         """Stop what is not done yet."""
         for unit in self.units:
             unit.keep, unit.stop = keep, True
+
+
+def preview_rows(unit: Unit) -> list[int]:
+    """After how many evaluations a picture is shown on its way: evenly, and neither at the start nor at the end."""
+    count = min(unit.job.previews, unit.nfe - 1)
+    return [(k + 1) * unit.nfe // (count + 1) for k in range(count)]
 
 
 def units_of(model: str, pictures: Sequence[Picture], facts: Facts, limits: Limits) -> list[Unit]:

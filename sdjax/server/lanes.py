@@ -1,0 +1,109 @@
+"""Which batches are on their way at once: by group, in sizes that suit what waits, a chunk of each after the other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from sdjax.errors import SdjaxError
+from sdjax.pipeline import Pipeline
+from sdjax.server.logs import log
+from sdjax.server.models import Models
+from sdjax.server.queue import Queue
+from sdjax.server.refusals import Refused
+from sdjax.server.slots import Slots, is_continuous
+from sdjax.server.whole import Drawn, Whole
+from sdjax.server.work import Group, Unit
+
+MOST = 8  # batches at once
+
+
+class Ended(NamedTuple):
+    """What became of a picture, in a batch of a size."""
+
+    unit: Unit
+    result: "Drawn | Exception"
+    size: int
+
+
+class Lanes:
+    """The batches that are being drawn. sizes: those that a batch may have. seconds: that a request may take."""
+
+    def __init__(self, models: Models, sizes: Sequence[int], seconds: float):
+        self._models, self._sizes, self._seconds = models, sorted(sizes), seconds
+        self._open: list[tuple[Group, Slots | Whole]] = []
+
+    @property
+    def units(self) -> list[Unit]:
+        """The pictures that are being drawn."""
+        return [unit for _, lane in self._open for unit in lane.units]
+
+    @property
+    def slots(self) -> int:
+        """Of all batches, free ones too."""
+        return sum(lane.size for _, lane in self._open)
+
+    def choose(self, queue: Queue) -> list[tuple[Group, "Slots | Whole | int", list[Unit]]]:
+        """Takes what can begin now out of the queue: with the batch that it joins, or the size of a new one.
+
+        Where the next picture needs a model that there is no room for, nothing that is behind it begins.
+        """
+        chosen: list[tuple[Group, Slots | Whole | int, list[Unit]]] = []
+        new: dict[Group, int] = {}
+        for unit in queue:
+            group = unit.group
+            if group in new or any(group == each for each, _, _ in chosen):
+                continue
+            own = [lane for each, lane in self._open if each == group]
+            if lane := next((lane for lane in own if lane.free), None):
+                chosen.append((group, lane, queue.take(lane.free, partial(_is_of, group))))
+            elif self._waits_for_a_model(group.model):
+                break
+            elif not any(lane.size == self._sizes[-1] for lane in own) and len(self._open) + len(new) < MOST:
+                units = queue.take(self._sizes[-1], partial(_is_of, group))
+                new[group] = next(size for size in self._sizes if size >= len(units))
+                chosen.append((group, new[group], units))
+        return chosen
+
+    def _waits_for_a_model(self, name: str) -> bool:
+        used = {group.model for group, _ in self._open}
+        return not self._models.is_open(name) and len(used) >= self._models.kept
+
+    def admit(self, group: Group, where: "Slots | Whole | int", units: list[Unit]) -> list[Ended]:
+        """Begin with pictures; gives those that cannot be drawn."""
+        size = where if isinstance(where, int) else where.size
+        try:
+            if isinstance(where, int):
+                pipe = self._opened(group.model)
+                where = (Slots if is_continuous(group.key) else Whole)(pipe, size, self._seconds)
+                self._open.append((group, where))
+            return [Ended(unit, result, size) for unit, result in where.admit(units)]
+        except Exception as error:
+            log.exception("a batch cannot begin")
+            return [Ended(unit, error, size) for unit in units]
+
+    def _opened(self, name: str) -> Pipeline:
+        try:
+            return self._models.open(name)
+        except SdjaxError as error:
+            log.error("the model %s cannot be opened: %s", name, error)
+            raise Refused("the model cannot be opened", 503) from error
+
+    def advance(self, on_fill: Callable[[float], None]) -> Iterator[Ended]:
+        """A chunk of every batch, one after the other; batches without pictures are let go.
+
+        on_fill: called with the share of the slots that has a picture, for each.
+        """
+        for group, lane in list(self._open):
+            units = lane.units
+            on_fill(len(units) / lane.size)
+            try:
+                yield from [Ended(unit, result, lane.size) for unit, result in lane.advance()]
+            except Exception as error:  # the engine outlives what is wrong with a batch
+                log.exception("a batch failed")
+                yield from [Ended(unit, error, lane.size) for unit in units if not unit.future.done()]
+                self._open.remove((group, lane))
+        self._open = [(group, lane) for group, lane in self._open if lane.units]
+
+
+def _is_of(group: Group, unit: Unit) -> bool:
+    return unit.group == group
