@@ -276,11 +276,11 @@ def test_ray_that_is_not_there_is_named_with_its_extra(tmp_path, capsys, monkeyp
 
 
 def test_bad_rows_are_said_before_anything_is_loaded_and_left_out_where_wanted(tmp_path, capsys):
-    rows = write(tmp_path / "rows.txt", "a heart\n\na star")
+    rows = write(tmp_path / "rows.csv", "prompt,steps\na heart,1\n\n,\na star,1")
     (tmp_path / "other").mkdir()
     write(tmp_path / "other" / "diary.txt", "mine")
     assert main(["batch", str(rows), "-o", str(tmp_path / "out"), "--model", "nowhere"]) == 1
-    assert "row 2: it is empty (--skip-bad goes on without)" in capsys.readouterr().err
+    assert "row 3: it is empty (--skip-bad goes on without)" in capsys.readouterr().err
     assert main(["batch", str(rows), "-o", str(tmp_path / "other"), "--skip-bad", "--model", "nowhere"]) == 1
     assert "is not empty, and no run of sdjax batch" in capsys.readouterr().err
 

@@ -59,16 +59,22 @@ def test_every_format_says_the_same(tmp_path):
     assert found[0].settings["prompt"] == rows[0]["prompt"] and found[0].settings["num_inference_steps"] == 12
 
 
-def test_lines_are_prompts_and_the_last_blank_ones_are_none(tmp_path):
-    found, problems = read(write(tmp_path / "rows.txt", "a heart\r\n a star \n\n\n"))
-    assert [item.settings["prompt"] for item in found] == ["a heart", " a star "]
+def test_lines_are_prompts_and_blank_ones_are_none_but_are_counted(tmp_path):
+    found, problems = read(write(tmp_path / "rows.txt", "\na heart\r\n  \n a star \n\n\n"))
+    assert [(item.row, item.index, item.settings["prompt"]) for item in found] == [
+        (2, 0, "a heart"),
+        (4, 1, " a star "),
+    ]
     assert not problems
+    for name, content in (("rows.jsonl", '{"prompt": "a"}\n\n{"prompt": 7}'), ("rows.csv", "prompt,steps\n\na,x\n")):
+        _, problems = read(write(tmp_path / name, content))
+        assert [problem.row for problem in problems] == [3 if name == "rows.jsonl" else 2]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("rows.txt", "a\n\nb", "row 2: it is empty"),
+        ("rows.txt", b"a\n\n\xff", "row 3: prompt .* is not valid Unicode"),
         ("rows.txt", b"a\n\xff\xfe\nb", "row 2: prompt .* is not valid Unicode"),
         ("rows.jsonl", '{"prompt": "a", "sed": 1}', r"row 1: unknown column 'sed', did you mean 'seed'\?"),
         (

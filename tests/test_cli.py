@@ -79,14 +79,15 @@ def test_picture_tells_how_it_was_made_and_can_be_made_again(heart, tmp_path, ca
 
 
 def test_generate_fills_a_folder_and_goes_on_counting(small, tmp_path, capsys):
-    arguments = ["generate", "a red ring", "a blue cross", "-o", str(tmp_path / "new"), f"--model={small}"]
-    arguments += ["--num-images=2", "--steps=2"]
+    arguments = ["generate", "a {red|red} ring", "a blue cross", "-o", str(tmp_path / "new"), f"--model={small}"]
+    arguments += ["--num-images=2", "--steps=2", "--dynamic"]
     for first, seeds, expected in ((1, (), (0, 1, 2, 3)), (5, (9, 4, 9, 2**64 - 1), (9, 4, 9, 2**64 - 1))):
         assert main([*arguments, *(f"--seed={seed}" for seed in seeds)]) == 0
         paths = [tmp_path / "new" / f"sdjax-{first + i:04d}.png" for i in range(4)]
         assert capsys.readouterr().out.split() == [str(path) for path in paths]
         settings = [read_settings(path) for path in paths]
         assert [each["prompt"] for each in settings] == ["a red ring"] * 2 + ["a blue cross"] * 2
+        assert [each.get("prompt_template") for each in settings] == ["a {red|red} ring"] * 2 + [None] * 2
         assert [each["seed"] for each in settings] == list(expected)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"sdjax-{i:04d}.png" for i in range(1, 9)]
 

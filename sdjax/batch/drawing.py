@@ -164,7 +164,7 @@ def encode(output: Output, of_model: dict[str, Any], item: Item, drawn: Drawn) -
     if isinstance(drawn, str):
         return drawn
     image, how = drawn
-    settings = {**of_model, **how, **{name: str(path) for name, path in item.images.items()}}
+    settings = {**of_model, **how, **{name: str(path) for name, path in item.images.items()}, **item.templates}
     try:
         return output.encoded(image, settings), settings
     except ValueError as error:  # EXIF has room for 64 kilobytes

@@ -17,8 +17,8 @@ STANDARD_INPUT = Path("-")
 KINDS = ("txt", "jsonl", "csv", "parquet")
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
-# The values of a row by column, or what is wrong with it. Values of text are texts still.
-Read = dict[str, Any] | str
+# The values of a row by column, or what is wrong with it, or None for a blank line. Values of text are texts still.
+Read = dict[str, Any] | str | None
 
 
 def kind_of(source: Path, kind: str | None) -> str:
@@ -40,7 +40,8 @@ def kind_of(source: Path, kind: str | None) -> str:
 def read_rows(source: Path, kind: str) -> Iterator[Read]:
     """The rows of a file in their order. "-" is standard input.
 
-    A row is a line (txt, jsonl), a record after the header (csv), or a row of the table (parquet).
+    A row is a line (txt, jsonl), a record after the header (csv), or a row of the table (parquet). Blank lines are
+    None, so that rows are counted as editors count lines.
     Raises InputError for a file that is not there or not of the kind, or a header that has a column twice.
     """
     if kind == "parquet":
@@ -65,19 +66,13 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _txt(lines: Iterable[str]) -> Iterator[Read]:
-    blank = 0  # those at the end are none
     for line in lines:
-        if not line.strip():
-            blank += 1
-            continue
-        yield from ["it is empty"] * blank
-        blank = 0
-        yield {"prompt": line.rstrip("\r\n")}
+        yield {"prompt": line.rstrip("\r\n")} if line.strip() else None
 
 
 def _jsonl(lines: Iterable[str]) -> Iterator[Read]:
-    for row in _txt(lines):
-        yield _json_object(row["prompt"]) if isinstance(row, dict) else row
+    for line in lines:
+        yield _json_object(line) if line.strip() else None
 
 
 def _json_object(line: str) -> Read:
@@ -97,7 +92,9 @@ def _csv(lines: Iterable[str]) -> Iterator[Read]:
         if len(set(header)) < len(header) or not all(header):
             raise InputError(f"the first line names the columns, each once, not {','.join(header)!r}")
         for cells in reader:
-            if not any(cells):
+            if not cells:
+                yield None
+            elif not any(cells):
                 yield "it is empty"
             elif len(cells) != len(header):
                 yield f"it has {len(cells)} cells for {len(header)} columns"

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
@@ -18,6 +18,7 @@ from sdjax import limits
 from sdjax.batch.formats import Read
 from sdjax.errors import InputError, brief, did_you_mean
 from sdjax.pipeline.request import READERS
+from sdjax.prompts.dynamic import Wildcards, with_choices
 from sdjax.random import image_seeds
 from sdjax.settings import SETTINGS, SHORT, Picture, Setting
 
@@ -49,6 +50,7 @@ class Item:
 
     index: among those of the run, from 0. row: of the file, from 1. name: of its file, without the ending.
     settings: the fields of `Picture` that are given, images aside. images: their files, by field.
+    templates: what its prompts were chosen from, where they have choices, for the picture to tell.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Item:
     name: str
     settings: dict[str, Any]
     images: dict[str, Path]
+    templates: Mapping[str, str] = field(default_factory=dict)
 
     def picture(self) -> Picture:
         """What to draw. Raises InputError for an image that cannot be read."""
@@ -142,22 +145,30 @@ def _folded(name: str) -> str:
 
 
 def items_of(
-    rows: Iterable[Read], defaults: Mapping[str, Any], naming: Naming, folder: Path, whole_keys: bool = False
+    rows: Iterable[Read],
+    defaults: Mapping[str, Any],
+    naming: Naming,
+    folder: Path,
+    whole_keys: bool = False,
+    wildcards: Wildcards | None = None,
 ) -> tuple[list[Item], list[Problem]]:
     """The pictures that rows ask for, and what is wrong with the other rows.
 
     defaults: columns of which rows may say otherwise. A picture without a seed of its own has that of the defaults plus
     its index. folder: what the paths of images start from. whole_keys: whether names may have no dot, as in tar shards.
+    wildcards: where prompts have choices, what these may be from.
     """
     items: list[Item] = []
     problems: list[Problem] = []
     names: dict[str, int] = {}
     for row, read in enumerate(rows, start=1):
+        if read is None:  # a blank line
+            continue
         try:
             if isinstance(read, str):
                 raise InputError(read)
             given = {SHORT.get(name, name): _value(SHORT.get(name, name), value) for name, value in read.items()}
-            new = _items_of_row(row, dict(defaults) | given, "seed" in given, len(items), naming, folder)
+            new = _items_of_row(row, dict(defaults) | given, "seed" in given, len(items), naming, folder, wildcards)
             for item in new:
                 _check_name(item.name, names, whole_keys)
             names |= {_folded(item.name): row for item in new}
@@ -168,7 +179,13 @@ def items_of(
 
 
 def _items_of_row(
-    row: int, values: dict[str, Any], own_seed: bool, index: int, naming: Naming, folder: Path
+    row: int,
+    values: dict[str, Any],
+    own_seed: bool,
+    index: int,
+    naming: Naming,
+    folder: Path,
+    wildcards: Wildcards | None,
 ) -> list[Item]:
     if "prompt" not in values:
         raise InputError("it has no prompt")
@@ -181,8 +198,12 @@ def _items_of_row(
     settings = {name: value for name, value in values.items() if name != "name"}
     items = []
     for k, seed in enumerate(seeds):
-        name = naming.of(index + k, row, k, count, values | {"seed": seed})
-        items.append(Item(index + k, row, name, settings | {"seed": seed}, images))
+        own: dict[str, Any] = settings | {"seed": seed}
+        templates: dict[str, str] = {}
+        if wildcards is not None:
+            own, templates = with_choices(own, wildcards)
+        name = naming.of(index + k, row, k, count, values | own)
+        items.append(Item(index + k, row, name, own, images, templates))
     if len({_folded(item.name) for item in items}) < count:
         raise InputError(f"its {count} pictures have the same name {items[0].name!r}")
     items[0].outline()

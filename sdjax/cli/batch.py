@@ -52,6 +52,8 @@ def batch(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be drawn.")] = False,
     seed: Annotated[int, typer.Option("--seed", "-s", help="Of the first picture; the others count up from it.")] = 0,
     num_images: options.NumImages = 1,
+    dynamic: options.Dynamic = False,
+    wildcards: options.Wildcards = None,
     name: Annotated[
         str,
         typer.Option(
@@ -133,11 +135,13 @@ def batch(
     from sdjax.batch.identity import check_vacant_or_ours
     from sdjax.batch.output import Output
     from sdjax.batch.rows import Naming, items_of
+    from sdjax.prompts.dynamic import Wildcards
 
     form = Output(output, container, picture_format, quality, shard_size)
     folder = Path() if rows == STANDARD_INPUT else rows.parent
+    lines = Wildcards(wildcards) if dynamic or wildcards else None
     read = read_rows(rows, kind_of(rows, kind))
-    items, problems = items_of(read, defaults, Naming(name), folder, whole_keys=container == "tar")
+    items, problems = items_of(read, defaults, Naming(name), folder, container == "tar", lines)
     problems += form.without_room(items)
     bad = {problem.row for problem in problems}
     items = [item for item in items if item.row not in bad]

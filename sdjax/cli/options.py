@@ -8,6 +8,7 @@ import typer
 
 from sdjax.errors import InputError
 from sdjax.limits import CALL
+from sdjax.settings.picture import PROMPT
 
 MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
 
@@ -19,6 +20,22 @@ Output = Annotated[
         "-o",
         help="A name that ends in .png, .jpg or .webp, replaced if it exists (several pictures: name-1.png, "
         "name-2.png, ...), or a folder in which PNGs are numbered and none is replaced.",
+    ),
+]
+Dynamic = Annotated[
+    bool,
+    typer.Option(
+        "--dynamic",
+        help="Prompts have choices, made by the seed: {red|blue}, {2$$a|b|c}, {3::often|seldom}.",
+        rich_help_panel=PROMPT,
+    ),
+]
+Wildcards = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder of text files: __name__ in a prompt is one of the lines of name.txt; as --dynamic besides.",
+        rich_help_panel=PROMPT,
     ),
 ]
 Grid = Annotated[

@@ -21,6 +21,7 @@ from sdjax.settings import SETTINGS
 
 if TYPE_CHECKING:
     from sdjax.pipeline import Pipeline
+    from sdjax.settings import Picture
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Painting:
     """What was said to a painting command, besides its arguments.
 
     seeds: one or one per picture, None where none were given. settings: those that were given, by name.
+    dynamic: whether prompts have choices. wildcards: the folder that they may be in.
     """
 
     output: Path
@@ -157,12 +159,16 @@ class Painting:
     loading: Loading
     watching: Watching
     task: str | None
+    dynamic: bool = False
+    wildcards: Path | None = None
 
 
 OPTIONS = (
     option("output", options.Output, Path(".")),
     option("num_images", options.NumImages, 1),
     option("seed", options.Seed, None),
+    option("dynamic", options.Dynamic, False),
+    option("wildcards", options.Wildcards, None),
     option("grid", options.Grid, None),
     option("metadata", options.Metadata, True),
     option("quality", options.Quality, 90),
@@ -193,6 +199,8 @@ def painting(
                 loading=replace(loading, preview_vae=said["preview_vae"]),
                 watching=Watching(said["output"], said["preview_every"], said["animate"]),
                 task=task,
+                dynamic=said["dynamic"] or said["wildcards"] is not None,
+                wildcards=said["wildcards"],
             )
             command(**values, painting=request)
 
@@ -219,7 +227,11 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
     settings = {name: _for_all(name, value, count) for name, value in {**painting.settings, **images}.items()}
     seeds = painting.seeds or [0]
     seed = seeds[0] if len(seeds) == 1 else seeds
-    pictures = pictures_of(prompts, settings, painting.num_images, seed)
+    templates: list[dict[str, str]] = [{}] * count
+    if painting.dynamic:
+        pictures, templates = _with_choices(prompts, painting, settings, seed)
+    else:
+        pictures = pictures_of(prompts, settings, painting.num_images, seed)
     with progress_bars(of_bytes=True) as report:
         pipe = painting.loading.open(report, painting.task)
     with progress_bars() as report, nothing_to_tidy():
@@ -227,9 +239,32 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
     files = {
         name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
     }
-    told = [{**painting.loading.settings(), **how, **files, "version": __version__} for how in result.settings]
+    told = [
+        {**painting.loading.settings(), **how, **files, **template, "version": __version__}
+        for how, template in zip(result.settings, templates)
+    ]
     painting.saving.save(list(result.images), told, painting.watching.paths(count))
     painting.watching.finish(list(result.images))
+
+
+def _with_choices(
+    prompts: Sequence[str], painting: Painting, settings: dict[str, Any], seed: int | Sequence[int]
+) -> "tuple[list[Picture], list[dict[str, str]]]":
+    """The pictures, with the choices of their prompts made, and the templates of each."""
+    from sdjax.pipeline.request import pictures_of
+    from sdjax.prompts.dynamic import Wildcards, with_choices
+    from sdjax.random import image_seeds
+
+    texts = [prompt for prompt in prompts for _ in range(painting.num_images)]
+    seeds, negative = image_seeds(seed, len(texts)), settings.get("negative_prompt")
+    wildcards = Wildcards(painting.wildcards)
+    made = [
+        with_choices({"prompt": text, "negative_prompt": negative, "seed": own}, wildcards)
+        for text, own in zip(texts, seeds)
+    ]
+    settings["negative_prompt"] = [chosen["negative_prompt"] for chosen, _ in made] if negative else None
+    pictures = pictures_of([chosen["prompt"] for chosen, _ in made], settings, seed=seeds)
+    return pictures, [template for _, template in made]
 
 
 def _for_all(name: str, value: Any, count: int) -> Any:

@@ -21,7 +21,18 @@ GPU = "GPU"  # the web UI's default; the numbers of a CUDA generator
 OUR_UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos"}  # others are files, which have their names there too
 
 # Fields that say nothing about how to make the picture again, besides those that are read.
-SILENT = {"Model hash", "Model", "VAE hash", "VAE", "Version", "User", "Batch size", "Batch pos"}
+SILENT = {
+    "Model hash",
+    "Model",
+    "VAE hash",
+    "VAE",
+    "Version",
+    "Template",
+    "Negative Template",
+    "User",
+    "Batch size",
+    "Batch pos",
+}
 
 
 # Settings whose values A1111 writes in another way than ours: how they are written, None for left out, and read.
@@ -66,6 +77,8 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
     }
     last = {
         "RNG": named.pop("RNG", RNGS["jax"]),
+        "Template": settings.get("prompt_template"),
+        "Negative Template": settings.get("negative_prompt_template"),
         "Version": f"sdjax {settings['version']}" if "version" in settings else None,
     }
     fields = {**first, **named, **last}
