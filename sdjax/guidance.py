@@ -4,7 +4,7 @@ All kinds run in one program, and every picture of a batch may have another one:
 is a function and an entry in GUIDANCES; what it needs beside the scale is a field of `Guidance`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,8 @@ class Guidance(NamedTuple):
     plus_plus: [batch], whether the noise direction comes from the unconditional prediction (CFG++).
     kind: [batch], the number of its entry in GUIDANCES.
     eta, norm_threshold, momentum: [batch], of adaptive projected guidance; see `projected`.
+    mimic, percentile: [batch], of dynamic thresholding; see `thresholded`.
+    perturbed: [batch], how far a prediction goes away from one with perturbed self-attention; see `combined`.
     """
 
     scale: jax.Array | np.ndarray
@@ -31,24 +33,29 @@ class Guidance(NamedTuple):
     eta: jax.Array | np.ndarray
     norm_threshold: jax.Array | np.ndarray
     momentum: jax.Array | np.ndarray
+    mimic: jax.Array | np.ndarray
+    percentile: jax.Array | np.ndarray
+    perturbed: jax.Array | np.ndarray
 
 
 def cfg(scale: np.ndarray) -> Guidance:
     """Classifier-free guidance and nothing else, at scales [batch, rows]."""
     zeros = np.zeros(len(scale), np.float32)
-    return Guidance(scale, zeros, zeros.astype(bool), zeros.astype(np.int32), zeros, zeros, zeros)
+    return Guidance(scale, zeros, zeros.astype(bool), zeros.astype(np.int32), *[zeros] * 6)
 
 
 class Pair(NamedTuple):
     """The two predictions of a network at a row, and what guidance keeps from row to row.
 
     positive, negative: [batch, h, w, channels]. scale: [batch, 1, 1, 1]. memory: as the predictions, zeros at first.
+    perturbed: the conditional prediction with perturbed self-attention, where there is one.
     """
 
     positive: jax.Array
     negative: jax.Array
     scale: jax.Array
     memory: jax.Array
+    perturbed: jax.Array | None = None
 
 
 # Maps the predictions to the guided one and the new memory.
@@ -80,17 +87,74 @@ def projected(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array]:
     return jnp.where(is_off, pair.positive, guided), jnp.where(is_off, pair.memory, memory)
 
 
-GUIDANCES: dict[str, Combine] = {"cfg": classifier_free, "apg": projected}
+def zero_star(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array]:
+    """CFG-Zero*, Fan et al. (2025), arXiv:2503.18886, equation 8, as diffusers: the unconditional prediction is scaled
+    to be as near to the conditional one as it can. Without the zeros at first, which are for flow models.
+    """
+    products = jnp.sum(pair.positive * pair.negative, AXES, keepdims=True)
+    nearest = pair.negative * (products / (jnp.sum(pair.negative**2, AXES, keepdims=True) + 1e-8))
+    return nearest + pair.scale * (pair.positive - nearest), pair.memory
+
+
+def thresholded(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array]:
+    """Dynamic thresholding of the guided prediction, as A1111's extension of that name does it by default.
+
+    Of each channel, the distances from its mean are clipped where the guided prediction's `percentile` is (at 1,
+    nowhere), and shrunk to the largest distance that the scale `mimic` would give.
+    """
+    guided, _ = classifier_free(pair, guidance)
+    mimicked = pair.negative + _over_samples(guidance.mimic) * (pair.positive - pair.negative)
+    mean = guided.mean((1, 2), keepdims=True)
+    distances = guided - mean
+    target = jnp.abs(mimicked - mimicked.mean((1, 2), keepdims=True)).max((1, 2), keepdims=True)
+
+    def quantile(distances: jax.Array, percentile: jax.Array) -> jax.Array:
+        return jnp.quantile(jnp.abs(distances), percentile, axis=(0, 1), keepdims=True)
+
+    reach = jax.vmap(quantile)(distances, jnp.asarray(guidance.percentile))
+    largest = jnp.maximum(target, reach)
+    return mean + jnp.clip(distances, -largest, largest) / largest * target, pair.memory
+
+
+GUIDANCES: dict[str, Combine] = {
+    "cfg": classifier_free,
+    "apg": projected,
+    "cfg_zero_star": zero_star,
+    "dynamic_threshold": thresholded,
+    "perp_neg": classifier_free,  # of directions that `composed` has projected
+}
+
+
+def composed(negative: jax.Array, parts: Sequence[jax.Array], weights: jax.Array, guidance: Guidance) -> jax.Array:
+    """The conditional prediction of several conditions: [batch, h, w, channels], as each of `parts` and `negative`.
+
+    weights: [batch, parts], of their directions: Liu et al. (2022), arXiv:2206.01714, equation 11. Of pictures with
+    guidance "perp_neg", directions of negative weight lose what they share with the others: Armandpour et al. (2023),
+    arXiv:2304.04968.
+    """
+    directions, by_part = [part - negative for part in parts], weights.T[:, :, None, None, None]
+    towards = sum(jnp.maximum(weight, 0) * each for weight, each in zip(by_part, directions))
+    squared = jnp.sum(towards**2, AXES, keepdims=True)
+    is_perpendicular = _over_samples(guidance.kind == list(GUIDANCES).index("perp_neg"))
+
+    def kept(weight: jax.Array, each: jax.Array) -> jax.Array:
+        shared = jnp.sum(each * towards, AXES, keepdims=True) / jnp.where(squared > 0, squared, 1) * towards
+        return jnp.where(is_perpendicular & (weight < 0), each - shared, each)
+
+    return negative + sum(weight * kept(weight, each) for weight, each in zip(by_part, directions))
 
 
 def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The guided prediction, the prediction that the noise direction comes from, and the new memory.
 
     With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
-    arXiv:2406.08070, algorithm 1. Kinds after the first are computed in batches that have them.
+    arXiv:2406.08070, algorithm 1. Kinds after the first are computed in batches that have them. With a perturbed
+    prediction, Ahn et al. (2024), arXiv:2403.17377: away from it, by `perturbed`.
     """
     output, memory = classifier_free(pair, guidance)
-    for number, combine in enumerate(list(GUIDANCES.values())[1:], start=1):
+    for number, combine in enumerate(GUIDANCES.values()):
+        if combine is classifier_free:
+            continue
         is_kind = guidance.kind == number
 
         def picked(output: jax.Array, memory: jax.Array, combine=combine, is_kind=is_kind):
@@ -100,6 +164,8 @@ def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.
             )
 
         output, memory = jax.lax.cond(jnp.any(is_kind), picked, lambda *both: both, output, memory)
+    if pair.perturbed is not None:
+        output += _over_samples(guidance.perturbed) * (pair.positive - pair.perturbed)
     deviation = pair.positive.std(AXES, keepdims=True) / output.std(AXES, keepdims=True)
     output = output * (1 + _over_samples(guidance.rescale) * (deviation - 1))
     return output, jnp.where(_over_samples(guidance.plus_plus), pair.negative, output), memory

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import schedulers
-from sdjax.guidance import Guidance, Pair, combined
+from sdjax.guidance import Guidance, Pair, combined, composed
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
+from sdjax.models.transformer import Perturb
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
 from sdjax.schedulers import Plan
@@ -38,11 +39,13 @@ class Conditioning(NamedTuple):
     positive, negative: one tree each, of the conditional and of the unconditional half: the context, and whatever else
         differs between them. shared: alike in both halves: channels, class labels, hints. Only the denoiser of a kind
         of model (`unet_denoiser`) knows what is in them.
+    perturbed: as positive (of several conditions, the first), with self-attention perturbed; None where none is.
     """
 
     positive: Any
     negative: Any
     shared: Any
+    perturbed: Any = None
 
 
 class Composed(NamedTuple):
@@ -67,7 +70,7 @@ Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (ByRow, Conditioning, Composed, Guidance, Known, State, Plan, Rows):
+for _structure in (ByRow, Conditioning, Composed, Perturb, Guidance, Known, State, Plan, Rows):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 
 
@@ -169,6 +172,7 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     `models.unet_encoder.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or
     None, "guidance": [batch] or None}, where the channels are put after those of the sample. With nets it reads of its
     half "hint_weights", for each net [batch, residuals], and of the shared part "hints", for each net its features.
+    "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done.
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
@@ -181,7 +185,9 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
         if nets:
             found = zip(nets, own["hint_weights"], shared["hints"])
             residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
-        return unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals).astype(jnp.float32)
+        perturb = {"perturb": own["perturb"]} if "perturb" in own else {}
+        output = unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals, **perturb)
+        return output.astype(jnp.float32)
 
     return predict
 
@@ -227,7 +233,7 @@ def denoiser(
 
     halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
     """
-    positive, negative, shared = conditioning
+    positive, negative, shared, perturbed = conditioning
     parts = positive.parts if isinstance(positive, Composed) else (positive,)
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -248,8 +254,9 @@ def denoiser(
         return jnp.split(predict(*together), len(conditions))
 
     def all_of_them(x: jax.Array, row: PlanRow) -> list[jax.Array]:
-        """The unconditional prediction, and that of every part."""
-        timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in (negative, *parts)]
+        """The unconditional prediction, that of every part, and the perturbed one, if there is one."""
+        each_of = (negative, *parts, *([] if perturbed is None else [perturbed]))
+        timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in each_of]
         if not halves:
             return predicted(x, timesteps, conditions)
         # Every device takes part in every row: they all have the same pictures, so their rows are live together.
@@ -261,12 +268,11 @@ def denoiser(
 
     def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        unconditional, conditional, *others = all_of_them(x, row)
+        unconditional, *outputs = all_of_them(x, row)
+        conditional, away_from = outputs[0], None if perturbed is None else outputs[len(parts)]
         if isinstance(positive, Composed):
-            weights = positive.weights.T[:, :, None, None, None]
-            directions = (part - unconditional for part in (conditional, *others))
-            conditional = unconditional + sum(weight * each for weight, each in zip(weights, directions))
-        return combined(Pair(conditional, unconditional, scale[:, None, None, None], memory), guidance)
+            conditional = composed(unconditional, outputs[: len(parts)], positive.weights, guidance)
+        return combined(Pair(conditional, unconditional, scale[:, None, None, None], memory, away_from), guidance)
 
     return against_negative if guided else alone
 

@@ -23,7 +23,7 @@ class FakeUNet(nn.Module):
     """Depends on everything that a UNet is given."""
 
     @nn.compact
-    def __call__(self, x, timesteps, context, class_labels, added, guidance):
+    def __call__(self, x, timesteps, context, class_labels, added, guidance, residuals=None):
         return predict(x, timesteps, context)
 
 

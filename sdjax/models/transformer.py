@@ -1,15 +1,19 @@
 """The transformer blocks through which the UNet sees the prompt."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax.models.attention import attention
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 from sdjax.models.platform import platform
+
+MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
 
 
 class Extra(NamedTuple):
@@ -22,32 +26,85 @@ class Extra(NamedTuple):
     scale: jax.Array
 
 
+class Perturb(NamedTuple):
+    """What is done to self-attention, of each sample [batch], for guidance away from what comes of it.
+
+    identity: whether each token attends to itself alone (Ahn et al., 2024, arXiv:2403.17377, equation 14).
+    blur: the deviation, in tokens, of a Gaussian over the queries (Hong, 2024, arXiv:2408.00760); 0 for none.
+    """
+
+    identity: jax.Array
+    blur: jax.Array
+
+
 class Context(NamedTuple):
-    """What cross-attention sees: the encoded prompt [batch, T, features], and maybe more."""
+    """What attention sees: the encoded prompt [batch, T, features], and maybe more.
+
+    perturb: what is done to the self-attention of layers, by their names.
+    """
 
     text: jax.Array
     extra: Extra | None = None
+    perturb: Mapping[str, Perturb] | None = None
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [batch, tokens, channels] to `context` [batch, context tokens, any]."""
+    """Multi-head attention of x [batch, tokens, channels] to `context` [batch, context tokens, any].
+
+    size: height and width of the tokens, where queries may be blurred.
+    """
 
     heads: int
+    size: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array, extra: Extra | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: jax.Array, extra: Extra | None = None, perturb: Perturb | None = None
+    ) -> jax.Array:
         channels = x.shape[-1]
 
         def project(y: jax.Array, name: str) -> jax.Array:
             y = Dense(channels, use_bias=False, name=name)(y)
             return y.reshape(*y.shape[:-1], self.heads, channels // self.heads)
 
-        queries = project(x, "to_q")
-        x = attention(queries, project(context, "to_k"), project(context, "to_v"))
+        queries, keys, values = project(x, "to_q"), project(context, "to_k"), project(context, "to_v")
+        if perturb is not None:
+            queries = jnp.where(_by_sample(perturb.blur > 0), blurred(queries, self.size, perturb.blur), queries)
+        x = attention(queries, keys, values)
+        if perturb is not None:
+            x = jnp.where(_by_sample(perturb.identity), values, x)
         if extra is not None:
             seen = attention(queries, project(extra.tokens, "to_k_ip"), project(extra.tokens, "to_v_ip"))
             x += extra.scale.astype(x.dtype)[:, None, None, None] * seen
         return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
+
+
+def blurred(tokens: jax.Array, size: tuple[int, int], deviation: jax.Array) -> jax.Array:
+    """Tokens [batch, height * width, heads, any] under a Gaussian of a deviation [batch], in tokens; of MEAN, the mean.
+
+    The Gaussian ends after 3 deviations, or half of the shorter side; beyond the edges the picture is mirrored.
+    """
+    height, width = size
+    largest = min(size) // 2
+    offsets = jnp.arange(-largest, largest + 1)
+    reach = jnp.minimum(jnp.ceil(6 * deviation) // 2, largest)[:, None]
+    weights = jnp.exp(-0.5 * (offsets / jnp.maximum(deviation[:, None], 1e-6)) ** 2) * (jnp.abs(offsets) <= reach)
+    weights /= weights.sum(1, keepdims=True)
+
+    def matrix(side: int) -> jax.Array:
+        places = np.arange(side)[:, None] + np.arange(-largest, largest + 1)
+        mirrored = (side - 1) - np.abs((side - 1) - np.abs(places))
+        gaussian = jnp.einsum("bo,ioj->bij", weights, jax.nn.one_hot(mirrored, side))
+        return jnp.where((deviation >= MEAN)[:, None, None], 1 / side, gaussian)
+
+    whole = tokens.astype(jnp.float32).reshape(len(tokens), height, width, -1)
+    whole = jnp.einsum("bij,bjwc->biwc", matrix(height), whole)
+    whole = jnp.einsum("bij,bhjc->bhic", matrix(width), whole)
+    return whole.reshape(tokens.shape).astype(tokens.dtype)
+
+
+def _by_sample(values: jax.Array) -> jax.Array:
+    return values[:, None, None, None]
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -90,12 +147,14 @@ class BasicTransformerBlock(nn.Module):
 
     heads: int
     only_cross_attention: bool
+    size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context, perturb: Perturb | None) -> jax.Array:
         h = LayerNorm(name="norm1")(x)
-        x += Attention(self.heads, name="attn1")(h, context.text if self.only_cross_attention else h)
-        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), *context)
+        seen = context.text if self.only_cross_attention else h
+        x += Attention(self.heads, self.size, name="attn1")(h, seen, perturb=perturb)
+        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), context.text, context.extra)
         return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x))
 
 
@@ -115,12 +174,13 @@ class Transformer2DModel(nn.Module):
         batch, height, width, channels = x.shape
         h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
         h = Dense(channels, name="proj_in")(h)
-        block = partial(BasicTransformerBlock, self.heads, self.only_cross_attention)
+        block = partial(BasicTransformerBlock, self.heads, self.only_cross_attention, (height, width))
+        perturb = (context.perturb or {}).get("/".join(self.path))
         if self.layers == 1:
-            h = block(name="transformer_blocks_0")(h, context)
+            h = block(name="transformer_blocks_0")(h, context, perturb)
         else:
             scan = nn.scan(
-                lambda block, h, _: (block(h, context), None),
+                lambda block, h, _: (block(h, context, perturb), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=self.layers,

@@ -1,6 +1,6 @@
 """The denoiser of Stable Diffusion."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.layers import Block, Conv3x3, GroupNorm, Upsample2D
-from sdjax.models.transformer import Context, Extra
+from sdjax.models.transformer import Context, Extra, Perturb
 from sdjax.models.unet_config import UNetConfig
 from sdjax.models.unet_encoder import Added, UNetEncoder
 
@@ -52,6 +52,7 @@ class UNet2DConditionModel(UNetEncoder):
         guidance: jax.Array | None = None,
         residuals: Residuals | None = None,
         extra: Extra | None = None,
+        perturb: Mapping[str, Perturb] | None = None,
     ) -> jax.Array:
         """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
 
@@ -63,13 +64,14 @@ class UNet2DConditionModel(UNetEncoder):
         added: for models that are `is_xl`. guidance: [batch], the guidance scale, for models that embed it. residuals:
         of ControlNets, which have one for every skip, and of T2I adapters. extra: further tokens for the
         cross-attention, as of an IP-Adapter; with them the module has parameters for their keys and values.
+        perturb: what is done to self-attention, by the names of the layers ("mid_block/attentions_0").
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added, guidance).astype(x.dtype)
-        tokens = Context(context.astype(x.dtype), extra)
+        tokens = Context(context.astype(x.dtype), extra, perturb)
 
         additions = residuals.levels if residuals is not None else ()
         skips = self.down(x, embedding, tokens, additions)

@@ -13,6 +13,7 @@ from sdjax.parallel import shard, unshard
 from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
+from sdjax.pipeline.perturbing import marks
 from sdjax.pipeline.start import BatchStart, ImageInputs
 from sdjax.pipeline.xl import sizes_of
 from sdjax.programs import Composed, Conditioning
@@ -100,8 +101,13 @@ class Batch:
         hints = self.nets.halves
         parts = [texts[row] | self.sizes[0] | hints[0] for texts in self.contexts.parts]
         negative = self.contexts.negative[row] | self.sizes[1] | hints[1]
+        perturbed = None
+        if layers := self.order.perturbed_layers:
+            off, on = (shard(marks(self.order.pictures, layers, each)) for each in (False, True))
+            perturbed, negative = parts[0] | on, negative | off
+            parts = [part | off for part in parts]
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
-        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared)
+        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared, perturbed)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 

@@ -19,6 +19,7 @@ from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
 from sdjax.pipeline.conditions import Slot, check_conditions, slots_of
+from sdjax.pipeline.perturbing import chosen_layers
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
 from sdjax.pipeline.xl import check_xl
@@ -45,6 +46,7 @@ class GroupKey(NamedTuple):
     parts: int  # conditions of each picture that are computed
     edited: int  # rows of the plan where the prompt changes on the way, else 0
     guided: tuple[bool, ...]  # one where all rows are alike
+    perturbed: tuple[str, ...]  # layers whose self-attention is
     noise: str  # where it is drawn
     nets: tuple[str, ...]  # that see hints
     loras: tuple[Mention, ...]  # that the prompts name
@@ -120,7 +122,17 @@ class Order:
             eta=of_pictures("apg_eta"),
             norm_threshold=of_pictures("apg_norm_threshold"),
             momentum=of_pictures("apg_momentum"),
+            mimic=of_pictures("mimic_scale"),
+            percentile=of_pictures("threshold_percentile"),
+            perturbed=of_pictures("pag_scale"),
         )
+
+    @cached_property
+    def perturbed_layers(self) -> tuple[str, ...]:
+        """The layers whose self-attention is perturbed, () for none. InputError for layers that there are not."""
+        if not self.guidance.perturbed.any():
+            return ()
+        return chosen_layers(self.pictures[0].perturbed_layers, self.facts.attentions)
 
     @cached_property
     def guided(self) -> np.ndarray:
@@ -220,6 +232,7 @@ class Order:
             parts=self.weights.shape[1],
             edited=self.nfe if is_edited else 0,
             guided=guided if len(set(guided)) > 1 else guided[:1],
+            perturbed=self.perturbed_layers,
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
             nets=tuple(hint.net.name for hint in picture.conditions),
             loras=self.loras,
@@ -255,6 +268,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
         listed = " and ".join(map(str, sorted(map(int, filter(None, rows)))))
         raise InputError(f"the pictures of a batch change to the refiner at one evaluation, not at {listed}")
     order = Order(facts, recipes, _size_of(pictures, facts), first)
+    order.perturbed_layers  # noqa: B018 - refuses layers that there are not
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
     _ = order.hint_weights  # refuses a wrong number of scales

@@ -14,6 +14,7 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.models import UNetConfig
 from sdjax.pipeline.few_steps import name_of, recognised
+from sdjax.pipeline.perturbing import attentions_of
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
@@ -38,6 +39,7 @@ class Facts:
     refiner: of the model that takes over, if there is one.
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
+    attentions: the names of its layers with self-attention.
     """
 
     task: Task
@@ -56,6 +58,7 @@ class Facts:
     time_ids: int
     zeros_for_none: bool
     embeds_guidance: bool
+    attentions: tuple[str, ...]
     upscalers: UpscalerFolder | None = None
 
     @classmethod
@@ -88,6 +91,7 @@ class Facts:
             time_ids=unet.time_ids(encoders[-1].projection_dim) if unet.is_xl else 0,
             zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
             embeds_guidance=unet.embeds_guidance,
+            attentions=attentions_of(unet),
         )
 
 
@@ -113,6 +117,10 @@ class Recipe:
     @cached_property
     def conditions(self) -> list[Condition]:
         """The conditions of the prompt. Raises InputError for a second prompt that has another number of them."""
+        return [*self._towards, *([Condition(self._unwanted, -self.picture.perp_neg_scale)] if self._is_perp else [])]
+
+    @property
+    def _towards(self) -> list[Condition]:
         texts = (self.picture.prompt, self.picture.prompt_2 or self.picture.prompt)
         if self._is_plain:
             return [Condition(texts, 1.0)]
@@ -123,7 +131,15 @@ class Recipe:
 
     @property
     def negative(self) -> tuple[str, str]:
-        """The negative prompt for each text encoder."""
+        """The negative prompt for each text encoder; of perp_neg, where it is a condition of its own, no text."""
+        return ("", "") if self._is_perp else self._unwanted
+
+    @property
+    def _is_perp(self) -> bool:
+        return self.picture.guidance == "perp_neg" and any(self._unwanted)
+
+    @property
+    def _unwanted(self) -> tuple[str, str]:
         text = self.picture.negative_prompt or ""
         return text, self.picture.negative_prompt_2 or text
 
@@ -160,7 +176,9 @@ class Recipe:
     @property
     def guided(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
-        needed = (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.conditions) > 1)
+        needed = (
+            (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.conditions) > 1) | (self.picture.pag_scale > 0)
+        )
         return needed & (not self.embeds_guidance)
 
     @property
@@ -220,9 +238,12 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         )
     recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance, switch)
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
-    if facts.embeds_guidance and (np.ndim(scale) or recipe.cfg_plus_plus or len(recipe.conditions) > 1):
+    if facts.embeds_guidance and (
+        np.ndim(scale) or recipe.cfg_plus_plus or len(recipe.conditions) > 1 or picture.pag_scale
+    ):
         raise InputError(
-            "this model reads one guidance scale: it takes none for each step, no AND and no cfg_plus_plus"
+            "this model reads one guidance scale: it takes none for each step, no AND, no cfg_plus_plus, no perp_neg "
+            "and no pag_scale"
         )
     if recipe.loras and facts.loras is None:
         name = recipe.loras[0].name

@@ -10,7 +10,7 @@ from sdjax.limits import DEPTH, PIXELS, SIDE, STEPS, TRAINED_TIMESTEPS
 from sdjax.settings.setting import Setting, kind_of
 
 RNGS = ("jax", "torch", "philox")
-GUIDANCES = ("cfg", "apg")
+GUIDANCES = ("cfg", "apg", "cfg_zero_star", "dynamic_threshold", "perp_neg")
 UPSCALERS = ("latent", "lanczos")
 SYNTAXES = ("a1111", "plain")
 HANDOVERS = ("a1111", "diffusers")
@@ -70,8 +70,10 @@ class Picture:
         "Take the noise direction from the unguided prediction (arXiv:2406.08070), for samplers of first order; "
         "scales of 0 to 2 suit it.", GUIDANCE)] = False
     guidance: Annotated[str, Setting(
-        "How the two predictions are combined: classifier-free (cfg) or projected (apg, arXiv:2410.02416).", GUIDANCE,
-        choices=GUIDANCES)] = "cfg"
+        "How the two predictions are combined: classifier-free (cfg); projected (apg, arXiv:2410.02416); with the "
+        "unconditional one scaled (cfg_zero_star, arXiv:2503.18886); shrunk to the reach of a lower scale "
+        "(dynamic_threshold); or away from the negative prompt only where it is no part of the prompt (perp_neg, "
+        "arXiv:2304.04968), at half as much work again.", GUIDANCE, choices=GUIDANCES)] = "cfg"
     apg_eta: Annotated[float, Setting(
         "The weight of the part that is parallel to the conditional prediction.", GUIDANCE, needs="guidance")] = 1.0
     apg_norm_threshold: Annotated[float, Setting(
@@ -79,6 +81,22 @@ class Picture:
     apg_momentum: Annotated[float, Setting(
         "The weight of the differences of earlier steps, mostly negative; 0 for none.", GUIDANCE, -1, 1,
         needs="guidance")] = 0.0
+    mimic_scale: Annotated[float, Setting(
+        "The scale whose reach dynamic_threshold shrinks to.", GUIDANCE, needs="guidance")] = 7.0
+    threshold_percentile: Annotated[float, Setting(
+        "The part of the guided values that dynamic_threshold does not clip.", GUIDANCE, above=0, high=1,
+        needs="guidance")] = 1.0
+    perp_neg_scale: Annotated[float, Setting(
+        "How far perp_neg goes away from the negative prompt.", GUIDANCE, 0, needs="guidance")] = 1.0
+    pag_scale: Annotated[float, Setting(
+        "How far to go away from a picture whose self-attention sees nothing (arXiv:2403.17377); about 3 suits, at "
+        "half as much work again; 0 for none.", GUIDANCE, 0)] = 0.0
+    seg_blur: Annotated[float, Setting(
+        "Only blur self-attention, by this deviation in tokens of the layer (SEG, arXiv:2408.00760); from 9999 on "
+        "to the mean; 0 for no blur.", GUIDANCE, 0, needs="pag_scale")] = 0.0
+    perturbed_layers: Annotated[str, Setting(
+        "Where self-attention is perturbed: mid, up, down, or as up.block_1 or up.block_1.attentions_0, with commas "
+        "between several.", GUIDANCE, alike=True, needs="pag_scale")] = "mid"
     sampler: Annotated[str | None, Setting(
         "One of those that `sdjax samplers` lists, or A1111's name.", SAMPLING, unset="the model's own")] = None
     spacing: Annotated[str | None, Setting(
