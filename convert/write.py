@@ -13,6 +13,7 @@ import numpy as np
 from sdjax.adapters.lora import Lora, added, kernels_of, lora_for
 from sdjax.adapters.lora_files import LoraFile
 from sdjax.convert.keys import layers_to_flax, match
+from sdjax.convert.opening import check_opens
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
@@ -57,6 +58,7 @@ def write_model(
     index = without_unused(source.index)
     if skipped := [key for key in index if index[key] != source.index[key]]:
         log.info("%s: %s left out: sdjax has no use for them", source.name, ", ".join(skipped))
+    check_opens(source.path, index, copied, modules, defaults)
     with new_directory(destination) as folder:
         for name, content in copied.items():
             (folder / name).parent.mkdir(exist_ok=True)

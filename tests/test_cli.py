@@ -362,9 +362,12 @@ def test_like_paints_a_picture_again(small, tmp_path, capsys):
     ]
     options += ["--embedding", str(tmp_path / "odd.safetensors"), "--guidance-interval", "0", "0.5"]
     assert main(["generate", "an [odd:red:0.4] (ring:1.2)", "-o", str(first), *options]) == 0
-    assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(first), "--yes", "-o", str(again)]) == 0
     assert again.read_bytes() == first.read_bytes()
-    assert main(["generate", "a star", "--like", str(first), "--rng", "jax", "--steps", "2", "-o", str(other)]) == 0
+    assert (
+        main(["generate", "a star", "--like", str(first), "--yes", "--rng", "jax", "--steps", "2", "-o", str(other)])
+        == 0
+    )
     changed = {"prompt": "a star", "steps": 2}
     expected = {name: value for name, value in read_settings(first).items() if name != "rng"}
     assert read_settings(other) == expected | changed

@@ -74,7 +74,8 @@ def leaves(model, component: str) -> list[np.ndarray]:
 def test_tokenizer_and_scheduler_are_copied_to_the_byte(tiny, tmp_path):
     (tiny / "tokenizer" / "merges.txt").write_bytes(b"#version\r\na b\r\n")
     (tiny / "low_res_scheduler").mkdir()
-    (tiny / "low_res_scheduler" / "scheduler_config.json").write_text(' {"beta_start": 1e-4}')
+    written = ' {"_class_name": "DDPMScheduler", "beta_start": 1e-4}'
+    (tiny / "low_res_scheduler" / "scheduler_config.json").write_text(written)
     edit_json(tiny / "model_index.json", low_res_scheduler=["diffusers", "DDPMScheduler"], max_noise_level=350)
     converted = convert(tiny, tmp_path / "model")
     for file in ("tokenizer/merges.txt", "tokenizer/vocab.json", "low_res_scheduler/scheduler_config.json"):

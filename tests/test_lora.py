@@ -434,7 +434,7 @@ def test_pictures_of_the_command_line_tell_their_loras(both, write, tmp_path, ca
     assert main(["generate", HEART, *options]) == 0
     assert read_settings(picture)["loras"] == [f"{both}:0.7", f"{second}:1.0"]
     again = tmp_path / "again.png"
-    assert main(["generate", "--like", str(picture), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(picture), "--yes", "-o", str(again)]) == 0
     assert read_settings(again) == read_settings(picture)
     assert again.read_bytes() == picture.read_bytes()
     assert main(["generate", HEART, "-o", str(picture), "--lora", "no.safetensors"]) == 1
@@ -577,8 +577,8 @@ def test_rows_and_pictures_name_loras(folder, tmp_path, capsys):
     assert main(["batch", str(rows), "-o", str(out), *options]) == 1
     assert "model_hash" in capsys.readouterr().err
     assert main(["generate", "a star <lora:second:1>", "-o", str(one), *options]) == 0
-    assert main(["generate", "--like", str(one), "--lora-dir", str(folder), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(one), "--yes", "--lora-dir", str(folder), "-o", str(again)]) == 0
     assert one.read_bytes() == again.read_bytes()
-    assert main(["generate", "--like", str(one), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(one), "--yes", "-o", str(again)]) == 0
     assert "not followed: <lora:second:1>" in capsys.readouterr().err
     assert read_settings(again)["prompt"] == "a star "

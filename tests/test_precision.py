@@ -169,7 +169,7 @@ def test_the_command_line_says_it_and_likes_it_again(small_xl, tmp_path, capsys)
     ]
     assert main(["generate", "a cat", *wanted, "-o", str(first)]) == 0
     assert read_settings(first)["dtype"] == "float32,vae=bfloat16" and read_settings(first)["weights"] == "int8"
-    assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(first), "--yes", "-o", str(again)]) == 0
     assert first.read_bytes() == again.read_bytes()
     assert main(["generate", "a", "--dtype", "float8", "-o", str(first)]) == 2
     assert "unknown dtype 'float8'" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def test_a_png_tells_every_setting_and_like_paints_it_again(model, values, witho
         said += [option] if value is True else [option, *map(str, parts)]
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     assert main(["generate", "a red heart", "-o", str(first), "--seed", "9", "--model", str(small), *said]) == 0
-    assert main(["generate", "--like", str(first), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(first), "--yes", "-o", str(again)]) == 0
     capsys.readouterr()
     told = read_settings(first)
     for name in OTHER.keys() - without - {"clip_skip", "hires_upscaler", "num_inference_steps"}:

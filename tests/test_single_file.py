@@ -397,7 +397,7 @@ def test_a_picture_of_a_single_file_with_choices(file, tokenizer, tmp_path, monk
     assert main(["generate", "a", "--model", str(file), *choices, *size, "-o", str(path)]) == 0
     settings = read_settings(path)
     assert (settings["prediction_type"], settings["ema"]) == ("v_prediction", False)
-    assert main(["generate", "--like", str(path), "-o", str(again)]) == 0
+    assert main(["generate", "--like", str(path), "--yes", "-o", str(again)]) == 0
     assert again.read_bytes() == path.read_bytes()
 
 

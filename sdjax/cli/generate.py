@@ -23,6 +23,9 @@ def generate(
         Path | None,
         typer.Option(metavar="PICTURE", help="Paint this picture again, of sdjax or A1111; other options change it."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Download and open what the picture of --like names, without asking.")
+    ] = False,
     painting: Painting,
 ) -> None:
     """Paint pictures. Their names are printed; how each was made is written into its file.
@@ -50,7 +53,7 @@ def generate(
     sdjax generate --like heart.png --seed 7 -o other.png
     """
     if like is not None:
-        prompts, painting = like_picture(like, prompts, painting)
+        prompts, painting = like_picture(like, prompts, painting, yes)
     if not prompts:
         raise typer.BadParameter("say what to paint, or give --like", param_hint="PROMPT")
     loading = replace(painting.loading, model=painting.loading.model or "shapes")

@@ -1,14 +1,19 @@
 """`--like PNG`: the settings of a picture, as the request that reproduces it."""
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from sdjax.a1111 import mentioned, without_mentions
 from sdjax.cli.options import files_and_scales
-from sdjax.cli.painting import OF_FILES, Painting
-from sdjax.errors import InputError
+from sdjax.cli.painting import OF_FILES, Loading, Painting
+from sdjax.cli.safe import safe
+from sdjax.errors import InputError, brief
+from sdjax.files.layout import embedded_models
 from sdjax.files.pictures import read_settings
 from sdjax.settings import SETTINGS
 from sdjax.settings.picture import UPSCALERS
@@ -16,16 +21,23 @@ from sdjax.settings.picture import UPSCALERS
 log = logging.getLogger("sdjax")
 
 
-def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> tuple[list[str], Painting]:
+TEXTS = ("prompt", "model", "vae", "refiner", "dtype", "weights", "config", "tokenizer", "prediction_type", "depth_map")
+LISTS = ("embeddings", "loras", "not_followed")
+
+
+def like_picture(path: Path, prompts: list[str] | None, painting: Painting, yes: bool) -> tuple[list[str], Painting]:
     """The prompts and the request that reproduce a picture, but for what was given. Logs what cannot be followed.
 
-    Raises InputError for a picture without settings, or made from another one, and where no model is known.
+    yes: whether models of the hub and files that the picture names are taken without asking.
+    Raises InputError for a picture without settings, or made from another one, where no model is known, and where what
+    it names is not to be taken.
     """
     found = read_settings(path)
     if found is None:
         raise InputError(f"{path} does not say how it was made: neither sdjax nor A1111 wrote its settings into it")
     if "image" in found:
         raise InputError(f"{path} was made from {found['image']}: `sdjax info {path}` says how")
+    _check(path, found)
     loading = painting.loading
     model = loading.model or found.get("model")
     if model is None:
@@ -46,6 +58,8 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
         del found["hires_upscaler"]
     if "Refiner" in " ".join(found.get("not_followed", [])) and loading.refiner is None:
         found.pop("denoising_end", None)  # of A1111: without a refiner it would leave the noise in
+    if not yes:
+        _ask(path, _taken(found, loading, dict(painting.settings)))
     request = replace(
         painting,
         seeds=painting.seeds or [found.get("seed", 0)],
@@ -63,6 +77,44 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting) -> t
         ),
     )
     return prompts or [prompt], request
+
+
+def _check(path: Path, found: dict[str, Any]) -> None:
+    """Raises InputError where a picture's text, which anybody may have written, holds something else than it should."""
+    for name in (*TEXTS, *LISTS):
+        value = found.get(name)
+        texts = value if name in LISTS else [value]
+        if value is not None and not (
+            isinstance(texts, list) and all(isinstance(text, str) and "\0" not in text for text in texts)
+        ):
+            raise InputError(f"{path}: its {name} is {brief(value)}, which no picture of sdjax or A1111 says")
+
+
+def _taken(found: dict[str, Any], loading: Loading, settings: dict[str, Any]) -> list[str]:
+    """What would be downloaded or opened because a picture says so; the embedded models need no word."""
+    from sdjax.convert.run import hub_id
+
+    models = [found.get(name) for name in ("model", "vae", "refiner") if getattr(loading, name) is None]
+    files = [found.get(name) for name in ("config", "tokenizer") if name not in loading.single_file]
+    files += [found.get("depth_map")] if "depth_map" not in settings else []
+    files += found.get("embeddings") or [] if not loading.embeddings else []
+    files += [file for file, _ in files_and_scales(found.get("loras"))] if not loading.loras else []
+    taken = []
+    for model in models:
+        if model and model not in embedded_models():
+            taken.append(f"download {model} from the hub" if hub_id(model) else f"open {model}")
+    return taken + [f"open {file}" for file in files if file]
+
+
+def _ask(path: Path, taken: list[str]) -> None:
+    """Raises InputError unless whoever sits at the terminal agrees."""
+    if not taken:
+        return
+    asks = f"{path} asks to {', '.join(taken)}"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InputError(f"{asks}: --yes allows it, and options such as --model name something else")
+    if not typer.confirm(safe(f"{asks}. Go on?"), err=True):
+        raise InputError("nothing was downloaded or opened: options such as --model name something else")
 
 
 def _choices(found: dict[str, Any]) -> dict[str, Any]:

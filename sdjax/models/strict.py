@@ -6,12 +6,15 @@ the key. Keys that start with "_" are a library's notes.
 """
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from sdjax.errors import ConfigError, brief, did_you_mean
 from sdjax.limits import DEPTH, LEVELS, WIDTH
+
+POSITIVE = ("scaling_factor", "norm_eps", "layer_norm_eps", "latents_std")  # what is divided by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Config:
     def _check_size(cls, key: str, value: Any) -> None:
         """Raises ConfigError for more than any model has, before something is built of it."""
         entries = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
+            raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} should be finite")
+        if key in POSITIVE and not all(entry > 0 for entry in entries if entry is not None):
+            raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} should be above 0")
         if len(entries) > (DEPTH if type(entries[0]) is float else LEVELS):
             raise ConfigError(f"{cls.__name__}: {key} has {len(entries):,} entries: {LEVELS} levels are the most")
         most = cls.at_most.get(key, WIDTH)

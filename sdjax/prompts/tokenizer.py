@@ -13,6 +13,7 @@ import tokenizers
 from sdjax.errors import CheckpointError
 from sdjax.files.cache import cached
 
+SHORTEST = 3  # tokens: the begin, a word and the end
 POSITIONS = 77  # of CLIP's text encoders
 
 
@@ -46,6 +47,8 @@ def load_tokenizer(folder: Path, positions: int = POSITIONS) -> Tokenizer:
         stored = json.loads(cached("tokenizers", contents, lambda: _read(folder)))
     except Exception as error:  # the library raises whatever its parsers do
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}".splitlines()[0]) from error
+    if not all(type(stored[key]) is int for key in ("length", "bos", "eos", "pad")) or stored["length"] < SHORTEST:
+        raise CheckpointError(f"the tokenizer in {folder} does not say where a text begins and ends, or how long it is")
     backends = {name: tokenizers.Tokenizer.from_str(stored[name]) for name in ("backend", "open_clip")}
     return Tokenizer(**{**stored, **backends, "length": min(stored["length"], positions)})
 
