@@ -16,6 +16,7 @@ from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
+from benchmarks.serving import serving
 from benchmarks.slots import slots
 from benchmarks.speed import speed, speed_table
 from benchmarks.stacked import stacked
@@ -45,6 +46,7 @@ app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("slots", rich_help_panel=QUICK)(slots)
 app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
+app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)

@@ -178,12 +178,12 @@ class Pipeline:
         be kept, saved (`save_state`) and handed in again as `state`, also in another process or with other settings.
         """
         if batch.order.switch is not None:
-            return refined_steps(batch, self._advance(batch), self._refine, set(stops), state)
+            return refined_steps(batch, self.advance_for(batch), self._refine, set(stops), state)
         if not batch.order.adaptive:
-            return steps(batch, self._advance(batch), set(stops), state)
+            return steps(batch, self.advance_for(batch), set(stops), state)
         if state is not None:
             raise InputError("dpm_adaptive cannot go on from a state: it does not say how long the next step is")
-        return adaptive_steps(batch, self._advance(batch))
+        return adaptive_steps(batch, self.advance_for(batch))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Denoised latents [batch, h, w, channels] to pictures [batch, height, width, 3] in [0, 1]."""
@@ -214,7 +214,7 @@ class Pipeline:
             batch = self.begin(order)
             report("encode", 1, 1)
             report("compile", 0, 1)
-            latents = batch.latents(compile_for(batch, self._advance(batch)))
+            latents = batch.latents(compile_for(batch, self.advance_for(batch)))
             if order.switch is not None:
                 compile_for(*self._refine(batch))
             report("compile", 1, 1)
@@ -292,7 +292,8 @@ class Pipeline:
             self._latest = (self.params, mentions, params)
         return params
 
-    def _advance(self, batch: Batch) -> Advance:
+    def advance_for(self, batch: Batch) -> Advance:
+        """The program that denoises a batch, and others of its group; see `denoising.Advance`."""
         return partial(self.networks.denoise, batch.unet, batch.nets, len(batch.first))
 
     def _refine(self, batch: Batch) -> tuple[Batch, Advance]:
@@ -301,7 +302,7 @@ class Pipeline:
         assert refiner is not None
         encode = partial(refiner.networks.encode_text, refiner.params)
         refined = for_refiner(batch, refiner.facts, encode, refiner.params["unet"])
-        return refined, refiner._advance(refined)
+        return refined, refiner.advance_for(refined)
 
     def use_refiner(self, refiner: "Pipeline | None") -> None:
         """Let another model take over where little noise is left (`denoising_end`, else at 0.8), or none.

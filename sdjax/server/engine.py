@@ -26,6 +26,7 @@ from sdjax.version import __version__
 
 T = TypeVar("T")
 WRITERS = 2
+FAULT = "this was a fault of the server"
 SECONDS = 1.0  # that a picture takes, before any has been drawn
 SWEEP = 60.0  # seconds between two looks at what the journal may let go
 
@@ -87,7 +88,7 @@ class Engine:
                 case None:
                     raise Refused("this key was that of another request, or its picture cannot be kept", 409)
                 case reason:
-                    unit.future.set_exception(Refused(str(reason)))
+                    unit.future.set_exception(Refused(str(reason), 500 if reason == FAULT else 400))
         return job
 
     def resume(self) -> int:
@@ -203,7 +204,7 @@ class Engine:
     def _fail(self, unit: Unit, error: Exception) -> None:
         if not (self._closing and isinstance(error, Stopped)):  # else the next start goes on with it
             try:
-                self.journal.fail(unit.job.id, unit.index, str(error) if isinstance(error, SdjaxError) else "a fault")
+                self.journal.fail(unit.job.id, unit.index, str(error) if isinstance(error, SdjaxError) else FAULT)
             except Refused as full:
                 log.error("%s", full)
         self._end(unit, partial(unit.future.set_exception, error))

@@ -148,7 +148,7 @@ class Slots:
         ends = np.array([unit.done + rows if unit else 0 for unit in self._units], np.int32)
         plan = plan._replace(nfe=shard(ends))
         last, guided = np.int32(arrays.plan.rows.sigmas.shape[-1]), bool(batch.order.guided[0])
-        self._state = self._pipe.networks.denoise(batch.unet, self.size, guided, plan, self._state, *inputs, last)
+        self._state = self._pipe.advance_for(batch)(guided, plan, self._state, *inputs, last)
         jax.block_until_ready(self._state)
         for unit in self.units:
             unit.done += rows
