@@ -67,22 +67,23 @@ class Annotator:
 
 
 RESOLUTION = Option("resolution", 512, "Shorter side at which to look at the picture.", 8, 4096)
-_BRIGHT = Option("threshold", 127.0, "A level from 0 to 255.", 0, 255)
+_BRIGHT = Option("threshold", 127.0, "Level where a stroke, or white, begins.", 0, 255)
 _GAMMA = Option("gamma", 1.0, "Power of the brightness: below 1 is brighter.", 0.1, 10)
-_DARK = Option("threshold", 32.0, "Fainter strokes are left out.", 1, 64)
+_DARK = Option("threshold", 32.0, _BRIGHT.help, 1, 64)
+_SIGMA = "Deviation of the Gaussian, in pixels."
 _ROWS = (
     Annotator("canny", "lines.canny", "Thin edges, with OpenCV's bits.", (
         Option("low", 100.0, "Weaker edges are dropped.", 0, 2048),
         Option("high", 200.0, "Stronger edges are kept, and what goes on from them.", 0, 2048)), extra="conditions"),
     Annotator("lineart_standard", "lines.lineart_standard", "Lines that are darker than around them; a filter.", (
-        Option("sigma", 6.0, "Pixels that a surrounding reaches.", 0.5, 64),
+        Option("sigma", 6.0, _SIGMA, 0.5, 64),
         Option("intensity_threshold", 8.0, "Fainter lines do not count for brightness.", 0, 255))),
     Annotator("softedge_gradient", "lines.softedge_gradient", "Soft edges by gradients; a filter, no HED."),
     Annotator("scribble_xdog", "lines.scribble_xdog", "Rough strokes from a photo; a filter.", (_DARK,)),
     Annotator("scribble", "lines.scribble", "Dark strokes on paper as white on black.", (_BRIGHT,)),
     Annotator("threshold", "tones.threshold", "White where bright, black elsewhere.", (_BRIGHT,)),
     Annotator("invert", "tones.invert", "Black for white."),
-    Annotator("blur_gaussian", "tones.blur_gaussian", "A blur.", (Option("sigma", 9.0, "Pixels.", 0.1, 100),)),
+    Annotator("blur_gaussian", "tones.blur_gaussian", "A blur.", (Option("sigma", 9.0, _SIGMA, 0.1, 100),)),
     Annotator("tile_resample", "tones.tile_resample", "The picture with less detail.", (
         Option("down_sampling_rate", 1.0, "How many times smaller in between; below 1.1 as it is.", 1, 64),)),
     Annotator("t2ia_color_grid", "tones.t2ia_color_grid", "A palette of colours by place, diffusers' recipe.", (

@@ -13,16 +13,15 @@ from rich.text import Text
 
 from sdjax.annotators import ANNOTATORS, Annotator, annotate, annotator
 from sdjax.annotators.table import RESOLUTION, Option
+from sdjax.cli.output import check_file, picture_paths
 from sdjax.cli.signature import extended
-from sdjax.errors import InputError
-from sdjax.files.atomic import replaced
+from sdjax.files.pictures import save_picture
 
-ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 Users = dict[str, list[tuple[Annotator, Option]]]
 
 
 def _users() -> Users:
-    """The annotators that have each option, by its name."""
+    """The annotators that have each option, by its name; what it is, all of them say alike."""
     found: Users = {}
     for each in ANNOTATORS.values():
         for option in each.options:
@@ -32,12 +31,13 @@ def _users() -> Users:
 
 def _parameter(name: str, users: list[tuple[Annotator, Option]]) -> Parameter:
     option = users[0][1]
-    names = ", ".join(each.name for each, _ in users)
+    differ = len({own.default for _, own in users}) > 1
+    names = ", ".join(f"{each.name} ({own.default:g})" if differ else each.name for each, own in users)
     flag = f"--{name.replace('_', '-')}"
-    shown = False if option.default is None else ", ".join(dict.fromkeys(f"{own.default:g}" for _, own in users))
+    shown = False if differ or option.default is None else f"{option.default:g}"
     spec = typer.Option(
         f"{flag}/--no-{flag[2:]}" if option.kind is bool else flag,
-        help=f"{option.help if len(users) == 1 else 'A setting.'} Of {names}.",
+        help=f"{option.help} Of {names}.",
         metavar="FILE" if option.kind is str else None,
         show_default="yes" if option.kind is bool else shown,
         rich_help_panel="Settings of annotators",
@@ -62,10 +62,17 @@ def annotate_picture(
     *,
     name: Annotated[str | None, typer.Argument(metavar="ANNOTATOR", help="One of those that --list shows.")] = None,
     picture: Annotated[
-        Path | None, typer.Argument(help="A picture; for depth and normals a map, brighter where nearer.")
+        Path | None,
+        typer.Argument(metavar="PICTURE", help="A picture; for depth and normals a map, brighter where nearer."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .png (also .jpg, .webp), replaced if it exists.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A name that ends in .png, .jpg or .webp, replaced if it exists.",
+            show_default="PICTURE-ANNOTATOR.png",
+        ),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the annotators and their settings.")] = False,
     resolution: Annotated[int | None, typer.Option(help=RESOLUTION.help, show_default="the picture's own")] = None,
@@ -91,10 +98,7 @@ def annotate_picture(
     chosen = annotator(name)
     chosen.checked(settings)
     output = output or picture.with_name(f"{picture.stem}-{name}.png")
-    if output.suffix.lower() not in ENDINGS:
-        raise InputError(f"{output}: give a name that ends in {', '.join(ENDINGS)}")
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}")
+    check_file(output)
     import numpy as np
     from PIL import Image
 
@@ -102,9 +106,9 @@ def annotate_picture(
 
     read = read_depth if chosen.reads == "depth" else read_image
     made = annotate(name, np.asarray(read("the picture", picture)), resolution, **settings)
-    with replaced(output) as partial:
-        Image.fromarray(made).save(partial, format=ENDINGS[output.suffix.lower()])
-    typer.echo(output)
+    [path] = picture_paths(output, 1)
+    save_picture(Image.fromarray(made), path, None)
+    typer.echo(path)
 
 
 def _show() -> None:

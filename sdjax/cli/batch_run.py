@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import Report
 from sdjax.errors import InputError
+from sdjax.settings.picture import UPSCALERS
 
 if TYPE_CHECKING:
     from sdjax.batch.groups import Placed
@@ -61,6 +62,10 @@ def run_of(
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
     named = {mention.name for each in placed for mention in each.key.loras}
     files += [(pipe.facts.loras.find(name), 1.0) for name in sorted(named) if pipe.facts.loras]
+    enlarging = {each.item.settings.get("hires_upscaler", UPSCALERS[0]) for each in placed if each.key.second_pass}
+    files += [
+        (pipe.facts.upscalers.find(name), 1.0) for name in sorted(enlarging - {*UPSCALERS}) if pipe.facts.upscalers
+    ]
     identity = {
         "rows": fingerprint,
         "pictures": len(placed),

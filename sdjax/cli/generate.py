@@ -99,7 +99,9 @@ UPSCALING = "stabilityai/stable-diffusion-x4-upscaler"
 @painting(UPSCALE, without=("depth_map", "hires_scale", XL), model=UPSCALING, task=UPSCALE)
 def upscale(
     *,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What the picture shows.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What the picture shows; leave it out for ESRGAN and the like.")
+    ],
     image: Annotated[Path | None, typer.Argument(metavar="PICTURE", help="The picture to enlarge.")] = None,
     painting: Painting,
 ) -> None:

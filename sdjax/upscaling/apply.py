@@ -55,8 +55,8 @@ def enlarged_once(
 
     Pictures of more than 256 pixels or so are cut into tiles. Networks that look no farther than 64 pixels around
     (SRVGGNetCompact) give what they would give of the whole; of others tiles see the nearest 32 pixels or more, and
-    differ by little. progress: called with how many tiles are done, out of how many. Raises InputError for a result of
-    more than 2^28 pixels, or more than fits in memory, CheckpointError where the numbers overflow.
+    differ by little. progress: called with how many tiles are done, from 0, out of how many. Raises InputError for a
+    result of more than 2^28 pixels, or more than fits in memory, CheckpointError where the numbers overflow.
     """
     config = upscaler.config
     height, width = picture.shape[:2]
@@ -68,6 +68,8 @@ def enlarged_once(
     size = [min(side, tile + 2 * around) for side in padded.shape[:2]]
     result = np.empty([round(side * config.scale) for side in padded.shape[:2]] + [3], np.uint8)
     places = list(product(rows, columns))
+    if progress:
+        progress(0, len(places))
     with fitting_in_memory(f"enlarging tiles of {size[1]} x {size[0]} pixels"):
         for done, (row, column, made) in enumerate(_tiles(upscaler, padded, places, size)):
             _put(result, made, row, column, config.scale)
