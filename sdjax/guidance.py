@@ -24,6 +24,7 @@ class Guidance(NamedTuple):
     eta, norm_threshold, momentum: [batch], of adaptive projected guidance; see `projected`.
     mimic, percentile: [batch], of dynamic thresholding; see `thresholded`.
     perturbed: [batch], how far a prediction goes away from one with perturbed self-attention; see `combined`.
+    image: [batch], how strongly each picture follows one that it is made from; see `combined`.
     """
 
     scale: jax.Array | np.ndarray
@@ -36,19 +37,21 @@ class Guidance(NamedTuple):
     mimic: jax.Array | np.ndarray
     percentile: jax.Array | np.ndarray
     perturbed: jax.Array | np.ndarray
+    image: jax.Array | np.ndarray
 
 
 def cfg(scale: np.ndarray) -> Guidance:
     """Classifier-free guidance and nothing else, at scales [batch, rows]."""
     zeros = np.zeros(len(scale), np.float32)
-    return Guidance(scale, zeros, zeros.astype(bool), zeros.astype(np.int32), *[zeros] * 6)
+    return Guidance(scale, zeros, zeros.astype(bool), zeros.astype(np.int32), *[zeros] * 7)
 
 
 class Pair(NamedTuple):
     """The two predictions of a network at a row, and what guidance keeps from row to row.
 
     positive, negative: [batch, h, w, channels]. scale: [batch, 1, 1, 1]. memory: as the predictions, zeros at first.
-    perturbed: the conditional prediction with perturbed self-attention, where there is one.
+    perturbed: the conditional prediction with perturbed self-attention, where there is one. image: of models that
+    change a picture, the prediction from the picture and no prompt; `negative` is then without both.
     """
 
     positive: jax.Array
@@ -56,6 +59,7 @@ class Pair(NamedTuple):
     scale: jax.Array
     memory: jax.Array
     perturbed: jax.Array | None = None
+    image: jax.Array | None = None
 
 
 # Maps the predictions to the guided one and the new memory.
@@ -149,7 +153,8 @@ def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.
 
     With rescaling, Lin et al. (2023), arXiv:2305.08891, equations 15 and 16; with CFG++, Chung et al. (2024),
     arXiv:2406.08070, algorithm 1. Kinds after the first are computed in batches that have them. With a perturbed
-    prediction, Ahn et al. (2024), arXiv:2403.17377: away from it, by `perturbed`.
+    prediction, Ahn et al. (2024), arXiv:2403.17377: away from it, by `perturbed`. With that from a picture alone,
+    Brooks et al. (2022), arXiv:2211.09800, equation 3: the scale goes from it to that with the prompt, `image` to it.
     """
     output, memory = classifier_free(pair, guidance)
     for number, combine in enumerate(GUIDANCES.values()):
@@ -164,6 +169,8 @@ def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.
             )
 
         output, memory = jax.lax.cond(jnp.any(is_kind), picked, lambda *both: both, output, memory)
+    if pair.image is not None:
+        output += (_over_samples(guidance.image) - pair.scale) * (pair.image - pair.negative)
     if pair.perturbed is not None:
         output += _over_samples(guidance.perturbed) * (pair.positive - pair.perturbed)
     deviation = pair.positive.std(AXES, keepdims=True) / output.std(AXES, keepdims=True)

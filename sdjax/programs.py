@@ -40,12 +40,14 @@ class Conditioning(NamedTuple):
         differs between them. shared: alike in both halves: channels, class labels, hints. Only the denoiser of a kind
         of model (`unet_denoiser`) knows what is in them.
     perturbed: as positive (of several conditions, the first), with self-attention perturbed; None where none is.
+    image: as negative, with the picture that a model is told to change; None for other models.
     """
 
     positive: Any
     negative: Any
     shared: Any
     perturbed: Any = None
+    image: Any = None
 
 
 class Composed(NamedTuple):
@@ -172,13 +174,15 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     `models.unet_encoder.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or
     None, "guidance": [batch] or None}, where the channels are put after those of the sample. With nets it reads of its
     half "hint_weights", for each net [batch, residuals], and of the shared part "hints", for each net its features.
+    "edited" of its half, [batch, h, w, channels], are further channels: the picture that is changed, or zeros.
     "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done.
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
         dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
         context = own["context"].astype(dtype)
-        sample = jnp.concatenate([x, shared["channels"]], axis=-1).astype(dtype)
+        edited = [own["edited"]] if "edited" in own else []
+        sample = jnp.concatenate([x, shared["channels"], *edited], axis=-1).astype(dtype)
         added = Added(own["pooled"].astype(dtype), own["time_ids"]) if "pooled" in own else None
         of_the_step = (sample, timesteps, context, shared["class_labels"], added)
         residuals = None
@@ -233,7 +237,7 @@ def denoiser(
 
     halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
     """
-    positive, negative, shared, perturbed = conditioning
+    positive, negative, shared, perturbed, image = conditioning
     parts = positive.parts if isinstance(positive, Composed) else (positive,)
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -254,8 +258,8 @@ def denoiser(
         return jnp.split(predict(*together), len(conditions))
 
     def all_of_them(x: jax.Array, row: PlanRow) -> list[jax.Array]:
-        """The unconditional prediction, that of every part, and the perturbed one, if there is one."""
-        each_of = (negative, *parts, *([] if perturbed is None else [perturbed]))
+        """The unconditional prediction, that of every part, and where there are any the perturbed and the image's."""
+        each_of = (negative, *parts, *(each for each in (perturbed, image) if each is not None))
         timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in each_of]
         if not halves:
             return predicted(x, timesteps, conditions)
@@ -269,10 +273,13 @@ def denoiser(
     def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
         unconditional, *outputs = all_of_them(x, row)
-        conditional, away_from = outputs[0], None if perturbed is None else outputs[len(parts)]
+        conditional, others = outputs[0], outputs[len(parts) :]
+        away_from = None if perturbed is None else others[0]
+        of_image = None if image is None else others[perturbed is not None]
         if isinstance(positive, Composed):
             conditional = composed(unconditional, outputs[: len(parts)], positive.weights, guidance)
-        return combined(Pair(conditional, unconditional, scale[:, None, None, None], memory, away_from), guidance)
+        scale = scale[:, None, None, None]
+        return combined(Pair(conditional, unconditional, scale, memory, away_from, of_image), guidance)
 
     return against_negative if guided else alone
 

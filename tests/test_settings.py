@@ -31,6 +31,7 @@ OTHER = {
     "noise_level": 30,
     "num_inference_steps": 2,
     "guidance_scale": 3.0,
+    "image_guidance_scale": 2.5,
     "guidance_interval": (0.25, 0.75),
     "guidance_rescale": 0.5,
     "cfg_plus_plus": True,
@@ -87,7 +88,7 @@ IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
 LEVELS = {"timesteps", "sigmas"}
 CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
 SPACED = {"rho", "sigma_min", "sigma_max"}
-FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level", "denoising_start"}
+FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level", "denoising_start", "image_guidance_scale"}
 OF_XL = {name for name, setting in SETTINGS.items() if setting.panel == XL}
 OF_REFINER = {"aesthetic_score", "negative_aesthetic_score"}
 
@@ -112,7 +113,11 @@ def test_the_call_has_every_setting_and_says_what_it_is():
     [
         ("generate", FROM_IMAGES),
         ("img2img", FROM_IMAGES - {"strength", "denoising_start"}),
-        ("inpaint", {"noise_level"}),
+        ("inpaint", {"noise_level", "image_guidance_scale"}),
+        (
+            "edit",
+            FROM_IMAGES - {"image_guidance_scale"} | {name for name in OTHER if name.startswith("hires")} | OF_XL,
+        ),
         ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")} | OF_XL),
         (
             "compare",

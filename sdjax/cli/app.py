@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": ("generate:generate", DRAW),
     "img2img": ("generate:img2img", DRAW),
     "inpaint": ("generate:inpaint", DRAW),
+    "edit": ("generate:edit", DRAW),
     "upscale": ("generate:upscale", DRAW),
     "annotate": ("annotate:annotate_picture", DRAW),
     "batch": ("batch:batch", DRAW),

@@ -16,7 +16,7 @@ from sdjax.cli.progress import progress_bars
 from sdjax.cli.throughput import Showing, summarise
 from sdjax.errors import InputError
 from sdjax.limits import BATCH, SHARD
-from sdjax.settings import UPSCALE
+from sdjax.settings import EDIT, UPSCALE
 
 if TYPE_CHECKING:
     from sdjax.batch.cluster import Cluster
@@ -33,7 +33,7 @@ Coordinator = Annotated[
 ]
 
 
-@configured("image", "mask_image", UPSCALE, without=("depth_map",))
+@configured("image", "mask_image", UPSCALE, EDIT, without=("depth_map",))
 def batch(
     *,
     rows: Annotated[

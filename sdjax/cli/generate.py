@@ -1,4 +1,4 @@
-"""The painting commands: `sdjax generate`, `img2img`, `inpaint` and `upscale`."""
+"""The painting commands: `sdjax generate`, `img2img`, `inpaint`, `edit` and `upscale`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from sdjax.cli import options
 from sdjax.cli.like import like_picture
 from sdjax.cli.painting import Painting, paint, painting
-from sdjax.settings import SETTINGS, UPSCALE
+from sdjax.settings import EDIT, SETTINGS, UPSCALE
 from sdjax.settings.picture import XL
 
 
@@ -91,6 +91,24 @@ def inpaint(
     sdjax inpaint "a big red heart at the top left on a yellow background" scene.png mask.png --strength 1 -o new.png
     """
     paint([prompt], painting, {"image": image, "mask_image": mask})
+
+
+@painting(EDIT, without=("depth_map", "hires_scale", XL), model="timbrooks/instruct-pix2pix", task=EDIT)
+def edit(
+    *,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to do with the picture.")],
+    image: Annotated[Path, typer.Argument(help="The picture to change.")],
+    painting: Painting,
+) -> None:
+    """Change a picture as you say, with a model made for it (InstructPix2Pix).
+
+    More --guidance-scale follows the words more, more --image-guidance-scale the picture.
+
+    [bold]Example[/bold]
+
+    sdjax edit "make it winter" photo.png -o winter.png
+    """
+    paint([prompt], painting, {"image": image})
 
 
 UPSCALING = "stabilityai/stable-diffusion-x4-upscaler"

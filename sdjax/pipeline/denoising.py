@@ -81,6 +81,9 @@ class Batch:
         read = ("channels", "class_labels", "guidance")
         known, shared = shard(start.known), shard({name: getattr(start, name) for name in read})
         sizes = shard(sizes_of(order))
+        if start.edited is not None:
+            edited = shard({"edited": start.edited})
+            sizes = (sizes[0] | edited, sizes[1] | jax.tree.map(lambda latents: latents * 0, edited))
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
         return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet, nets)
 
@@ -101,13 +104,14 @@ class Batch:
         hints = self.nets.halves
         parts = [texts[row] | self.sizes[0] | hints[0] for texts in self.contexts.parts]
         negative = self.contexts.negative[row] | self.sizes[1] | hints[1]
+        image = negative | {"edited": self.sizes[0]["edited"]} if "edited" in negative else None
         perturbed = None
         if layers := self.order.perturbed_layers:
             off, on = (shard(marks(self.order.pictures, layers, each)) for each in (False, True))
             perturbed, negative = parts[0] | on, negative | off
-            parts = [part | off for part in parts]
+            parts, image = [part | off for part in parts], image and image | off
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
-        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared, perturbed)
+        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared, perturbed, image)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 

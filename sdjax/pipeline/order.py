@@ -125,6 +125,7 @@ class Order:
             mimic=of_pictures("mimic_scale"),
             percentile=of_pictures("threshold_percentile"),
             perturbed=of_pictures("pag_scale"),
+            image=np.array([recipe.image_scale for recipe in self.recipes], np.float32),
         )
 
     @cached_property

@@ -39,7 +39,7 @@ class Facts:
     refiner: of the model that takes over, if there is one.
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
-    attentions: the names of its layers with self-attention.
+    attentions: the names of its layers with self-attention. scaling: what the VAE's latents are multiplied by.
     """
 
     task: Task
@@ -59,6 +59,7 @@ class Facts:
     zeros_for_none: bool
     embeds_guidance: bool
     attentions: tuple[str, ...]
+    scaling: float
     upscalers: UpscalerFolder | None = None
 
     @classmethod
@@ -92,6 +93,7 @@ class Facts:
             zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
             embeds_guidance=unet.embeds_guidance,
             attentions=attentions_of(unet),
+            scaling=vae.scaling_factor,
         )
 
 
@@ -113,6 +115,7 @@ class Recipe:
     steps: int
     embeds_guidance: bool
     switch: int | None  # the row from which on the refiner is asked
+    edits: bool
 
     @cached_property
     def conditions(self) -> list[Condition]:
@@ -161,6 +164,8 @@ class Recipe:
     @property
     def scales_by_row(self) -> np.ndarray:
         """[nfe], the guidance scale at each row; 1 outside of the guided interval. InputError for a wrong number."""
+        if self.edits and not self._follows_image:
+            return np.ones(int(self.plan.nfe), np.float32)
         low, high = self.picture.guidance_interval
         step = self.step_of_row
         steps = step[-1] + 1
@@ -177,9 +182,23 @@ class Recipe:
     def guided(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
         needed = (
-            (self.scales_by_row != 1) | self.cfg_plus_plus | (len(self.conditions) > 1) | (self.picture.pag_scale > 0)
+            (self.scales_by_row != 1)
+            | (self.image_scale != 1)
+            | self.cfg_plus_plus
+            | (len(self.conditions) > 1)
+            | (self.picture.pag_scale > 0)
         )
         return needed & (not self.embeds_guidance)
+
+    @property
+    def image_scale(self) -> float:
+        """How strongly a picture that is changed is followed; 1 where nothing is."""
+        return self.picture.image_guidance_scale if self.edits and self._follows_image else 1.0
+
+    @property
+    def _follows_image(self) -> bool:
+        # as diffusers, which guides by both or by none
+        return bool(np.max(self.guidance_scale) > 1) and self.picture.image_guidance_scale >= 1
 
     @property
     def cfg_plus_plus(self) -> bool:
@@ -236,7 +255,7 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         raise InputError(
             f"cfg_plus_plus does not suit sampler {scheduler.solver!r}; it suits euler, euler_ancestral and ddim"
         )
-    recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance, switch)
+    recipe = Recipe(picture, scheduler, plan, scale, int(steps), facts.embeds_guidance, switch, facts.task.edits)
     recipe.scales_by_row  # noqa: B018 - refuses a wrong number of scales
     if facts.embeds_guidance and (
         np.ndim(scale) or recipe.cfg_plus_plus or len(recipe.conditions) > 1 or picture.pag_scale

@@ -35,6 +35,7 @@ class ImageInputs:
     keep: [h, w, 1], 1 at the latents that the loop puts back after every row.
     channels: [h, w, extra], what the UNet reads as it is.
     masked: [height, width, 3], the image without its masked part, for models that read its latents, else None.
+    edited: [height, width, 3], the image that a model is told to change, else None.
     """
 
     image: np.ndarray | None
@@ -43,6 +44,7 @@ class ImageInputs:
     keep: np.ndarray
     channels: np.ndarray
     masked: np.ndarray | None
+    edited: np.ndarray | None
 
 
 def image_inputs(picture: Picture, task: Task, size: Size) -> ImageInputs:
@@ -72,6 +74,7 @@ def image_inputs(picture: Picture, task: Task, size: Size) -> ImageInputs:
         keep=1 - low_mask if task.keeps else np.zeros_like(low_mask),
         channels=task.channels(picture, low_mask, size),
         masked=masked,
+        edited=to_array(resized(picture.image, size.pixels)) * 2 - 1 if task.edits else None,
     )
 
 
@@ -80,6 +83,7 @@ class BatchStart(NamedTuple):
 
     x: the first latents as the network sees them, [batch, h, w, channels]. known: what the loop puts back.
     channels: [batch, h, w, extra], class_labels and guidance: [batch] or None, what the UNet reads besides.
+    edited: [batch, h, w, channels], latents of pictures that are to be changed, or None.
     """
 
     x: np.ndarray
@@ -87,6 +91,7 @@ class BatchStart(NamedTuple):
     channels: np.ndarray
     class_labels: np.ndarray | None
     guidance: np.ndarray | None
+    edited: np.ndarray | None
 
 
 def batch_start(
@@ -118,7 +123,11 @@ def batch_start(
         channels = np.concatenate([channels, masked], axis=-1)
     scales = [recipe.guidance_scale for recipe in order.recipes] if order.facts.embeds_guidance else None
     guidance = None if scales is None else np.array(scales, np.float32)
-    return BatchStart(x, Known(known, start, keep), channels, class_labels, guidance)
+    edited = None
+    if order.facts.task.edits:  # the means of their latents, as the VAE itself scales them
+        means = [mean for mean, _ in encode([each.edited for each in images if each.edited is not None])]
+        edited = np.stack(means) / np.float32(order.facts.scaling)
+    return BatchStart(x, Known(known, start, keep), channels, class_labels, guidance, edited)
 
 
 def _varied(start: np.ndarray, pictures: Sequence[Picture]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from sdjax.errors import ConfigError, InputError
 from sdjax.models import UNetConfig, VAEConfig
 from sdjax.pipeline.images import bicubic, resized, to_array
-from sdjax.settings import UPSCALE, Picture
+from sdjax.settings import EDIT, UPSCALE, Picture
 
 
 class Size(NamedTuple):
@@ -40,6 +40,7 @@ class Task:
     starts: whether the first latents are made from the image, and `strength` counts.
     keeps: whether the loop puts back what lies outside of the mask after every step.
     encodes_masked: whether the UNet also reads the latents of the image without its masked part.
+    edits: whether the UNet also reads the latents of the image, and is guided by it.
     channels: maps a picture, its mask [h, w, 1] and the size to what the UNet reads as it is, [h, w, extra].
     """
 
@@ -51,6 +52,7 @@ class Task:
     keeps: bool
     encodes_masked: bool
     channels: Callable[[Picture, np.ndarray, Size], np.ndarray]
+    edits: bool = False
 
     def check(self, picture: Picture) -> None:
         """Raises InputError for images that the model needs and lacks, or that it cannot take."""
@@ -88,6 +90,7 @@ TASKS = {
         Task("text", "does not follow depth", (), PAINTED, True, True, False, _none),
         Task("inpaint", "does not follow depth", (), PAINTED, True, False, True, _mask),
         Task("depth", "follows a depth map", ("depth_map",), PAINTED, True, False, False, _nearness),
+        Task(EDIT, "changes a picture as it is told", ("image",), (), False, False, False, _none, edits=True),
         Task(UPSCALE, "makes a picture larger", ("image",), (), False, False, False, _small_picture),
     )
 }
@@ -96,10 +99,10 @@ TASKS = {
 def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
     """What a UNet is made for, from the channels that it reads beside the latents. ConfigError where nothing fits."""
     extra = unet.in_channels - vae.latent_channels
-    names = {0: "text", 1: "depth", 3: UPSCALE, 1 + vae.latent_channels: "inpaint"}
+    names = {vae.latent_channels: EDIT, 0: "text", 1: "depth", 3: UPSCALE, 1 + vae.latent_channels: "inpaint"}
     if extra not in names or (unet.has_class_embedding != (names[extra] == UPSCALE)):
         raise ConfigError(
             f"the UNet takes {unet.in_channels} channels{' and a class' if unet.has_class_embedding else ''}, its "
-            f"latents have {vae.latent_channels}: that is no text-to-image, inpainting, depth or upscaling model"
+            f"latents have {vae.latent_channels}: no text-to-image, inpainting, depth, editing or upscaling model"
         )
     return TASKS[names[extra]]

@@ -15,7 +15,8 @@ UPSCALERS = ("latent", "lanczos")
 SYNTAXES = ("a1111", "plain")
 HANDOVERS = ("a1111", "diffusers")
 LAST_SEED = 2**64 - 1
-UPSCALE = "upscale"  # in the place of a setting in `needs`: a model that makes pictures larger
+# In the place of a setting in `needs`: a model that makes pictures larger, and one that changes them as it is told.
+UPSCALE, EDIT = "upscale", "edit"
 
 # The groups of options in `--help`.
 PROMPT, SAMPLING, GUIDANCE, NOISE, SIZE = "Prompt", "Sampling", "Guidance", "Noise", "Size"
@@ -62,6 +63,9 @@ class Picture:
     guidance_scale: Annotated[float | tuple[float, ...] | None, Setting(
         "How much the prompt matters; 1 is no guidance. One number, or one for each step.", GUIDANCE,
         unset="the model's own, else 7.5", infotext="CFG scale")] = None
+    image_guidance_scale: Annotated[float, Setting(
+        "How much the picture that is changed matters, from 1 on (arXiv:2211.09800).", GUIDANCE, 0,
+        infotext="Image CFG scale", needs=EDIT)] = 1.5
     guidance_interval: Annotated[tuple[float, float], Setting(
         "The part of the steps that is guided, from 0 to 1; outside of it the scale is 1.", GUIDANCE)] = (0.0, 1.0)
     guidance_rescale: Annotated[float, Setting(

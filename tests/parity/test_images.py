@@ -108,6 +108,11 @@ def inpainting_model(make, components):
 
 
 @pytest.fixture(scope="module")
+def edit_model(make, components):
+    return make(diffusers.StableDiffusionInstructPix2PixPipeline, with_channels(components, 4))
+
+
+@pytest.fixture(scope="module")
 def depth_model(make, components):
     return make(diffusers.StableDiffusionDepth2ImgPipeline, with_channels(components, 1))
 
@@ -138,7 +143,7 @@ def our_noise(monkeypatch, shape, *, encoded=(), plain=("start",), low_res=None)
         return to_torch(np.stack([jax.random.normal(jax.random.fold_in(key, k), shape) for key in keys.step]))
 
     pipelines = diffusers.pipelines.stable_diffusion
-    for module in ("img2img", "inpaint", "depth2img", "upscale"):
+    for module in ("img2img", "inpaint", "depth2img", "upscale", "instruct_pix2pix"):
         module = getattr(pipelines, f"pipeline_stable_diffusion_{module}")
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(queue))
     monkeypatch.setattr(diffusers.models.autoencoders.vae, "randn_tensor", lambda *_, **__: next(latents))
@@ -164,6 +169,17 @@ def both(theirs, ours, sampler, theirs_only=None, ours_only=None, **arguments):
     expected = theirs(PROMPTS, negative_prompt=[NEGATIVE] * 2, **shared | (theirs_only or {})).images
     got = ours(PROMPTS, negative_prompt=NEGATIVE, seed=SEEDS, sampler=sampler, **shared | (ours_only or {})).images
     return got, expected
+
+
+@pytest.mark.parametrize(("scale", "of_image"), [(3.0, 1.5), (6.0, 1.0), (3.0, 4.0), (1.0, 1.5), (3.0, 0.5)])
+@pytest.mark.parametrize("sampler", THREE[:1])
+def test_a_picture_changed_as_told(edit_model, sampler, scale, of_image, monkeypatch):
+    theirs, ours = edit_model
+    our_noise(monkeypatch, (16, 16, 4))
+    images = [drawn_picture(64), drawn_picture(64).rotate(90)]
+    scales = {"guidance_scale": scale, "image_guidance_scale": of_image}
+    got, expected = both(theirs, ours, sampler, image=images, **scales)
+    compare(f"InstructPix2Pix, {sampler}, scales {scale} and {of_image}", got, expected)
 
 
 @pytest.mark.parametrize("strength", [0.35, 0.8, 1.0])
