@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sdjax.errors import InputError
+from sdjax.errors import InputError, brief
 
 STANDARD_INPUT = Path("-")
 KINDS = ("txt", "jsonl", "csv", "parquet")
@@ -90,7 +90,7 @@ def _csv(lines: Iterable[str]) -> Iterator[Read]:
     try:
         header = [name.strip() for name in next(reader, [])]
         if len(set(header)) < len(header) or not all(header):
-            raise InputError(f"the first line names the columns, each once, not {','.join(header)!r}")
+            raise InputError(f"the first line names the columns, each once, not {brief(','.join(header))}")
         for cells in reader:
             if not cells:
                 yield None
