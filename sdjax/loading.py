@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,11 @@ from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_alone, read_model
 from sdjax.files.eviction import limit
+from sdjax.models import UNetConfig
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
 from sdjax.pipeline import ConditionNet, Pipeline
+from sdjax.pipeline.hints import NetOpener
 from sdjax.upscaling import UpscalerFolder
 
 log = logging.getLogger("sdjax")
@@ -96,6 +99,7 @@ def load(
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
     checks = safety_checker is not None
     pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir, checks=checks, upscalers=upscalers)
+    pipe.facts = replace(pipe.facts, open_net=net_opener(progress))
     pipe.use_loras(adapters)
     if pipe.facts.family:
         chosen = ", ".join(f"{name} {value}" for name, value in pipe.facts.defaults.items())
@@ -141,6 +145,39 @@ def load_condition(
     opened = resolve(found, variant=variant, revision=revision, single_file=choices, progress=progress)
     component = read_alone(opened, "condition")
     return ConditionNet(str(net if weight_name is None else f"{net}/{weight_name}"), component.module, component.params)
+
+
+# Short names of conditions: the annotator that makes the hint, and a net for Stable Diffusion 1 and for XL.
+CONDITIONS = {
+    "canny": ("canny", "lllyasviel/control_v11p_sd15_canny", "diffusers/controlnet-canny-sdxl-1.0"),
+    "depth": ("depth", "lllyasviel/control_v11f1p_sd15_depth", "diffusers/controlnet-depth-sdxl-1.0"),
+    "inpaint": ("", "lllyasviel/control_v11p_sd15_inpaint", ""),
+    "lineart": ("lineart_standard", "lllyasviel/control_v11p_sd15_lineart", ""),
+    "normal": ("normal_bae", "lllyasviel/control_v11p_sd15_normalbae", ""),
+    "openpose": ("", "lllyasviel/control_v11p_sd15_openpose", "thibaud/controlnet-openpose-sdxl-1.0"),
+    "scribble": ("scribble", "lllyasviel/control_v11p_sd15_scribble", ""),
+    "seg": ("seg_ade20k", "lllyasviel/control_v11p_sd15_seg", ""),
+    "shuffle": ("shuffle", "lllyasviel/control_v11e_sd15_shuffle", ""),
+    "softedge": ("softedge_gradient", "lllyasviel/control_v11p_sd15_softedge", ""),
+    "tile": ("tile_resample", "lllyasviel/control_v11f1e_sd15_tile", ""),
+}
+SD1_CONTEXT = 768  # features of a prompt that Stable Diffusion 1 reads, and no other
+
+
+def net_opener(progress=None) -> NetOpener:
+    """What opens the nets that conditions name, each of them once."""
+    open_once = cache(partial(load_condition, progress=progress))
+
+    def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet, str]:
+        if name not in CONDITIONS or Path(name).exists():
+            return open_once(name), ""
+        annotator, of_sd1, of_xl = CONDITIONS[name]
+        found = of_xl if unet.is_xl else of_sd1 if unet.cross_attention_dim == SD1_CONTEXT else ""
+        if not found:
+            raise InputError(f"there is no known net {name!r} for this model: name one, as for `sdjax.load_condition`")
+        return open_once(found), annotator
+
+    return open_net
 
 
 def default_dtype() -> str:

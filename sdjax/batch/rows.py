@@ -21,6 +21,7 @@ from sdjax.pipeline.request import READERS
 from sdjax.prompts.dynamic import Wildcards, with_choices
 from sdjax.random import image_seeds
 from sdjax.settings import SETTINGS, SHORT, Picture, Setting
+from sdjax.settings.unit import beside, units_of
 
 # A picture's settings, by name or label, and what else a row may say.
 OWN = {
@@ -196,6 +197,8 @@ def _items_of_row(
     seeds = image_seeds(first if own_seed else first + index, count)
     images = {name: folder / values.pop(name) for name in IMAGES if name in values}
     settings = {name: value for name, value in values.items() if name != "name"}
+    if "conditions" in settings:
+        settings["conditions"] = tuple(beside(unit, folder) for unit in settings["conditions"])
     items = []
     for k, seed in enumerate(seeds):
         own: dict[str, Any] = settings | {"seed": seed}
@@ -222,6 +225,8 @@ def _value(name: str, value: Any) -> Any:
         raise InputError(f"{name} must be the path of a picture, not {brief(value)}")
     if value is None:
         raise InputError(f"{name} must be {setting.allowed}, not null")
+    if setting.kind == "hints":
+        return units_of(value)
     setting.check(value)
     number = int if setting.kind == "pair" else float
     return tuple(map(number, value)) if isinstance(value, list) else value

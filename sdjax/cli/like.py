@@ -17,6 +17,7 @@ from sdjax.files.layout import embedded_models
 from sdjax.files.pictures import read_settings
 from sdjax.settings import SETTINGS
 from sdjax.settings.picture import UPSCALERS
+from sdjax.settings.unit import described
 
 log = logging.getLogger("sdjax")
 
@@ -44,6 +45,8 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting, yes:
         raise InputError(f"{path} does not say which of sdjax's models made it: give --model")
     if found.get("not_followed"):
         log.warning("%s: not followed: %s", path, ", ".join(found["not_followed"]))
+    if units := found.pop("conditions", []):
+        log.warning("%s: not followed: %s (say it as --control)", path, "; ".join(map(described, units)))
     prompt = found.get("prompt", "")
     if (
         loading.lora_dir is None

@@ -8,7 +8,7 @@ import typer
 
 from sdjax.errors import InputError
 from sdjax.limits import CALL
-from sdjax.settings.picture import PROMPT
+from sdjax.settings.picture import CONDITIONS, PROMPT
 
 MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
 
@@ -161,6 +161,16 @@ PreviewVae = Annotated[
         help="What decodes previews: a VAE, as for --vae, or `linear`, a guess that costs nothing.",
         show_default="the model's own",
         rich_help_panel=LOOKING,
+    ),
+]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NET:PICTURE",
+        help="A ControlNet or T2I adapter and what it looks at; may be given several times. It may go on with a scale, "
+        "a part of the steps and more: canny:photo.png:0.8:0-0.6:mode=prompt:fit=crop:annotator=none:mask=FILE.",
+        rich_help_panel=CONDITIONS,
     ),
 ]
 Loras = Annotated[

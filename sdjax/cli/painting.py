@@ -18,6 +18,7 @@ from sdjax.cli.signature import extended, option
 from sdjax.cli.watching import Watching
 from sdjax.errors import InputError
 from sdjax.settings import SETTINGS
+from sdjax.settings.unit import read_unit
 
 if TYPE_CHECKING:
     from sdjax.pipeline import Pipeline
@@ -99,6 +100,7 @@ def loading_options(model: str | None) -> list[Parameter]:
     """The options of `Loading`."""
     return [
         option("model", options.Model if model else options.AnyModel, model),
+        option("control", options.Control, None),
         option("embedding", options.Embedding, None),
         option("lora", options.Loras, None),
         option("lora_dir", options.LoraDir, None),
@@ -132,6 +134,8 @@ def configured(
             embeddings, loras = values.pop("embedding") or (), files_and_scales(values.pop("lora"))
             if (file := Path(given.get("hires_upscaler") or "")).is_file():  # settings have names, and no paths
                 given["hires_upscaler"], named["upscaler_dir"] = file.stem, file
+            if (units := values.pop("control")) is not None:
+                given["conditions"] = tuple(map(read_unit, units))
             command(
                 **values,
                 settings={name: value for name, value in given.items() if value is not None},

@@ -34,6 +34,14 @@ SILENT = {
     "Batch pos",
 }
 
+# Of A1111's ControlNet extension, with a field for each unit.
+UNIT = re.compile(r"ControlNet \d{1,3}")
+CONTROL_MODES = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
+RESIZE_MODES = {"stretch": "Just Resize", "crop": "Crop and Resize", "fill": "Resize and Fill"}
 
 # Settings whose values A1111 writes in another way than ours: how they are written, None for left out, and read.
 FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[str], Any]]] = {
@@ -75,13 +83,18 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
         "Size": f"{settings['width']}x{settings['height']}" if {"width", "height"} <= settings.keys() else None,
         "Model": re.split(r"[/\\]", str(model).rstrip("/\\"))[-1] if model else None,
     }
+    units = {
+        f"ControlNet {i}": _unit_text(unit)
+        for i, unit in enumerate(settings.get("conditions") or ())
+        if isinstance(unit, Mapping)
+    }
     last = {
         "RNG": named.pop("RNG", RNGS["jax"]),
         "Template": settings.get("prompt_template"),
         "Negative Template": settings.get("negative_prompt_template"),
         "Version": f"sdjax {settings['version']}" if "version" in settings else None,
     }
-    fields = {**first, **named, **last}
+    fields = {**first, **named, **units, **last}
     lines = [str(settings.get("prompt", ""))]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
@@ -124,6 +137,12 @@ def read_infotext(text: str) -> tuple[dict[str, Any], list[str]]:
     if size := re.fullmatch(r"(\d{1,9})x(\d{1,9})", fields.get("Size", "")):
         settings |= {"width": int(size[1]), "height": int(size[2])}
         del fields["Size"]
+    units = []
+    for name in [name for name in fields if UNIT.fullmatch(name)]:
+        with suppress(ValueError):
+            units.append(_read_unit(fields[name]))
+            del fields[name]
+    settings |= {"conditions": units} if units else {}
     not_followed = [f"{name}: {value}" for name, value in fields.items() if name not in SILENT]
     return settings, not_followed + _differences(label, "hires_scale" in settings)
 
@@ -138,6 +157,37 @@ def fields_of(line: str) -> list[tuple[str, str]]:
             found.append((name[0], value[1]))
             start = value.end() + 1  # after the comma
     return found
+
+
+def _unit_text(unit: Mapping[str, Any]) -> str:
+    """A condition as A1111's ControlNet extension writes it; what has a comma or a colon it has no way to write."""
+    scale = unit.get("scale", 1.0)
+    fields = {
+        "Module": unit.get("annotator", "none"),
+        "Model": re.split(r"[/\\]", str(unit.get("net", "")).rstrip("/\\"))[-1],
+        "Weight": scale[0] if isinstance(scale, list | tuple) and scale else scale,
+        "Resize Mode": RESIZE_MODES.get(unit.get("fit", "stretch"), "Just Resize"),
+        "Guidance Start": unit.get("start", 0.0),
+        "Guidance End": unit.get("end", 1.0),
+        "Pixel Perfect": False,
+        "Control Mode": CONTROL_MODES.get(unit.get("mode", "balanced"), "Balanced"),
+    }
+    return ", ".join(f"{name}: {re.sub('[,:]', ' ', str(value))}" for name, value in fields.items())
+
+
+def _read_unit(text: str) -> dict[str, Any]:
+    """A condition from what A1111's extension wrote, without its picture. ValueError for a text of another form."""
+    fields = dict([*part.strip().split(": ", 1), ""][:2] for part in text.split(","))
+    net = fields.get("Model", "").partition(" [")[0]  # followed by a hash
+    if not net:
+        raise ValueError(text)
+    modes = {label: name for name, label in CONTROL_MODES.items()}
+    fits = {label: name for name, label in RESIZE_MODES.items()}
+    unit: dict[str, Any] = {"net": net, "scale": float(fields.get("Weight", 1))}
+    unit |= {"start": float(fields.get("Guidance Start", 0)), "end": float(fields.get("Guidance End", 1))}
+    unit |= {"mode": modes.get(fields.get("Control Mode", ""), "balanced")}
+    unit |= {"fit": fits.get(fields.get("Resize Mode", ""), "stretch"), "annotator": fields.get("Module", "none")}
+    return unit
 
 
 def _differences(label: str | None, has_second_pass: bool) -> list[str]:

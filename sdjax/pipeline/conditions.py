@@ -1,6 +1,7 @@
 """The conditions of a batch: which nets see which hints, as the denoising program takes them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,11 +9,12 @@ import flax.linen as nn
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.models import UNetConfig
 from sdjax.parallel import shard
-from sdjax.pipeline.hints import ConditionNet, Hint
+from sdjax.pipeline.hints import ConditionNet, Hint, opened
+from sdjax.pipeline.resolve import Facts
 from sdjax.programs import ByRow
 from sdjax.prompts import bucket
+from sdjax.settings import Picture
 
 if TYPE_CHECKING:
     from sdjax.pipeline.order import Order
@@ -28,14 +30,15 @@ class Slot(NamedTuple):
     hints: tuple[Hint | None, ...]
 
 
-def check_conditions(hints: Sequence[Any], unet: UNetConfig) -> None:
-    """Raises InputError for what is no hint, hints for another model, and too many of them."""
-    if len(hints) > MOST_HINTS:
-        raise InputError(f"a picture has at most {MOST_HINTS} conditions, not {len(hints)}")
+def with_hints(picture: Picture, facts: Facts) -> Picture:
+    """A picture with its conditions opened. Raises InputError for hints for another model, and for too many of them."""
+    units = picture.conditions
+    if len(units) > MOST_HINTS:
+        raise InputError(f"a picture has at most {MOST_HINTS} conditions, not {len(units)}")
+    hints = tuple(opened(unit, facts.open_net, facts.unet) for unit in units)
     for hint in hints:
-        if not isinstance(hint, Hint):
-            raise InputError(f"conditions are what a net of `sdjax.load_condition` gives for a picture, not {hint!r}")
-        hint.net.check(unet)
+        hint.net.check(facts.unet)
+    return replace(picture, conditions=hints) if hints != units else picture
 
 
 def slots_of(pictures: Sequence[Sequence[Hint]]) -> list[Slot]:

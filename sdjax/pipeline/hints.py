@@ -1,8 +1,8 @@
 """Hints: pictures that a network sees, and how strongly and when the UNet follows it."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +13,18 @@ from PIL import Image
 from sdjax.annotators import annotate, annotator
 from sdjax.errors import InputError
 from sdjax.models import UNetConfig
-from sdjax.pipeline.images import GivenImage, Repaint, read_depth, read_image, read_mask, resized, to_array
-from sdjax.settings.setting import is_finite
+from sdjax.pipeline.images import (
+    GivenImage,
+    Repaint,
+    check_picture,
+    read_depth,
+    read_image,
+    read_mask,
+    resized,
+    to_array,
+)
+from sdjax.settings.unit import NO_ANNOTATOR, Unit, check_names, check_numbers
 
-# Whose numbers they are: diffusers has the first two, A1111 all but "guess".
-MODES = ("balanced", "guess", "prompt", "control")
-FITS = ("stretch", "crop", "fill", "exact")
-LARGEST_SCALE = 100.0
 SOFT = 0.825  # of A1111, from one residual of a ControlNet to the one before
 SOFT_ADAPTER = (0.25, 0.62, 0.825, 1.0)  # of A1111, from the finest level to the coarsest
 
@@ -97,42 +102,40 @@ class Hint:
     fit: str = "stretch"
     mask: Any = None
     annotator: str = ""
-    source: str = field(default="", init=False)
-    scales: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        scales = np.atleast_1d(np.asarray(self.scale))
-        if scales.dtype.kind not in "fiu" or scales.ndim > 1 or not scales.size or not np.isfinite(scales).all():
-            raise InputError(f"the scale of a hint is a finite number, or one for each step, not {self.scale!r}")
-        if np.abs(scales).max() > LARGEST_SCALE:
-            raise InputError(f"the scale of a hint is at most {LARGEST_SCALE:g}, not {self.scale!r}")
-        if not (is_finite(self.start) and is_finite(self.end) and 0 <= self.start < self.end <= 1):
-            raise InputError(
-                f"a hint counts from a start to an end, 0 <= start < end <= 1, not {self.start}, {self.end}"
-            )
-        for name, value, known in (("mode", self.mode, MODES), ("fit", self.fit, FITS)):
-            if value not in known:
-                raise InputError(f"the {name} of a hint is {value!r}, it can be {', '.join(known)}")
+        check_numbers(self.scale, self.start, self.end)
+        check_names(self.mode, self.fit)
         if self.mode == "guess" and self.net.is_adapter:
             raise InputError(f"guess mode is of ControlNets, and {self.net.name} is a T2I adapter")
-        image = self.image
-        is_given = isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.ndim == 3
-        if self.annotator:
-            image, is_given = Image.fromarray(_annotated(self.annotator, image)), False
-        elif not is_given:
-            image = read_image(f"the hint for {self.net.name}", image)
-        elif not np.isfinite(image).all() or np.abs(image).max() > 1:
-            raise InputError(f"the hint for {self.net.name} must be from 0 to 1 (or of 8 bits), -1 where it is unknown")
-        mask = None if self.mask is None else read_mask(f"the mask of the hint for {self.net.name}", self.mask)
-        if mask is not None and is_given:
-            raise InputError(
-                "a mask goes with a picture: an array of floats is a hint as it is, -1 where it is unknown"
-            )
-        read: dict[str, Any] = {"image": image, "mask": mask, "scales": scales.astype(np.float32)}
         if isinstance(self.image, str | os.PathLike):
-            read["source"] = str(self.image)
-        for name, value in read.items():
-            object.__setattr__(self, name, value)
+            check_picture(self._what, self.image)  # its pixels are read when they are needed
+        else:
+            _ = self.seen
+        _ = self.seen_mask
+
+    @property
+    def _what(self) -> str:
+        return f"the hint for {self.net.name}"
+
+    @cached_property
+    def seen(self) -> Image.Image | np.ndarray:
+        """What the net looks at: a picture of any size, or an array of floats as it is."""
+        image = self.image
+        if self.annotator:
+            return Image.fromarray(_annotated(self.annotator, image))
+        if not (isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.ndim == 3):
+            return read_image(self._what, image)
+        if not np.isfinite(image).all() or np.abs(image).max() > 1:
+            raise InputError(f"{self._what} must be from 0 to 1 (or of 8 bits), -1 where it is to be invented")
+        return image.astype(np.float32)
+
+    @cached_property
+    def seen_mask(self) -> Image.Image | None:
+        """White where a net for inpainting is to invent."""
+        if self.mask is not None and isinstance(self.image, np.ndarray) and self.image.dtype.kind == "f":
+            raise InputError("a mask goes with a picture; in an array of floats -1 says where the net is to invent")
+        return None if self.mask is None else read_mask(f"the mask of {self._what}", self.mask)
 
     def pixels(self, size: tuple[int, int], repaint: Repaint | None) -> np.ndarray:
         """What the net sees of a picture of `size` (width, height): [height, width, channels], from 0 to 1 or -1.
@@ -140,13 +143,13 @@ class Hint:
         repaint: where only a part of the picture is painted anew; the hint is for the whole.
         """
         channels = self.net.module.config.conditioning_channels
-        if isinstance(self.image, np.ndarray):
-            found = self.image.astype(np.float32)
+        if isinstance(self.seen, np.ndarray):
+            found = self.seen
         else:
-            image = self._fitted(self.image, size, repaint)
+            image = self._fitted(self.seen, size, repaint)
             found = to_array(image.convert("L") if channels == 1 else image).reshape(*size[::-1], -1)
-        if self.mask is not None:
-            invents = to_array(self._fitted(self.mask, size, repaint))[..., None] > 0.5
+        if self.seen_mask is not None:
+            invents = to_array(self._fitted(self.seen_mask, size, repaint))[..., None] > 0.5
             found = np.where(invents, np.float32(-1), found)
         if found.shape != (*size[::-1], channels):
             expected = (*size[::-1], channels)
@@ -172,18 +175,18 @@ class Hint:
         return own[:count], np.zeros_like(own) if self.mode in ("guess", "control") or pools else own
 
     def settings(self) -> dict[str, Any]:
-        """What makes it again, but for a picture that is no file: its net, and what is not as usual."""
-        usual = {field.name: field.default for field in fields(self) if field.init}
-        said = {name: getattr(self, name) for name in ("scale", "start", "end", "mode", "fit", "annotator", "source")}
-        found = {name: value for name, value in said.items() if value != usual[name]}
-        if "scale" in found:
-            found["scale"] = self.scales.tolist() if len(self.scales) > 1 else float(self.scales[0])
-        return {"net": self.net.name, **found}
+        """The fields of the `Unit` that makes it again, without its image where that is no file."""
+        of_file = isinstance(self.image, str | os.PathLike)
+        scale = self.scale if isinstance(self.scale, int | float) else tuple(map(float, self.scale))
+        mask = str(self.mask) if isinstance(self.mask, str | os.PathLike) else None
+        how = (scale, self.start, self.end, self.mode, self.fit, self.annotator or None, mask)
+        unit = Unit(self.net.name, str(self.image), *how)
+        return {name: value for name, value in unit.settings().items() if of_file or name != "image"}
 
     @property
     def changes(self) -> bool:
         """Whether it counts differently from step to step."""
-        return len(self.scales) > 1 or (self.start, self.end) != (0, 1)
+        return not isinstance(self.scale, int | float) or (self.start, self.end) != (0, 1)
 
     def weights(self, step_of_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The weights at each row of a plan, [rows, residuals], of the prompted half and of the other.
@@ -192,12 +195,32 @@ class Hint:
         Raises InputError for a wrong number of scales.
         """
         steps = step_of_row[-1] + 1
-        if len(self.scales) not in (1, steps):
-            raise InputError(f"{len(self.scales)} scales were given to a hint for a picture of {steps} steps")
+        given = np.atleast_1d(np.asarray(self.scale, np.float32))
+        if len(given) not in (1, steps):
+            raise InputError(f"{len(given)} scales were given to a hint for a picture of {steps} steps")
         counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
-        scales = np.broadcast_to(self.scales, steps)[step_of_row] * counts
+        scales = np.broadcast_to(given, steps)[step_of_row] * counts
         own, other = (scales[:, None].astype(np.float32) * half for half in self.by_residual)
         return own, other
+
+
+# Opens a net by its name, or a short name that goes with a UNet; and says which annotator that asks for, "" for none.
+NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet, str]]
+
+
+def opened(unit: Unit | Hint, open_net: NetOpener | None, unet: UNetConfig) -> Hint:
+    """A unit as a hint. Raises InputError for a net or a picture that is not there, and for what is no unit."""
+    if isinstance(unit, Hint):
+        return unit
+    if not isinstance(unit, Unit):
+        raise InputError(f"conditions are what a net of `sdjax.load_condition` gives for a picture, not {unit!r}")
+    if open_net is None:
+        raise InputError(f"{unit.net}: conditions by name are for a model that `sdjax.load` has opened")
+    check_picture(f"the hint for {unit.net}", unit.image)
+    net, goes_with = open_net(unit.net, unet)
+    chosen = goes_with if unit.annotator is None else unit.annotator
+    annotated = "" if chosen == NO_ANNOTATOR else chosen
+    return Hint(net, unit.image, unit.scale, unit.start, unit.end, unit.mode, unit.fit, unit.mask, annotated)
 
 
 def _annotated(name: str, image: GivenImage) -> np.ndarray:

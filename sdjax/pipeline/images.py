@@ -36,6 +36,11 @@ def read_image(name: str, given: GivenImage) -> Image.Image | np.ndarray:
     return image.convert("RGB")
 
 
+def check_picture(name: str, path: str | os.PathLike) -> None:
+    """Raises InputError, which begins with `name`, for a file that is no picture, as its first bytes say."""
+    _opened(name, path)
+
+
 def read_mask(name: str, given: GivenImage) -> Image.Image:
     """A mask as 8-bit grey, 255 where to repaint. Where it is partly transparent, what is opaque is to be repainted.
 

@@ -18,7 +18,7 @@ from sdjax.a1111 import LABELS, SAMPLERS, Mention
 from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
-from sdjax.pipeline.conditions import Slot, check_conditions, slots_of
+from sdjax.pipeline.conditions import Slot, slots_of, with_hints
 from sdjax.pipeline.perturbing import chosen_layers
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
@@ -248,11 +248,11 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
 
     Raises InputError, before any work, for what cannot be drawn.
     """
+    pictures = [with_hints(picture, facts) for picture in pictures]
     for picture in pictures:
         facts.task.check(picture)
         hires.check(picture, facts.upscalers)
         check_xl(picture, facts)
-        check_conditions(picture.conditions, facts.unet)
         layers = min(facts.layers, facts.refiner.layers if facts.refiner else facts.layers)
         if (picture.clip_skip or 0) >= layers:
             raise InputError(f"clip_skip must be less than the text encoder's {layers} layers, not {picture.clip_skip}")

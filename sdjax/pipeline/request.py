@@ -74,7 +74,7 @@ def _for_each_prompt(name: str, value: Any, count: int) -> list[Any]:
 def _for_each_picture(name: str, value: Any, count: int) -> list[Any]:
     """One value for all pictures, or one for each. A value that has parts itself is kept as a tuple."""
     has_parts = SETTINGS[name].kind in ("interval", "pair", "levels", "hints")
-    is_list = _is_list(value) and not (has_parts and len(value) and not _is_list(value[0]))
+    is_list = _is_list(value) and not (has_parts and not (len(value) and _is_list(value[0])))
     values = list(value) if is_list else [value] * count
     if len(values) != count:
         raise InputError(

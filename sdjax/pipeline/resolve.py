@@ -14,6 +14,7 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
 from sdjax.models import UNetConfig
 from sdjax.pipeline.few_steps import name_of, recognised
+from sdjax.pipeline.hints import NetOpener
 from sdjax.pipeline.perturbing import attentions_of
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
@@ -36,7 +37,7 @@ class Facts:
     factor: pixels to a latent. channels: of the latents. native: the side that the UNet was trained at, in pixels, 0
         where it does not say. layers: of the text encoders that may be left out. readers: how they read prompts.
     loras, upscalers: those that prompts and the second pass may name.
-    refiner: of the model that takes over, if there is one.
+    refiner: of the model that takes over, if there is one. open_net: opens nets that conditions name.
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
     attentions: the names of its layers with self-attention. scaling: what the VAE's latents are multiplied by.
@@ -55,6 +56,7 @@ class Facts:
     readers: tuple[Reader, ...]
     loras: LoraFolder | None
     refiner: "Facts | None"
+    open_net: NetOpener | None
     time_ids: int
     zeros_for_none: bool
     embeds_guidance: bool
@@ -89,6 +91,7 @@ class Facts:
             ),
             loras=None,
             refiner=None,
+            open_net=None,
             time_ids=unet.time_ids(encoders[-1].projection_dim) if unet.is_xl else 0,
             zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
             embeds_guidance=unet.embeds_guidance,
