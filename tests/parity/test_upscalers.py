@@ -66,9 +66,18 @@ def written(path: Path, tensors: dict) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", CASES)
+# At the sizes of RealESRGAN_x4plus, realesr-general-x4v3 and SwinIR-L.
+LARGE = {"width": 240, "heads": 8, "window": 8, "convolutions": 3, "layers": 9, "depth": 6, "between": 64}
+FULL_SIZE = {
+    "RRDBNet x4": (partial(RRDBNet, 4, 64, 32, 23), dict, "safetensors"),
+    "SRVGGNetCompact x4": (partial(Compact, 4, 64, 32), dict, "safetensors"),
+    "SwinIR-L": (partial(SwinIR, "nearest+conv", **LARGE), dict, "safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.full_size) for case in FULL_SIZE)])
 def test_enlarged_alike(case, tmp_path):
-    make, layout, suffix = CASES[case]
+    make, layout, suffix = (CASES | FULL_SIZE)[case]
     theirs = random_weights(make())
     ours = open_upscaler(written(tmp_path / f"net.{suffix}", layout(theirs.state_dict())))
     picture = np.random.default_rng(1).random((1, 32, 40, 3), np.float32)

@@ -173,19 +173,28 @@ def body_end(width: int, convolutions: int) -> nn.Module:
 
 class SwinIR(nn.Module):
     def __init__(
-        self, upsampler: str, scale: int = 4, convolutions: int = 1, width: int = 12, heads: int = 2, window: int = 4
+        self,
+        upsampler: str,
+        scale: int = 4,
+        convolutions: int = 1,
+        width: int = 12,
+        heads: int = 2,
+        window: int = 4,
+        layers: int = 2,
+        depth: int = 2,
+        between: int = 8,
     ):
         super().__init__()
-        self.upsampler, self.window, between = upsampler, window, 8
+        self.upsampler, self.window = upsampler, window
         self.conv_first = conv(3, width)
         self.patch_embed = nn.Module()
         self.patch_embed.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList()
-        for _ in range(2):
+        for _ in range(layers):
             layer = nn.Module()
             layer.residual_group = nn.Module()
             layer.residual_group.blocks = nn.ModuleList(
-                SwinBlock(width, heads, window, i % 2 * (window // 2), 2 * width) for i in range(2)
+                SwinBlock(width, heads, window, i % 2 * (window // 2), 2 * width) for i in range(depth)
             )
             layer.conv = body_end(width, convolutions)
             self.layers.append(layer)
