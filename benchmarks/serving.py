@@ -2,7 +2,6 @@
 
 import json
 import random
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,11 +68,10 @@ def _wishes(client: int, requests: int) -> list[dict[str, Any]]:
 
 
 def _served(pipe, size: int, wishes: list[list[dict[str, Any]]], continuous: bool = True) -> dict[str, float]:
-    import uvicorn
-
     from sdjax.server import lanes
     from sdjax.server.app import application
     from sdjax.server.engine import Engine
+    from sdjax.server.hosting import Host
     from sdjax.server.journal import Journal
     from sdjax.server.limits import Limits
     from sdjax.server.models import Models
@@ -81,18 +79,13 @@ def _served(pipe, size: int, wishes: list[list[dict[str, Any]]], continuous: boo
 
     lanes.is_continuous = is_continuous if continuous else lambda key: False
     engine = Engine(Models({"model": lambda: pipe}), [size], Limits(seconds=3600), Journal())
-    server = uvicorn.Server(uvicorn.Config(application(engine), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1/images/generations"
+    host = Host(application(engine), engine)
+    url = f"{host.url}/v1/images/generations"
     begun = time.perf_counter()
     with ThreadPoolExecutor(len(wishes)) as pool:
         latencies = list(chain(*pool.map(lambda own: [_ask(url, wish) for wish in own], wishes)))
     seconds = time.perf_counter() - begun
-    server.should_exit = True
-    thread.join()
+    host.stop()
     short = [latency for steps, latency in latencies if steps <= SHORT]
     every = [latency for _, latency in latencies]
     return {

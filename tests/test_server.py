@@ -317,13 +317,31 @@ def test_a_journal_gives_back_what_it_was_given(pipe, tmp_path):
     again.close()
 
 
+def test_a_full_disk_is_said_and_nothing_is_half_written(pipe, tmp_path):
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.accept(job_of(pipe, "me", Picture("a star", **FEW), id="before"))
+    pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
+    journal._base.execute(f"PRAGMA max_page_count = {pages + 2}")
+    noise = Image.effect_noise((256, 256), 80).convert("RGB")
+    with pytest.raises(Refused, match="cannot be written") as full:
+        journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
+    assert full.value.status == 503 and journal.find("large") is None
+    with pytest.raises(Refused, match="cannot be written"):
+        journal.keep("before", 0, Result(bytes(10**6), Form(), {}))
+    assert journal.result("before", 0) is None and [kept.id for kept in journal.left()] == ["before"]
+    journal._base.execute("PRAGMA max_page_count = 100000")
+    journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
+    assert [kept.id for kept in journal.left()] == ["before", "large"]
+    journal.close()
+
+
 def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
     image = gradient()
     journal.accept(job_of(pipe, "me", Picture("a star", image=image, seed=3, **FEW), id="kept"))
     with served(pipe) as running:
         running.engine.journal.close()
-        running.engine.journal = journal
+        running.engine.journal = journal  # which is closed with the server
         assert running.engine.resume() == 1
         job = running.engine.jobs["kept"]
         result = job.units[0].future.result(60)

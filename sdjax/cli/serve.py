@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdjax.cli import options
+from sdjax.cli.interrupt import GLANCE, check
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import progress_bars
@@ -129,7 +131,7 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise InputError("sdjax serve needs FastAPI and uvicorn: pip install 'sdjax[server]'") from None
 
@@ -150,6 +152,7 @@ def serve(
     engine = _engine(openers, keep_models, sizes, limits, folder, port, keep_seconds, keep_megabytes)
 
     from sdjax.server.app import application
+    from sdjax.server.hosting import PATIENCE, Host
 
     pipe = engine.ask(lambda: engine.models.open(engine.models.default)).result()
     for each in wanted:
@@ -157,11 +160,20 @@ def serve(
         engine.ask(partial(compile_ahead, pipe, each, limits)).result()
     if count := engine.resume():
         typer.echo(f"going on with {count} pictures that were accepted before", err=True)
-    app = application(engine, tokens, cors or ())
     if host not in LOOPBACK and not tokens:
         typer.secho(f"whoever reaches {host}:{port} may ask: there is no token", fg="yellow", err=True)
-    typer.echo(f"OpenAI's API: http://{host}:{port}/v1   A1111's: http://{host}:{port}/sdapi/v1", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    running = Host(application(engine, tokens, cors or ()), engine, host, port)
+    typer.echo(f"OpenAI's API: {running.url}/v1   A1111's: {running.url}/sdapi/v1", err=True)
+    try:
+        while running.is_alive:
+            check()
+            time.sleep(GLANCE)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"stopping: what was accepted is finished within {PATIENCE:g} seconds, or at the next start", err=True
+        )
+        running.stop()
+        raise
 
 
 def _sizes(text: str) -> list[int]:

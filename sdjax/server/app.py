@@ -1,12 +1,9 @@
 """The server as an ASGI application."""
 
-import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,21 +17,10 @@ from sdjax.server.gateway import Gateway
 from sdjax.server.refusals import Refused
 from sdjax.version import __version__
 
-log = logging.getLogger("sdjax.server")
-
-PATIENCE = 30.0  # seconds in which what is being drawn may be finished when the server stops
-
 
 def application(engine: Engine, tokens: Sequence[str] = (), origins: Sequence[str] = ()) -> FastAPI:
-    """The application over an engine, which is closed with it. tokens, origins: see `Doors`."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(engine.close, PATIENCE)
-        engine.journal.close()
-
-    app = FastAPI(title="sdjax", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    """The application over an engine. tokens, origins: see `Doors`."""
+    app = FastAPI(title="sdjax", version=__version__, docs_url=None, redoc_url=None)
     gateway = Gateway(engine)
     app.include_router(a1111.router(gateway))
     app.include_router(openai.router(gateway))

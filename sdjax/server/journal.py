@@ -179,7 +179,8 @@ class _Transaction:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         try:
-            self._base.execute("ROLLBACK" if error else "COMMIT")
+            if self._base.in_transaction:  # which a full disk ends
+                self._base.execute("ROLLBACK" if error else "COMMIT")
         except sqlite3.OperationalError as full:
             if self._base.in_transaction:
                 self._base.execute("ROLLBACK")
