@@ -26,8 +26,10 @@ SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
 .PHONY: demo test parity parity-full-size lint format bench shapes-model clean
 
-demo: $(VENV)/installed  ## draw the README's picture with the embedded model
+demo: $(VENV)/drawing  ## draw a picture with the embedded model; installs what drawing takes, and no more
+	@echo "Drawing demo.png; the programs for it are compiled the first time, which takes about half a minute."
 	$(VENV)/bin/sdjax generate "a big red heart at the top left on a yellow background" -o demo.png
+	@echo "demo.png is there. Next: . $(VENV)/bin/activate, and sdjax -h"
 
 test: $(VENV)/installed  ## what needs no PyTorch
 	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) -m "not long" --ignore=tests/parity $(TESTS)
@@ -75,10 +77,18 @@ $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS): | $(SHAPES)/first $(SHAPES)/pictures
 clean:
 	rm -rf .venv* build *.egg-info
 
+$(VENV)/drawing: pyproject.toml
+	@echo "Installing sdjax, JAX and what else drawing takes into $(VENV): 0.8 GB, a minute or two."
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check --no-compile --editable .
+	@du -sh $(VENV)
+	@touch $@
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing what the tests take besides into $(VENV): 1.4 GB in all, some minutes."
 	$(VENV)/bin/pip install -qq --no-compile --editable ".[test]"
-	touch $@
+	touch $(VENV)/drawing $@
 
 $(VENV_PARITY)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_PARITY)
