@@ -64,13 +64,18 @@ def knock(door: Door, cases: int, seed: int = 0) -> Found:
     def case(value: Any) -> None:
         _try(door, value, found)
 
-    case()
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="doors-") as root:
+        tempfile.tempdir = root  # whatever appears beside a case's folder is of that case
+        try:
+            case()
+        finally:
+            tempfile.tempdir = usual
     return found
 
 
 def _try(door: Door, value: Any, found: Found) -> None:
     folder = Path(tempfile.mkdtemp(prefix="door-"))
-    before = set(os.listdir(folder.parent))
     _reset_peak()
     held, start = _memory("VmRSS"), time.process_time()
     fault = ""
@@ -95,9 +100,11 @@ def _try(door: Door, value: Any, found: Found) -> None:
         found.ends["slow or large"] += 1
         fault = fault or f"{seconds:.1f} s of processor time, {megabytes:.0f} MB"
     shutil.rmtree(folder, ignore_errors=True)
-    if strays := {name for name in set(os.listdir(folder.parent)) - before if name.startswith(("sdjax-", "."))}:
+    if strays := os.listdir(folder.parent):
         found.ends["left behind"] += 1
         fault = fault or f"left behind: {sorted(strays)}"
+        for name in strays:
+            (folder.parent / name).unlink()
     if fault:
         found.faults.append(f"{door.name}: {fault}; from {str(value)[:300]!r}")
 
@@ -153,6 +160,8 @@ def fuzz(
     for fault in dict.fromkeys(faults):
         print(fault, file=sys.stderr)
     shutil.rmtree(os.environ["SDJAX_CACHE"], ignore_errors=True)
-    publish("fuzz", {"cases": cases, "seed": seed}, rows, json_file)
+    publish(
+        "fuzz", rows, json_file, f"seed {seed}; at most {SECONDS:g} s of processor time and {MEGABYTES:g} MB a case"
+    )
     if faults:
         raise typer.Exit(1)

@@ -1,5 +1,7 @@
 """A few hostile cases at every door; `python -m benchmarks fuzz` tries thousands."""
 
+import tempfile
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -29,6 +31,10 @@ def leaves(_value, folder):
     raise InputError("no")
 
 
+def leaves_beside(_value, _folder):
+    tempfile.NamedTemporaryFile("w", delete=False).close()
+
+
 def grows(_value, _folder):
     np.ones(520_000_000, np.uint8).sum()
 
@@ -43,6 +49,7 @@ def is_wrong(value, _folder):
         (raises(ZeroDivisionError("0")), "traceback: ZeroDivisionError"),
         (raises(InputError("one\ntwo")), "not one line"),
         (leaves, "left behind"),
+        (leaves_beside, "left behind"),
         (grows, " MB"),
         (is_wrong, "wrong result"),
     ],

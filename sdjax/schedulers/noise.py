@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sdjax.errors import ConfigError
+from sdjax.errors import ConfigError, brief
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "edm", "consistency")
 V_SIGNS = {"v_prediction": 1, "edm": -1}
@@ -85,7 +85,7 @@ class NoiseSchedule:
     def __post_init__(self):
         if self.prediction_type not in PREDICTION_TYPES:
             raise ConfigError(
-                f"prediction_type {self.prediction_type!r} is not known; known: {', '.join(PREDICTION_TYPES)}"
+                f"prediction_type {brief(self.prediction_type)} is not known; known: {', '.join(PREDICTION_TYPES)}"
             )
 
     @classmethod
