@@ -1,0 +1,131 @@
+"""IP-Adapters: their files, and the keys and values that they add to a UNet's cross-attention."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sdjax.errors import CheckpointError, InputError
+from sdjax.files.original_names import source_name
+from sdjax.models import UNetConfig
+from sdjax.models.ip_adapter import HEAD, FullImageProjection, ImageProjection, Resampler
+
+Tensors = Mapping[str, np.ndarray]
+FACE_ID = ("perceiver_resampler.proj_in.weight", "proj.2.bias")  # of which the second without a proj.3 is one
+
+
+@dataclass(frozen=True, eq=False)
+class IPAdapter:
+    """An opened IP-Adapter.
+
+    projection, params: from what CLIP sees of a picture to tokens, [batch, tokens, width]. sees_all: whether it reads
+    all tokens of the tower's last layer but one, and not the picture's embedding. inputs: their features.
+    layers: kernels [width, channels] of keys and of values of each cross-attention, in the file's order.
+    """
+
+    name: str
+    projection: nn.Module
+    params: dict[str, Any]
+    sees_all: bool
+    inputs: int
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+def ip_adapter_of(tensors: Tensors, name: str) -> IPAdapter:
+    """From the tensors of a file, `image_proj.*` and `ip_adapter.*`, as safetensors has them, flat.
+
+    Raises InputError for a FaceID adapter, and CheckpointError for what is no IP-Adapter, or lacks tensors.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, tensor in tensors.items():
+        part, _, rest = key.partition(".")
+        if part not in parts:
+            raise CheckpointError(f"{name} is no IP-Adapter: it holds {key}")
+        parts[part][rest] = tensor
+    image = parts["image_proj"]
+    if FACE_ID[0] in image or (FACE_ID[1] in image and "proj.3.weight" not in image):
+        raise InputError(f"{name} is a FaceID adapter, which looks at faces by insightface: that is not implemented")
+    module, inputs = _projection(image, name)
+    example = jax.ShapeDtypeStruct((1, inputs) if isinstance(module, ImageProjection) else (1, 1, inputs), jnp.float32)
+    specs = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), example)["params"], sep="/")
+    named = {path: source_name(path) if path != "latents" else path for path in specs}
+    if problem := sorted(set(named.values()) ^ set(image)):
+        raise CheckpointError(f"{name}: image_proj does not hold what it should: {', '.join(problem[:5])}")
+    params = {}
+    for path, spec in specs.items():
+        tensor = image[named[path]].T if path.endswith("/kernel") else image[named[path]]
+        if tensor.shape != spec.shape:
+            raise CheckpointError(f"{name}: image_proj.{named[path]} has shape {tensor.shape}, expected {spec.shape}")
+        params[path] = np.asarray(tensor)
+    layers = tuple(_layers(parts["ip_adapter"], name))
+    return IPAdapter(
+        name, module, unflatten_dict(params, sep="/"), not isinstance(module, ImageProjection), inputs, layers
+    )
+
+
+def _projection(image: Tensors, name: str) -> tuple[nn.Module, int]:
+    """The module that a file's projection is, by its tensors, and the features that it reads."""
+    try:
+        if "latents" in image:
+            depth = len({key.split(".")[1] for key in image if key.startswith("layers.")})
+            queries, width = image["latents"].shape[1:]
+            inner = image["layers.0.1.1.weight"].shape[0]
+            heads = image["layers.0.0.to_q.weight"].shape[0] // HEAD
+            output, inputs = image["proj_out.weight"].shape[0], image["proj_in.weight"].shape[1]
+            return Resampler(queries, width, output, depth, heads, inner), inputs
+        if "proj.3.weight" in image:
+            return FullImageProjection(image["proj.2.weight"].shape[0]), image["proj.0.weight"].shape[1]
+        width = image["norm.weight"].shape[0]
+        return ImageProjection(image["proj.weight"].shape[0] // width, width), image["proj.weight"].shape[1]
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{name} is no IP-Adapter: of its projection {error} is missing or misshapen") from error
+
+
+def _layers(found: Tensors, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernels of keys and values by the numbers in their names: 1, 3, 5, ..."""
+    count = len(found) // 2
+    keys = [(f"{2 * i + 1}.to_k_ip.weight", f"{2 * i + 1}.to_v_ip.weight") for i in range(count)]
+    if not count or {key for pair in keys for key in pair} != set(found):
+        raise CheckpointError(f"{name}: ip_adapter does not hold a to_k_ip and a to_v_ip for each of its layers")
+    return [(np.asarray(found[k].T), np.asarray(found[v].T)) for k, v in keys]
+
+
+def with_ip_adapter(params: Mapping[str, Any], adapter: IPAdapter, config: UNetConfig) -> dict[str, Any]:
+    """A UNet's parameters with the keys and values of an adapter. Raises InputError for one of another model."""
+    flat = flatten_dict(dict(params), sep="/")
+    layers = iter(adapter.layers)
+    blocks = [(name, path) for name in _file_order(config) for path in _attentions(flat, name)]
+    expected = sum(flat[path].shape[0] if flat[path].ndim == 3 else 1 for _, path in blocks)
+    if expected != len(adapter.layers):
+        raise InputError(
+            f"{adapter.name} is for another model: it has {len(adapter.layers)} layers of cross-attention, "
+            f"not {expected}"
+        )
+    for _, path in blocks:
+        kernel, folder = flat[path], path.removesuffix("to_k/kernel")
+        own = [next(layers) for _ in range(kernel.shape[0] if kernel.ndim == 3 else 1)]
+        for which, name in enumerate(("to_k_ip", "to_v_ip")):
+            stacked = np.stack([each[which] for each in own])
+            stacked = stacked if kernel.ndim == 3 else stacked[0]
+            if stacked.shape != kernel.shape:
+                raise InputError(f"{adapter.name} is for another model: {folder}{name} would be {stacked.shape}")
+            flat[f"{folder}{name}/kernel"] = stacked.astype(kernel.dtype)
+    return unflatten_dict(flat, sep="/")
+
+
+def _file_order(config: UNetConfig) -> list[str]:
+    """A UNet's blocks in the order in which diffusers makes them, which numbers the layers of a file."""
+    levels = range(len(config.levels))
+    return [*(f"down_blocks_{i}/" for i in levels), *(f"up_blocks_{i}/" for i in levels), "mid_block/"]
+
+
+def _attentions(flat: Mapping[str, Any], block: str) -> list[str]:
+    """The kernels of the keys of a block's cross-attention, in order."""
+    found = [path for path in flat if path.startswith(block) and path.endswith("attn2/to_k/kernel")]
+    order: Callable[[str], int] = lambda path: int(path.split("attentions_")[1].split("/")[0])  # noqa: E731
+    return sorted(found, key=order)
