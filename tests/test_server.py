@@ -193,6 +193,9 @@ BAD = {
     "format": (b'{"prompt": "a", "output_format": "tiff"}', "one of png, jpeg, webp"),
     "background": (b'{"prompt": "a", "background": "transparent"}', "background"),
     "seed": (b'{"prompt": "a", "seed": -1}', "seed must be"),
+    "a path": (b'{"prompt": "a", "image": "/etc/passwd"}', "not taken here"),
+    "a depth map": (b'{"prompt": "a", "depth_map": "/etc/passwd"}', "not taken here"),
+    "hints": (b'{"prompt": "a", "conditions": [{"net": "canny", "image": "/etc/passwd"}]}', "not taken here"),
     "lora": (b'{"prompt": "a <lora:x:1>"}', "LoRA"),
 }
 

@@ -17,6 +17,7 @@ from serving import SLOTS, served
 from sdjax.server.a1111_wishes import filled
 from sdjax.settings import Picture
 
+PNG = webuiapi.raw_b64_img(Image.new("RGB", (8, 8)))
 SMALL = {"width": 64, "height": 64, "steps": 3}
 
 
@@ -204,6 +205,8 @@ def test_requests_as_open_webui_sends_them(url, pipe):
         ("img2img", {"init_images": [base64.b64encode(b"GIF89a").decode()]}, 400, "no picture"),
         ("interrogate", {}, 404, "describes"),
         ("png-info", {"image": ""}, 400, "no picture"),
+        ("options", {"randn_source": []}, 400, "randn_source"),
+        ("extra-single-image", {"image": PNG, "upscaler_1": [1]}, 404, "upscaler_1"),
         ("options", {"sd_model_checkpoint": "../x"}, 404, "no model"),
         ("nothing", {}, 404, "Not Found"),
     ],

@@ -22,7 +22,7 @@ def enlarged(fields: Mapping[str, Any], image: Any, limits: Limits) -> str:
         if fields.get(name):
             raise Refused(f"{name} is not supported by this server", 422, name)
     upscaler = fields.get("upscaler_1") or "None"
-    if upscaler not in RESAMPLING:
+    if not isinstance(upscaler, str) or upscaler not in RESAMPLING:
         raise Refused(f"upscaler_1 must be one of {', '.join(RESAMPLING)}", 404, "upscaler_1")
     size, by = _size(fields, picture.size, limits), RESAMPLING[upscaler]
     if by is not None:

@@ -153,7 +153,7 @@ def _sampler(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rng(source: Any) -> str:
-    if source not in RNGS:
+    if not isinstance(source, str) or source not in RNGS:
         raise Refused(f"randn_source must be one of {', '.join(RNGS)}", param="randn_source")
     return RNGS[source]
 

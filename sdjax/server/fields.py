@@ -13,7 +13,7 @@ SEEDS = 2**32  # a seed that nobody chose is below, as in A1111
 
 
 def settings_of(fields: Mapping[str, Any], of_form: bool = False) -> dict[str, Any]:
-    """The settings among the fields, images aside, checked one by one; null is left out.
+    """The settings among the fields, checked one by one; null is left out. Those that name pictures are refused.
 
     of_form: whether values are texts, of which all but those of texts are read as JSON. Raises InputError.
     """
@@ -21,8 +21,10 @@ def settings_of(fields: Mapping[str, Any], of_form: bool = False) -> dict[str, A
     for given, value in fields.items():
         name = SHORT.get(given, given)
         setting = SETTINGS.get(name)
-        if setting is None or setting.kind == "image" or value is None:
+        if setting is None or value is None:
             continue
+        if setting.kind in ("image", "hints"):  # which name files elsewhere
+            raise Refused(f"{given} is not taken here: pictures are sent to /v1/images/edits, as files", param=given)
         if of_form and setting.kind not in ("text", "choice"):
             with suppress(ValueError, RecursionError):
                 value = json.loads(value)
