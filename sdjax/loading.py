@@ -154,7 +154,7 @@ CONDITIONS = {
     "inpaint": ("", "lllyasviel/control_v11p_sd15_inpaint", ""),
     "lineart": ("lineart_standard", "lllyasviel/control_v11p_sd15_lineart", ""),
     "normal": ("normal_bae", "lllyasviel/control_v11p_sd15_normalbae", ""),
-    "openpose": ("", "lllyasviel/control_v11p_sd15_openpose", "thibaud/controlnet-openpose-sdxl-1.0"),
+    "openpose": ("", "lllyasviel/control_v11p_sd15_openpose", ""),
     "scribble": ("scribble", "lllyasviel/control_v11p_sd15_scribble", ""),
     "seg": ("seg_ade20k", "lllyasviel/control_v11p_sd15_seg", ""),
     "shuffle": ("shuffle", "lllyasviel/control_v11e_sd15_shuffle", ""),

@@ -46,7 +46,8 @@ def like_picture(path: Path, prompts: list[str] | None, painting: Painting, yes:
     if found.get("not_followed"):
         log.warning("%s: not followed: %s", path, ", ".join(found["not_followed"]))
     if units := found.pop("conditions", []):
-        log.warning("%s: not followed: %s (say it as --control)", path, "; ".join(map(described, units)))
+        listed = units if isinstance(units, list) else [units]
+        log.warning("%s: not followed: %s (say it as --control)", path, "; ".join(map(described, listed)))
     prompt = found.get("prompt", "")
     if (
         loading.lora_dir is None

@@ -116,7 +116,7 @@ def unit_of(entry: Any) -> Unit:
             raise InputError(f"{name} of a condition is a text, not {value!r}")
     if missing := [name for name in ("net", "image") if name not in entry]:
         raise InputError(f"a condition needs {' and '.join(missing)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
     return Unit(**values)
 
 
