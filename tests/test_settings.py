@@ -84,7 +84,7 @@ OTHER = {
     "aesthetic_score": 7.5,
     "negative_aesthetic_score": 1.5,
 }
-IMAGES = {name for name, setting in SETTINGS.items() if setting.kind == "image"}
+IMAGES = {name for name, setting in SETTINGS.items() if setting.kind in ("image", "hints")}
 LEVELS = {"timesteps", "sigmas"}
 CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
 SPACED = {"rho", "sigma_min", "sigma_max"}
