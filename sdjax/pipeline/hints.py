@@ -172,7 +172,8 @@ class Hint:
         elif self.mode in ("prompt", "control"):
             # A1111 counts all nets as those of Stable Diffusion 1, whose last residual is the thirteenth.
             own = np.array(SOFT_ADAPTER if self.net.is_adapter else SOFT ** (12.0 - np.arange(count)), np.float32)
-        return own[:count], np.zeros_like(own) if self.mode in ("guess", "control") or pools else own
+        own = own[:count]
+        return own, np.zeros_like(own) if self.mode in ("guess", "control") or pools else own
 
     def settings(self) -> dict[str, Any]:
         """The fields of the `Unit` that makes it again, without its image where that is no file."""

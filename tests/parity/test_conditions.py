@@ -119,7 +119,7 @@ def test_controlnets(base, nets, way, sampler):
     controlnet = [nets[name][0] for name in names] if len(names) > 1 else nets[names[0]][0]
     pipe = quiet(diffusers.StableDiffusionControlNetPipeline(**theirs.components, controlnet=controlnet))
     set_scheduler(pipe, ours.model.scheduler_config, sampler, None)
-    hints = [HINTS] * len(names) if len(names) > 1 else HINTS  # theirs are by net
+    hints = [[hint] * len(names) for hint in HINTS] if len(names) > 1 else HINTS
     expected = pipe(**THEIRS, **FROM_NOISE, image=hints, **their_settings).images
     conditions = [tuple(nets[name][1](hint, **settings) for name in names) for hint in HINTS]
     plain, got = (
@@ -135,7 +135,8 @@ def test_controlnets(base, nets, way, sampler):
 def test_adapters(base, nets, name, sampler):
     theirs, ours = base
     adapter, net = nets[name]
-    pipe = quiet(diffusers.StableDiffusionAdapterPipeline(**theirs.components, adapter=adapter))
+    own = {name: part for name, part in theirs.components.items() if name != "image_encoder"}
+    pipe = quiet(diffusers.StableDiffusionAdapterPipeline(**own, adapter=adapter))
     set_scheduler(pipe, ours.model.scheduler_config, sampler, None)
     expected = []
     for k, hint in enumerate(HINTS):  # theirs takes one hint for all prompts
@@ -167,7 +168,9 @@ def test_controlnets_and_images(base, nets, what, monkeypatch):
     pipe = quiet(cls(**theirs.components, controlnet=nets["canny"][0]))
     set_scheduler(pipe, ours.model.scheduler_config, "ddim", None)
     size = {"height": SIDE, "width": SIDE}
-    expected = pipe(**THEIRS, **size, **images, control_image=HINTS[::-1], strength=0.7).images
+    expected = pipe(
+        **THEIRS, **size, **images, control_image=HINTS[::-1], strength=0.7, controlnet_conditioning_scale=1.0
+    ).images
     conditions = [(nets["canny"][1](hint),) for hint in HINTS[::-1]]
     more = {"mask_blur": 0} if what == "inpainting" else {}
     latents = ours(PROMPTS, **OURS | {"output_type": "latent"}, **images, sampler="ddim", strength=0.7,
@@ -190,7 +193,13 @@ def test_controlnets_with_an_inpainting_model(components, nets, opened, monkeypa
     )
     images = {"image": HINTS, "mask_image": [drawn_mask(SIDE)] * 2}
     expected = quiet(theirs)(
-        **THEIRS, height=SIDE, width=SIDE, **images, control_image=HINTS[::-1], strength=1.0
+        **THEIRS,
+        height=SIDE,
+        width=SIDE,
+        **images,
+        control_image=HINTS[::-1],
+        controlnet_conditioning_scale=1.0,
+        strength=1.0,
     ).images
     conditions = [(nets["canny"][1](hint),) for hint in HINTS[::-1]]
     latents = ours(PROMPTS, **OURS | {"output_type": "latent"}, **images, sampler="ddim", strength=1.0,
