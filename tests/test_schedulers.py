@@ -512,7 +512,7 @@ def test_wrong_arguments_are_named(make, message):
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"_class_name": "IPNDMScheduler"}, "the solver itself is sampler 'ipndm'"),
-        ({}, "class None"),
+        ({}, "class 'None'"),
         ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "timestep_type='continuous'"),
         (
             {"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True},
