@@ -24,7 +24,7 @@ SHAPES_VAE_STEPS ?= 3000
 SHAPES_VAE_LEARNING ?= --learning-rate 2e-4 --cosine-decay --ema-decay 0.998
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
-.PHONY: demo test parity parity-full-size lint format bench shapes-model clean
+.PHONY: demo test long parity parity-full-size lint format bench shapes-model clean
 
 demo: $(VENV)/drawing  ## draw a picture with the embedded model; installs what drawing takes, and no more
 	@echo "Drawing demo.png; the programs for it are compiled the first time, which takes about half a minute."
@@ -36,7 +36,11 @@ test: $(VENV)/installed  ## what needs no PyTorch
 
 # One thread of PyTorch in each process: two processes of two wait for each other most of the time.
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
-	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size" tests/parity
+	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size and not long" tests/parity
+
+long: $(VENV)/installed $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out, half an hour: fuzzers, servers, further parity
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m long --ignore=tests/parity tests
+	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -m "long and not full_size" tests/parity
 
 parity-full-size: $(VENV_PARITY)/installed  ## the same for the published models at their real size: 10 GB, some minutes
 	$(VENV_PARITY)/bin/python -m pytest -s -m full_size tests/parity

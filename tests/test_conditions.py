@@ -79,6 +79,7 @@ def test_a_net_that_does_not_count_is_not_computed(pipe):
     np.testing.assert_allclose(drawn(pipe, broken(picture(), scale=0)), drawn(pipe), atol=1e-5)
 
 
+@pytest.mark.long
 def test_pictures_of_a_batch_have_conditions_of_their_own(pipe, edges, colours):
     hints = [(edges(picture()), colours(picture())), (edges(picture(1)),), ()]
     together = pipe(["a", "b", "c"], seed=1, conditions=hints, **HOW).images
@@ -95,6 +96,7 @@ def test_pictures_with_the_same_nets_are_a_group(pipe, edges, colours):
     assert len({key(), key(edges(picture())), key(colours(picture())), key(edges(picture()), colours(picture()))}) == 4
 
 
+@pytest.mark.long
 def test_a_second_pass_sees_the_hint_enlarged(pipe, edges):
     image = drawn(pipe, edges(picture()), hires_scale=2.0, hires_steps=2)
     assert image.shape == (1, 2 * SIDE, 2 * SIDE, 3)

@@ -14,6 +14,7 @@ CASES = 5
 DOORS = [door for door in doors() if door.name != "networks"]  # which are traced, for seconds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("door", DOORS, ids=[door.name for door in DOORS])
 def test_what_comes_is_refused_in_one_line_or_read_rightly(door):
     assert not knock(door, 1 if door.name in SHARE else CASES).faults

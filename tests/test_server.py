@@ -123,6 +123,7 @@ def test_formats_and_addresses(client, kind):
     assert told["done"] and told["results"]["0"]["seed"] == 3 and told["results"]["0"]["batch_size"] == SLOTS
 
 
+@pytest.mark.long
 def test_a_stream_shows_pictures_on_the_way(client, pipe):
     events = list(
         client.images.generate(
@@ -144,6 +145,7 @@ def test_a_stream_shows_pictures_on_the_way(client, pipe):
         np.testing.assert_array_equal(decoded(event.b64_json), expected)
 
 
+@pytest.mark.long
 def test_edits(client, pipe):
     """A mask is transparent where it is painted, an image without one is painted over, and lists are of one image."""
     image, how = gradient(), {**FEW, "seed": 9}
@@ -275,6 +277,7 @@ def job_of(pipe, client: str, *pictures: Picture, id: str = "job") -> Job:
     return Job(client, units_of("small", pictures, pipe.facts, Limits()), time.time() + 100, Form("webp", 80), id=id)
 
 
+@pytest.mark.long
 def test_clients_take_turns(pipe):
     queue = Queue(10)
     (first,), (second,) = ([job_of(pipe, name, *[Picture("a")] * 3)] for name in "ab")
@@ -338,6 +341,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(pipe, tmp_path):
     journal.close()
 
 
+@pytest.mark.long
 def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
     image = gradient()

@@ -64,6 +64,7 @@ def test_text_to_image(api, pipe):
     assert again.info == result.info["infotexts"][0] and again.parameters["Seed"] == "5"
 
 
+@pytest.mark.long
 def test_samplers_and_schedule_types_are_a1111s(api, pipe):
     result = api.txt2img(
         prompt="a star", seed=1, sampler_name="DPM++ 2M", scheduler="Exponential", subseed=3, subseed_strength=0.25,
@@ -76,6 +77,7 @@ def test_samplers_and_schedule_types_are_a1111s(api, pipe):
     np.testing.assert_array_equal(np.asarray(result.image), expected)
 
 
+@pytest.mark.long
 def test_second_pass(api, pipe):
     result = api.txt2img(
         prompt="a star", seed=1, enable_hr=True, hr_scale=1, hr_upscaler="Latent", denoising_strength=0.5,
@@ -95,6 +97,7 @@ def test_second_pass(api, pipe):
     assert result.info["denoising_strength"] == 0.5
 
 
+@pytest.mark.long
 def test_image_to_image(api, pipe):
     image, settings = gradient(), {"prompt": "a star", "seed": 2, "sampler_name": "Euler", **SMALL}
     ours = {"prompt": "a star", "negative_prompt": "", "seed": 2, "sampler": "Euler"}
@@ -121,6 +124,7 @@ def test_a_masked_part_is_filled_with_what_lies_around_it():
     assert (np.abs(found.astype(int) - [255, 0, 0]) <= 3).all()
 
 
+@pytest.mark.long
 def test_extras(api):
     image = gradient()
     assert api.extra_single_image(image, upscaler_1="Lanczos", upscaling_resize=3).image.size == (192, 192)
@@ -153,6 +157,7 @@ def test_lists(api, url):
         assert answer.json()["state"]["job_count"] == 0
 
 
+@pytest.mark.long
 def test_progress_and_interrupt(api):
     found = {}
 

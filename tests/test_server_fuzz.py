@@ -111,6 +111,7 @@ def sent(url: str, path: str, body: bytes) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+@pytest.mark.long
 def test_no_request_is_a_fault(url, request):
     @settings(
         max_examples=request.config.getoption("--requests"), deadline=None, suppress_health_check=list(HealthCheck)
@@ -156,6 +157,7 @@ def test_hostile_pictures_are_refused(name):
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
 @settings(max_examples=200, deadline=None)
+@pytest.mark.long
 def test_damaged_pictures_are_refused_or_read(kind, where, damage):
     file = io.BytesIO()
     Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(file, kind)

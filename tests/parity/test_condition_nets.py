@@ -36,7 +36,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("size", [(7, 10), pytest.param((8, 8), marks=pytest.mark.long)])
 def test_controlnet(name, size):
     config = NETS[name]
     module, params, theirs = pair("ControlNetModel", config)

@@ -111,7 +111,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+OTHERS = [pytest.param(sampler, marks=pytest.mark.long) for sampler in ("euler", "dpmpp_2m")]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", *OTHERS])
 @pytest.mark.parametrize("way", WAYS)
 def test_controlnets(base, nets, way, sampler):
     theirs, ours = base
@@ -130,6 +133,7 @@ def test_controlnets(base, nets, way, sampler):
     assert np.abs(got - plain).mean() > 0.002  # the hints matter
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["full", "light"])
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
 def test_adapters(base, nets, name, sampler):
@@ -152,6 +156,7 @@ def test_adapters(base, nets, name, sampler):
     compare(f"T2I adapter, {name}, {sampler}", got, np.concatenate(expected))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["image to image", "inpainting"])
 def test_controlnets_and_images(base, nets, what, monkeypatch):
     theirs, ours = base
@@ -178,6 +183,7 @@ def test_controlnets_and_images(base, nets, what, monkeypatch):
     compare(f"ControlNet, {what}", ours.networks.autoencoder.decode(latents), expected)
 
 
+@pytest.mark.long
 def test_controlnets_with_an_inpainting_model(components, nets, opened, monkeypatch):
     """Whose UNet reads nine channels, and the net four of them."""
     unet = unet_of({**UNET, "in_channels": 9})
@@ -210,7 +216,7 @@ def test_controlnets_with_an_inpainting_model(components, nets, opened, monkeypa
 SOFT = {"net": [0.825 ** (12 - i) for i in range(13)], "adapter": [0.25, 0.62, 0.825, 1.0]}
 
 
-@pytest.mark.parametrize("mode", ["balanced", "prompt", "control"])
+@pytest.mark.parametrize("mode", [pytest.param("balanced", marks=pytest.mark.long), "prompt", "control"])
 def test_a_net_and_an_adapter_at_once_in_each_mode_of_a1111(base, nets, mode):
     """Which diffusers lacks: a plain loop over the modules. The second picture has the adapter alone."""
     theirs, ours = base
@@ -247,7 +253,7 @@ def test_a_net_and_an_adapter_at_once_in_each_mode_of_a1111(base, nets, mode):
     compare(f"ControlNet and adapter, {mode}", got, expected)
 
 
-@pytest.mark.parametrize("what", ["controlnet", "adapter"])
+@pytest.mark.parametrize("what", ["controlnet", pytest.param("adapter", marks=pytest.mark.long)])
 def test_with_stable_diffusion_xl(components, opened, what):
     more = {
         "text_encoder_2": text_encoder(40, True, 4),

@@ -116,7 +116,7 @@ class Plain:
             return nhwc(self.theirs(sample, torch.tensor(500), context, **kwargs).sample)
 
 
-@pytest.fixture(scope="module", params=["SD 1", "SDXL"])
+@pytest.fixture(scope="module", params=[pytest.param("SD 1", marks=pytest.mark.long), "SDXL"])
 def unet(request):
     return Plain({"SD 1": SD1, "SDXL": XL}[request.param])
 
@@ -139,7 +139,9 @@ def test_identity_self_attention(unet):
     assert relative_error(plain[1], perturbed[1]) > 1e-3
 
 
-@pytest.mark.parametrize("deviation", [0.4, 1.7, 100.0, MEAN])
+@pytest.mark.parametrize(
+    "deviation", [*(pytest.param(value, marks=pytest.mark.long) for value in (0.4, 100.0)), 1.7, MEAN]
+)
 def test_blurred_self_attention(unet, deviation):
     plain, size = unet.expected(), math.ceil(6 * deviation)
 

@@ -171,7 +171,13 @@ def both(theirs, ours, sampler, theirs_only=None, ours_only=None, **arguments):
     return got, expected
 
 
-@pytest.mark.parametrize(("scale", "of_image"), [(3.0, 1.5), (6.0, 1.0), (3.0, 4.0), (1.0, 1.5), (3.0, 0.5)])
+@pytest.mark.parametrize(
+    ("scale", "of_image"),
+    [
+        (6.0, 1.0),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in [(3.0, 1.5), (3.0, 4.0), (1.0, 1.5), (3.0, 0.5)]),
+    ],
+)
 @pytest.mark.parametrize("sampler", THREE[:1])
 def test_a_picture_changed_as_told(edit_model, sampler, scale, of_image, monkeypatch):
     theirs, ours = edit_model

@@ -56,7 +56,10 @@ def flat(adapter):
     return {f"{part}.{name}": array for part, arrays in adapter.items() for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize(("config", "kind"), [(SD1, "plain"), (SD1, "plus"), (SD1, "full face")])
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [(SD1, "plus"), *(pytest.param(SD1, kind, marks=pytest.mark.long) for kind in ("plain", "full face"))],
+)
 def test_predictions_with_a_picture(config, kind):
     module, params, theirs = pair("UNet2DConditionModel", config)
     width = config["cross_attention_dim"]
