@@ -264,7 +264,7 @@ def test_the_command_line_and_rows_of_a_batch(small, folder, edges, pipe, monkey
         image = next((folder / "out").rglob(f"{name}.png"))
         assert np.abs(np.asarray(Image.open(image), int) - one).max() <= 1
     capsys.readouterr()
-    assert main(["generate", "--like", "one.png", "-o", "again.png"]) == 0
+    assert main(["generate", "--like", "one.png", "--yes", "-o", "again.png"]) == 0
     assert "not followed: edges:hint.png:0.7:0.0-0.5:mode=prompt (say it as --control)" in capsys.readouterr().err
 
 

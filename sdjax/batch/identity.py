@@ -22,11 +22,11 @@ RUN = "run.json"
 
 
 def fingerprint(items: Sequence[Item], folder: Path, report: Callable[[str, int, int], None]) -> str:
-    """The hash of all that pictures are to be. Images count by what is in them, and by their path from a folder.
+    """The hash of all that pictures are to be. Files count by what is in them, and by their path from a folder.
 
     report: called while images are read.
     """
-    paths = list(dict.fromkeys(path for item in items for path in item.images.values()))
+    paths = list(dict.fromkeys(path for item in items for path in (*item.images.values(), *hint_files(item))))
     digests: dict[Path, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, digest in zip(paths, pool.map(hash_of, paths)):
@@ -36,8 +36,19 @@ def fingerprint(items: Sequence[Item], folder: Path, report: Callable[[str, int,
     total = hashlib.sha256()
     for item in items:
         images = {name: (os.path.relpath(path, folder), digests[path]) for name, path in item.images.items()}
-        total.update(json.dumps([item.index, item.row, item.name, item.settings, images], sort_keys=True).encode())
+        parts = [item.index, item.row, item.name, item.settings, images]
+        if hints := hint_files(item):
+            units = [unit.settings() | {"image": "", "mask": ""} for unit in item.settings["conditions"]]
+            hashed = [(os.path.relpath(path, folder), digests[path]) for path in hints]
+            parts[3] = item.settings | {"conditions": [units, hashed]}
+        total.update(json.dumps(parts, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def hint_files(item: Item) -> list[Path]:
+    """The pictures and masks of an item's conditions."""
+    names = [name for unit in item.settings.get("conditions", ()) for name in (unit.image, unit.mask)]
+    return [Path(name) for name in names if name is not None]
 
 
 def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:
