@@ -267,7 +267,7 @@ def test_arguments_that_cannot_work_are_refused_before_any_work(tiny, tmp_path):
             convert(source, destination, **options)
     for source, message in (
         (tiny / UNET, "is the UNet of a diffusers directory"),
-        (tiny / "unet", "of networks by themselves only VAEs"),
+        (tiny / "unet", "of networks by themselves sdjax knows AutoencoderKL"),
         (embedded_models()["shapes"], "sdjax model directory already"),
     ):
         with pytest.raises(CheckpointError, match=message):

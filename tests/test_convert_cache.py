@@ -28,7 +28,7 @@ def test_names_and_directories_resolve(tiny, tmp_path, cache):
     assert resolve("shapes") == embedded_models()["shapes"]
     model = convert(tiny, tmp_path / "model")
     assert resolve(model) == resolve(str(model)) == model
-    assert not cache.exists()
+    assert not (cache / "models").exists()
 
 
 def test_a_source_is_converted_once_until_it_changes(tiny, cache):

@@ -71,7 +71,7 @@ def test_a_vae_is_no_model(tiny_vae):
 
 def test_other_networks_are_refused(tiny):
     edit_json(tiny / "unet" / "config.json", _class_name="UNet2DConditionModel")
-    with pytest.raises(CheckpointError, match="only VAEs are converted"):
+    with pytest.raises(CheckpointError, match="of networks by themselves sdjax knows"):
         resolve(tiny / "unet")
 
 
