@@ -283,7 +283,7 @@ def test_a_second_pass_over_what_a_network_has_enlarged(pipe, small, tmp_path, c
     assert np.array_equal(np.asarray(Image.open(made)), np.asarray(got))
     assert "Hires upscaler: tiny x2" in Image.open(made).text["parameters"]
     assert read_settings(made)["hires_upscaler"] == "tiny x2"
-    assert main(["generate", "--like", made, "-o", again, "--upscaler-dir", str(tmp_path)]) == 0
+    assert main(["generate", "--like", made, "--yes", "-o", again, "--upscaler-dir", str(tmp_path)]) == 0
     assert Path(again).read_bytes() == Path(made).read_bytes()
     capsys.readouterr()
     assert main(["generate", "--like", made, "-o", other, "--model", "no model"]) == 1

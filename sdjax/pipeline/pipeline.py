@@ -152,16 +152,16 @@ class Pipeline:
     def begin(self, order: Order, latents: np.ndarray | None = None) -> Batch:
         """Encodes texts and images and puts all that the loop needs on the devices. latents: as in a call."""
         latents = checked_noise(latents, order)
+        images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
+        nets = conditions_of(order, images, self._encode_hint)
         noise = noise_of(
             order.pictures[0].rng,
             [picture.seed for picture in order.pictures],
             [(picture.seed + picture.eta_noise_seed_delta) % 2**64 for picture in order.pictures],
         )
-        images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
         params = self._params_with(order.loras)
         contexts = contexts_of(order, partial(self.networks.encode_text, params))
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
-        nets = conditions_of(order, images, self._encode_hint)
         return Batch.of(order, images, contexts, noise, start, params["unet"], nets)
 
     def _encode_hint(self, net: ConditionNet, hints: np.ndarray) -> tuple[Any, Any]:
