@@ -29,7 +29,7 @@ def planned(small):
     return programs_of(wish(small), jax.local_devices())
 
 
-@pytest.mark.parametrize("weights", [None, "int8"])
+@pytest.mark.parametrize("weights", [None, pytest.param("int8", marks=pytest.mark.long)])
 def test_what_is_planned_is_what_is_run(small, planned, weights):
     pipe = sdjax.load(small, weights=weights)
     with noting_programs() as made:
@@ -47,6 +47,7 @@ def test_most_is_held_with_the_parameters_of_all_components(small, planned):
     assert held(wish(small), planned) - held(wish(small, offload=True), planned) == text + vae
 
 
+@pytest.mark.long
 def test_remedies_fit_and_say_about_how_much_they_take(small, planned):
     now = held(wish(small), planned)
     assert remedies(wish(small), planned, now).keys() == {
