@@ -103,7 +103,7 @@ def test_a_lora_is_trained_beside_the_model(tmp_path):
     base = {"unet": fresh(unet, 0), "text_encoder": fresh(text, 1)}
     random = np.random.default_rng(0)
     factors = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), begin_factors(base, 2, 0))
-    loss = TextToImage(unet, text, small_run.DENOISING, (0,) * 5)
+    loss = TextToImage(unet, text, small_run.DENOISING, (0,) * 5, 0.1)
     mean = random.standard_normal((2, 4, 4, 4), np.float32)
     batch = {"mean": mean, "deviation": mean**2, "ids": random.integers(0, 621, (2, 5))}
     keys = jax.random.split(jax.random.key(0), 2)
