@@ -122,7 +122,7 @@ def test_published_configs_are_understood(shared, repository, component):
         (UNetConfig, {"attention_head_dim": [2, 2, 2]}, "attention_head_dim = (2, 2, 2) does not have one entry"),
         (UNetConfig, {"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "'AttnUpBlock2D' is not implemented"),
         (UNetConfig, {"class_embed_type": "projection"}, "class_embed_type: 'projection' is not implemented"),
-        (UNetConfig, {"mid_block_type": None}, "mid_block_type = None is not implemented"),
+        (UNetConfig, {"mid_block_type": None}, "mid_block_type = None is not a string"),
         (UNetConfig, {"addition_embed_type": "text"}, "addition_embed_type: 'text' is not implemented"),
         (UNetConfig, {"addition_embed_type": "text_time"}, "addition_time_embed_dim belongs to addition_embed_type"),
         (UNetConfig, {"addition_time_embed_dim": 8}, "belongs to addition_embed_type 'text_time', and is 8"),
