@@ -38,7 +38,7 @@ test: $(VENV)/installed  ## what needs no PyTorch
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
 	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size and not long" tests/parity
 
-long: $(VENV)/installed $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out, half an hour: fuzzers, servers, further parity
+long: $(VENV)/installed $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out: fuzzers, servers, further parity
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m long --ignore=tests/parity tests
 	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -m "long and not full_size" tests/parity
 
