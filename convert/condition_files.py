@@ -62,8 +62,11 @@ def read_condition(state: State, base: Path | None) -> Source:
         class_name = "ControlNetModel"
         kind = next((kind for kind in (DIFFERENCE, CONTROL_LORA) if kind in shapes), None)
         if kind is not None:
-            unet, files = _unet_of(base, state.path, kind), [state.path, base / "unet" / WEIGHTS]  # type: ignore[operator]
-            tensors = _on_top(tensors, shapes, unet)
+            if base is None:
+                what = "differences to a UNet" if kind == DIFFERENCE else "a Control-LoRA, which changes a UNet"
+                raise InputError(f"{state.path} holds {what}: say of which model (base=, --base)")
+            files.append(base / "unet" / WEIGHTS)
+            tensors = _on_top(tensors, shapes, _unet_of(base))
             shapes = {name: tensors[name].shape for name in tensors}
         config = _controlnet_config(shapes, state.path)
         parsed = ControlNetConfig.from_dict(config)
@@ -200,11 +203,8 @@ def _tencent_name(name: str, resnets: int, is_light: bool) -> str:
     return re.sub(r"body\.(\d+)\.in_conv", lambda found: f"body.{resnets * int(found[1])}.in_conv", name)
 
 
-def _unet_of(base: Path | None, path: Path, kind: str) -> Mapping[str, Callable[[], np.ndarray]]:
+def _unet_of(base: Path) -> Mapping[str, Callable[[], np.ndarray]]:
     """The tensors of a base model's UNet by their original names, each made when it is asked for."""
-    what = "differences to a UNet" if kind == DIFFERENCE else "a Control-LoRA, which changes a UNet"
-    if base is None:
-        raise InputError(f"{path} holds {what}: say of which model (base=, --base)")
     component = read_component(base / "unet", component_classes(read_index(base), base)["unet"])
     config = component.module.config
     tensors = tensors_of(base / "unet", component, lambda name: unet_name(source_name(name), config), is_original=True)

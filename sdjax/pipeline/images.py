@@ -130,10 +130,14 @@ def read_square(given: GivenImage, size: int) -> np.ndarray:
     """The middle square of a picture, [size, size, 3] float32 in [-1, 1]. Raises InputError for what is no picture."""
     image = read_image("the picture", given)
     assert isinstance(image, Image.Image)  # only arrays are read as latents
+    return np.asarray(middle_square(image, size), np.float32) / 127.5 - 1
+
+
+def middle_square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of a picture, at a size in pixels."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = resized(image.crop((left, top, left + side, top + side)), (size, size))
-    return np.asarray(square, np.float32) / 127.5 - 1
+    return resized(image.crop((left, top, left + side, top + side)), (size, size))
 
 
 def to_array(image: Image.Image) -> np.ndarray:

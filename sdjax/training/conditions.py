@@ -4,7 +4,7 @@ ControlNet: Zhang, Rao and Agrawala (2023), arXiv:2302.05543. T2I adapters: Mou 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,9 @@ from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component, Model
 from sdjax.models import UNetConfig, build
 from sdjax.models.unet import Residuals
+from sdjax.models.unet_config import EncoderConfig
 from sdjax.pipeline.hints import ConditionNet
-from sdjax.pipeline.images import read_image, resized, to_array
+from sdjax.pipeline.images import middle_square, read_image, to_array
 from sdjax.prompts import load_tokenizer, one_chunk
 from sdjax.training.data import Example
 from sdjax.training.figures import save_sheet
@@ -106,12 +107,9 @@ def net_config(model: Model, kind: str) -> tuple[str, dict[str, Any]]:
     halvings = factor.bit_length() - 1
     if halvings >= len(HINT_WIDTHS):
         raise InputError(f"{model.path}: a latent is {factor} pixels wide, ControlNets are for up to 8")
-    shared = {name: value for name, value in asdict(unet).items() if name not in OF_THE_UNET}
+    shared = {field.name: getattr(unet, field.name) for field in fields(EncoderConfig)}
     own = {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": HINT_WIDTHS[: halvings + 1]}
     return "ControlNetModel", {name: list(v) if isinstance(v, tuple) else v for name, v in (shared | own).items()}
-
-
-OF_THE_UNET = ("sample_size", "out_channels", "up_block_types", "time_cond_proj_dim")
 
 
 def begin_net(module: nn.Module, unet: Mapping[str, Any], seed: int) -> Tree:
@@ -152,9 +150,7 @@ def hint_of(example: Example, annotator: str | None, side: int) -> np.ndarray:
     assert isinstance(image, Image.Image)  # only arrays are read as latents
     if example.hint is None and annotator:
         image = Image.fromarray(annotate(annotator, np.asarray(image)))
-    shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    return to_array(resized(image.crop((left, top, left + shorter, top + shorter)), (side, side)))
+    return to_array(middle_square(image, side))
 
 
 def _open(
