@@ -1,13 +1,28 @@
-"""The options that all commands share which train: those of `Settings` and of `Intervals`."""
+"""What all commands share which train: options, those of `Settings` and of `Intervals`, and the run itself."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sdjax.cli.progress import progress_bars
 from sdjax.cli.signature import extended, option
 
+if TYPE_CHECKING:  # optax and orbax are slow to import: the commands do it
+    from sdjax.files.checkpoint import Model
+    from sdjax.training.fit import Intervals, Task
+    from sdjax.training.step import Settings
+
+Pictures = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PICTURES",
+        help="A folder of pictures, each with its caption in a .txt or all in a .jsonl; or CIFAR-10.",
+    ),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder for this run; if it holds one, that goes on.")]
 LATER = "How it is computed"
 
 OPTIONS: dict[str, tuple[Any, Any]] = {  # the option's type and its usual default
@@ -77,3 +92,22 @@ def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
         return extended(run, command, {"settings", "intervals"}, shared)
 
     return decorate
+
+
+def open_model(model: str) -> "Model":
+    """The parameters and configurations of a model that may have to be downloaded or converted first."""
+    import sdjax.convert
+    from sdjax.files.checkpoint import read_model
+
+    return read_model(sdjax.convert.resolve(model))
+
+
+def train_in(task: "Task", folder: Path, settings: "Settings", intervals: "Intervals") -> None:
+    """Trains in a run's folder with a progress bar, and prints the result's path."""
+    from sdjax.loading import keep_compiled_programs
+    from sdjax.training import fit
+
+    keep_compiled_programs()
+    with progress_bars() as report:
+        result = fit.train(task, fit.Run(folder, settings, intervals, report))
+    typer.echo(result)

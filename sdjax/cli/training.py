@@ -7,26 +7,17 @@ import typer
 
 from sdjax.cli import options
 from sdjax.cli.help import Command, Group
-from sdjax.cli.progress import progress_bars
-from sdjax.cli.run_settings import with_settings
+from sdjax.cli.run_settings import Pictures, Run, open_model, train_in, with_settings
+from sdjax.cli.training_conditions import adapter, controlnet
 from sdjax.errors import InputError
 
 if TYPE_CHECKING:  # optax and orbax are slow to import: the commands do it
-    from sdjax.files.checkpoint import Model
-    from sdjax.training.fit import Intervals, Task
+    from sdjax.training.fit import Intervals
     from sdjax.training.step import Settings
 
-Pictures = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PICTURES",
-        help="A folder of pictures, each with its caption in a .txt or all in a .jsonl; or CIFAR-10.",
-    ),
-]
 PlainPictures = Annotated[
     Path, typer.Argument(metavar="PICTURES", help="A folder of pictures, or cifar-10-binary.tar.gz.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder for this run; if it holds one, that goes on.")]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Begin with random parameters, not the model's.")]
 
 
@@ -82,7 +73,7 @@ def vae(
 
     choices = Choices(size, from_scratch, decoder_only, kl_weight)
     examples = read_examples(pictures, captions=False)
-    _train(vae_task(_open(model), examples, choices), run, settings, intervals)
+    train_in(vae_task(open_model(model), examples, choices), run, settings, intervals)
 
 
 @with_settings(steps=20_000, batch_size=64, learning_rate=2e-4, warmup_steps=500)
@@ -112,7 +103,7 @@ def ddpm(
 
     config, scheduler = config_of(size, channels), scheduler_of(beta_schedule, prediction_type)
     examples = read_examples(pictures, captions=False)
-    _train(ddpm_task(examples, config, scheduler), run, settings, intervals)
+    train_in(ddpm_task(examples, config, scheduler), run, settings, intervals)
 
 
 @with_settings(weight_decay=0.01)
@@ -168,7 +159,7 @@ def text_to_image(
         from_scratch, text_encoder, prediction_type, min_snr_gamma or None, caption_dropout, own_vae, lora_rank, store
     )
     examples = read_examples(pictures, captions=True)
-    _train(text_to_image_task(_open(model), examples, choices), run, settings, intervals)
+    train_in(text_to_image_task(open_model(model), examples, choices), run, settings, intervals)
 
 
 @with_settings(steps=1000, batch_size=4, learning_rate=5e-3, warmup_steps=0, ema_decay=0.0)
@@ -205,7 +196,7 @@ def textual_inversion(
     examples = read_examples(pictures, captions=caption is None)
     if caption is not None:
         examples = [example._replace(caption=caption) for example in examples]
-    _train(word_task(_open(model), examples, Word(word, vectors, begin_with)), run, settings, intervals)
+    train_in(word_task(open_model(model), examples, Word(word, vectors, begin_with)), run, settings, intervals)
 
 
 @with_settings(steps=1000, batch_size=16, learning_rate=1e-3, ema_decay=0.95)
@@ -235,119 +226,8 @@ def lcm(
     from sdjax.training.data import read_examples
 
     examples = read_examples(pictures, captions=True)
-    task = consistency_task(_open(model), examples, Choices(rank, guidance, solver_steps))
-    _train(task, run, settings, intervals)
-
-
-def _condition(
-    kind: Literal["controlnet", "adapter"],
-    pictures: Path,
-    run: Path,
-    model: str,
-    hints: tuple[Path | None, str | None],
-    captions: float,
-    store: str | None,
-    settings: "Settings",
-    intervals: "Intervals",
-) -> None:
-    from sdjax.annotators import annotator
-    from sdjax.training.conditions import Choices, condition_task
-    from sdjax.training.data import read_examples, with_hints
-
-    folder, name = hints
-    if name is not None:
-        annotator(name)
-    examples = read_examples(pictures, captions=True)
-    if folder is not None:
-        examples = with_hints(examples, folder)
-    task = condition_task(_open(model), examples, Choices(kind, name, captions, store=store))
-    _train(task, run, settings, intervals)
-
-
-HintFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--hints",
-        metavar="DIR",
-        exists=True,
-        file_okay=False,
-        help="A folder of hints, each with the name of its picture; else a .jsonl names them (conditioning_image).",
-    ),
-]
-HintAnnotator = Annotated[
-    str | None, typer.Option("--annotator", help="Make the hints from the pictures: one of `sdjax annotate --list`.")
-]
-HintCaptions = Annotated[
-    float, typer.Option("--caption-dropout", min=0, max=1, help="Share of the captions that are left out.")
-]
-HintStore = Annotated[
-    Literal["float32", "float16", "bfloat16"] | None, typer.Option("--store", help="What the result is written in.")
-]
-
-
-@with_settings(steps=5000, batch_size=16, learning_rate=1e-4)
-def controlnet(
-    *,
-    pictures: Pictures,
-    run: Run,
-    model: options.Model = "shapes",
-    hints: HintFolder = None,
-    annotator: HintAnnotator = None,
-    caption_dropout: HintCaptions = 0.5,
-    store: HintStore = None,
-    settings: "Settings",
-    intervals: "Intervals",
-) -> None:
-    """Train a ControlNet (arXiv:2302.05543): a copy of the UNet's encoder that sees a hint. The model stays as it is.
-
-    [bold]Example[/bold]
-
-    sdjax train controlnet ./pictures ./run --annotator canny --model sd15 --learning-rate 1e-5
-
-    sdjax generate "a lighthouse" --model sd15 --control ./run/controlnet-5000:edges.png
-    """
-    _condition("controlnet", pictures, run, model, (hints, annotator), caption_dropout, store, settings, intervals)
-
-
-@with_settings(steps=5000, batch_size=16, learning_rate=1e-4)
-def adapter(
-    *,
-    pictures: Pictures,
-    run: Run,
-    model: options.Model = "shapes",
-    hints: HintFolder = None,
-    annotator: HintAnnotator = None,
-    caption_dropout: HintCaptions = 0.5,
-    store: HintStore = None,
-    settings: "Settings",
-    intervals: "Intervals",
-) -> None:
-    """Train a T2I adapter (arXiv:2302.08453): a small net that sees a hint once a picture. The model stays as it is.
-
-    [bold]Example[/bold]
-
-    sdjax train adapter ./pictures ./run --annotator t2ia_color_grid --model sd15
-    """
-    _condition("adapter", pictures, run, model, (hints, annotator), caption_dropout, store, settings, intervals)
-
-
-def _open(model: str) -> "Model":
-    """The parameters and configurations of a model that may have to be downloaded or converted first."""
-    import sdjax.convert
-    from sdjax.files.checkpoint import read_model
-
-    return read_model(sdjax.convert.resolve(model))
-
-
-def _train(task: "Task", folder: Path, settings: "Settings", intervals: "Intervals") -> None:
-    """Trains in a run's folder with a progress bar, and prints the result's path."""
-    from sdjax.loading import keep_compiled_programs
-    from sdjax.training import fit
-
-    keep_compiled_programs()
-    with progress_bars() as report:
-        result = fit.train(task, fit.Run(folder, settings, intervals, report))
-    typer.echo(result)
+    task = consistency_task(open_model(model), examples, Choices(rank, guidance, solver_steps))
+    train_in(task, run, settings, intervals)
 
 
 train = typer.Typer(cls=Group, help="Train networks, and look at what they are trained on.", no_args_is_help=True)
