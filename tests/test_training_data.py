@@ -25,7 +25,7 @@ def test_every_picture_comes_once_before_any_comes_again(count, batch, seed):
 
 def test_captions_beside_pictures_and_in_lines(tmp_path):
     folder = write_pictures(tmp_path / "pictures", 3)
-    assert read_examples(folder, captions=True)[1] == (folder / "1.png", "a green square")
+    assert read_examples(folder, captions=True)[1] == (folder / "1.png", "a green square", None)
     (folder / "1.txt").unlink()
     assert len(read_examples(folder, captions=False)) == 3
     with pytest.raises(InputError, match=r"1\.png has no caption"):
@@ -33,7 +33,7 @@ def test_captions_beside_pictures_and_in_lines(tmp_path):
     (folder / "all.jsonl").write_text(
         '{"file_name": "2.png", "text": "two"}\n\n{"image": "0.png", "caption": "none"}\n'
     )
-    assert read_examples(folder, captions=True) == [(folder / "2.png", "two"), (folder / "0.png", "none")]
+    assert read_examples(folder, captions=True) == [(folder / "2.png", "two", None), (folder / "0.png", "none", None)]
     (folder / "all.jsonl").write_text('{"text": "two"}')
     with pytest.raises(InputError, match=r"all\.jsonl, line 1: "):
         read_examples(folder, captions=True)
@@ -57,7 +57,7 @@ def test_cifar_10_is_read_from_its_folder_and_its_archive(tmp_path):
     with tarfile.open(archive, "w:gz") as file:
         file.add(folder, folder.name)
     for source in (folder, archive):
-        (car, one), (truck, other) = read_examples(source, captions=True)
+        (car, one, _), (truck, other, _) = read_examples(source, captions=True)
         assert (one, other) == ("automobile", "truck")
         assert read_square(car, 32)[:2, 0] == pytest.approx(np.array([[-1, -1, -1], [1, -1, -1]]))
         assert read_square(truck, 32) == pytest.approx(np.broadcast_to([-1, -1, 1], (32, 32, 3)))
