@@ -5,6 +5,7 @@
 
 from sdjax.convert.hub import download_file
 from sdjax.convert.inspect_file import inspect_file
+from sdjax.convert.ip_adapters import OnHub, encoder_for, read_ip_adapter
 from sdjax.convert.keys import fill
 from sdjax.convert.outline import outline
 from sdjax.convert.run import convert, export, resolve, verify
@@ -13,13 +14,16 @@ from sdjax.convert.write import Progress
 
 __all__ = [
     "Choices",
+    "OnHub",
     "Progress",
     "convert",
     "download_file",
+    "encoder_for",
     "export",
     "fill",
     "inspect_file",
     "outline",
+    "read_ip_adapter",
     "resolve",
     "verify",
 ]

@@ -76,7 +76,8 @@ def component_alone(config: Mapping[str, Any], where: object) -> tuple[str, str]
 
     Raises CheckpointError if it is none of `ALONE`.
     """
-    class_name = present_config(config).get("_class_name")
+    present = present_config(config)
+    class_name = present.get("_class_name") or next(iter(present.get("architectures") or ()), None)  # transformers'
     for component in ALONE:
         if class_name in COMPONENTS[component]:
             return component, str(class_name)

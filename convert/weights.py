@@ -107,7 +107,7 @@ def load_pickle(path: Path) -> tuple[Mapping[str, np.ndarray], dict]:
     entries = nested or state
     tensors = {name: value for name, value in entries.items() if _is_tensor(name, value)}
     others = {name: value for name, value in {**state, **nested}.items() if not _is_tensor(name, value)}
-    return View(tensors, {name: (name, _as_numpy) for name in tensors}), others
+    return View(tensors, {name: (name, as_numpy) for name in tensors}), others
 
 
 def _is_tensor(name: Any, value: Any) -> bool:
@@ -117,7 +117,7 @@ def _is_tensor(name: Any, value: Any) -> bool:
     return is_tensor and value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
-def _as_numpy(tensor: Any) -> np.ndarray:
+def as_numpy(tensor: Any) -> np.ndarray:
     """A torch tensor as an array, without a copy; numpy itself has no bfloat16."""
     import torch
 

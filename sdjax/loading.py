@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 
 from sdjax.adapters.lora import Lora, lora_for, with_another
 from sdjax.adapters.lora_files import read_lora
-from sdjax.convert import Choices, download_file, resolve
+from sdjax.convert import Choices, OnHub, download_file, encoder_for, read_ip_adapter, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_alone, read_model
@@ -21,8 +21,9 @@ from sdjax.files.eviction import limit
 from sdjax.models import UNetConfig
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
-from sdjax.pipeline import ConditionNet, Pipeline
+from sdjax.pipeline import ConditionNet, PictureNet, Pipeline
 from sdjax.pipeline.hints import NetOpener
+from sdjax.sight.processor import Processor
 from sdjax.upscaling import UpscalerFolder
 
 log = logging.getLogger("sdjax")
@@ -117,40 +118,72 @@ def load_condition(
     subfolder: str | None = None,
     weight_name: str | None = None,
     base: str | os.PathLike | None = None,
+    image_encoder: str | os.PathLike | None = None,
     variant: str | None = None,
     revision: str | None = None,
     progress=None,
-) -> ConditionNet:
-    """Open a ControlNet or a T2I adapter, which its files tell apart. Called with a picture, it gives a hint.
+) -> ConditionNet | PictureNet:
+    """Open a ControlNet, a T2I adapter or an IP-Adapter, which its files tell apart. Called with a picture, it gives
+    one of a picture's `conditions`.
 
     net: an embedded one's name ("outline"), an sdjax or diffusers directory, a single file (lllyasviel's, kohya's
         differences, Control-LoRA, TencentARC's), or a hub id such as "lllyasviel/control_v11p_sd15_canny". It is
         converted once, as a model is.
-    subfolder, weight_name: where it is in a directory or a repository: a folder, and the file of a single-file net.
+    subfolder, weight_name: where it is in a directory or a repository: a folder, and the file of a single-file net. A
+        file of a repository may be named in one, "h94/IP-Adapter/models/ip-adapter_sd15.safetensors".
     base: the model whose UNet a file of differences adds to, as for `load`.
+    image_encoder: of an IP-Adapter, the CLIP that it looks at pictures with: a directory, a folder of the adapter's
+        repository, or a repository; where None, what lies beside the adapter and fits it, as in h94/IP-Adapter.
     variant, revision, progress: as for `load`.
     Raises InputError for a net that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
     choices = Choices() if base is None else Choices(base=resolve(base, progress=progress))
+    place = _place_of(net, subfolder, weight_name, revision)
+    found = place.file if place.file.exists() else net
+    name = str(net if weight_name is None else f"{net}/{weight_name}")
+    if place.file.is_file() and (adapter := read_ip_adapter(place.file, name)) is not None:
+        encoder = encoder_for(adapter, place.file, place.on_hub, image_encoder, progress)
+        return PictureNet(name, adapter, encoder, Processor(encoder.module.config.image_size))
+    if image_encoder is not None:
+        raise InputError(f"{name} is no IP-Adapter: only those have an image encoder")
+    opened = resolve(found, variant=variant, revision=place.revision, single_file=choices, progress=progress)
+    component = read_alone(opened, "condition")
+    return ConditionNet(name, component.module, component.params)
+
+
+class _Place(NamedTuple):
+    """Where a net lies: a path, or what is none; its place on the hub; and the revision that is still to be found."""
+
+    file: Path
+    on_hub: OnHub | None
+    revision: str | None
+
+
+def _place_of(net: str | os.PathLike, subfolder: str | None, weight_name: str | None, revision: str | None) -> _Place:
+    """Where a net lies, a file of a repository once it is downloaded; arguments as for `load_condition`."""
     path = Path(net)
     if path.is_dir():
-        path = path.joinpath(*filter(None, (subfolder, weight_name)))
-    elif weight_name is not None:
-        inside = "/".join(filter(None, (subfolder, weight_name)))
-        path = download_file(str(net), inside, "is it the name of a file of that repository?", revision)
-        revision = None
-    elif subfolder is not None:
+        return _Place(path.joinpath(*filter(None, (subfolder, weight_name))), None, revision)
+    parts = str(net).split("/")
+    if weight_name is None and subfolder is None and len(parts) > 2 and not path.exists() and parts[0]:
+        parts, subfolder, weight_name = parts[:2], "/".join(parts[2:-1]), parts[-1]
+    if weight_name is not None:
+        repo, inside = "/".join(parts), "/".join(filter(None, (subfolder, weight_name)))
+        file = download_file(repo, inside, "is it the name of a file of that repository?", revision)
+        return _Place(file, OnHub(repo, inside, revision), None)
+    if subfolder is not None:
         raise InputError(f"{net} is no directory: of a repository on the hub, say the file too (weight_name)")
-    found = path if path.exists() else net
-    opened = resolve(found, variant=variant, revision=revision, single_file=choices, progress=progress)
-    component = read_alone(opened, "condition")
-    return ConditionNet(str(net if weight_name is None else f"{net}/{weight_name}"), component.module, component.params)
+    return _Place(path, None, revision)
 
 
+H94 = "h94/IP-Adapter"
 # Short names of conditions: the annotator that makes the hint, and a net for Stable Diffusion 1 and for XL.
 CONDITIONS = {
     "canny": ("canny", "lllyasviel/control_v11p_sd15_canny", "diffusers/controlnet-canny-sdxl-1.0"),
     "depth": ("depth", "lllyasviel/control_v11f1p_sd15_depth", "diffusers/controlnet-depth-sdxl-1.0"),
+    "ip-adapter": ("", f"{H94}/models/ip-adapter_sd15.safetensors", f"{H94}/sdxl_models/ip-adapter_sdxl.safetensors"),
+    "ip-adapter-face": ("", f"{H94}/models/ip-adapter-plus-face_sd15.safetensors", ""),
+    "ip-adapter-plus": ("", f"{H94}/models/ip-adapter-plus_sd15.safetensors", ""),
     "inpaint": ("", "lllyasviel/control_v11p_sd15_inpaint", ""),
     "lineart": ("lineart_standard", "lllyasviel/control_v11p_sd15_lineart", ""),
     "normal": ("normal_bae", "lllyasviel/control_v11p_sd15_normalbae", ""),
@@ -168,7 +201,7 @@ def net_opener(progress=None) -> NetOpener:
     """What opens the nets that conditions name, each of them once."""
     open_once = cache(partial(load_condition, progress=progress))
 
-    def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet, str]:
+    def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet | PictureNet, str]:
         if name not in CONDITIONS or Path(name).exists():
             return open_once(name), ""
         annotator, of_sd1, of_xl = CONDITIONS[name]

@@ -19,7 +19,7 @@ from sdjax import schedulers
 from sdjax.guidance import Guidance, Pair, combined, composed
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
-from sdjax.models.transformer import Perturb
+from sdjax.models.transformer import Perturb, Seen
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
 from sdjax.schedulers import Plan
@@ -175,7 +175,9 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     None, "guidance": [batch] or None}, where the channels are put after those of the sample. With nets it reads of its
     half "hint_weights", for each net [batch, residuals], and of the shared part "hints", for each net its features.
     "edited" of its half, [batch, h, w, channels], are further channels: the picture that is changed, or zeros.
-    "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done.
+    "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done. Of pictures that are looked
+    at it reads of its half "looks", for each what `encode_look` gives, and "look_weights", [batch, layers]; and of the
+    shared part "look_places", for each and for each level [batch, height * width].
     """
 
     def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
@@ -189,8 +191,14 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
         if nets:
             found = zip(nets, own["hint_weights"], shared["hints"])
             residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
-        perturb = {"perturb": own["perturb"]} if "perturb" in own else {}
-        output = unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals, **perturb)
+        changed = {"perturb": own["perturb"]} if "perturb" in own else {}
+        if "looks" in own:
+            looks = list(zip(own["looks"], own["look_weights"], shared["look_places"]))
+            changed["seen"] = {
+                name: [Seen(look[name][0], look[name][1], weights[:, i], places) for look, weights, places in looks]
+                for i, name in enumerate(unet.config.attentions)
+            }
+        output = unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals, **changed)
         return output.astype(jnp.float32)
 
     return predict
@@ -228,6 +236,29 @@ def _summed(residuals: Sequence[Residuals]) -> Residuals:
 def encode_hint(net: nn.Module, params: Params, hints: jax.Array) -> Any:
     """Hints [batch, height, width, channels] from 0 to 1 as the features that a net reads at every row."""
     return net.apply({"params": params}, hints.astype(jax.tree.leaves(params)[0].dtype), method="encode")
+
+
+@full_precision_matmul
+def encode_look(
+    modules: tuple[nn.Module, nn.Module], params: Params, pixels: jax.Array, blank: jax.Array, *, sees_all: bool
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Pictures to keys and values [batch, layers, tokens, channels] for the cross-attention of a UNet's layers.
+
+    modules: CLIP's vision tower and an IP-Adapter's projection. pixels: [batch, size, size, 3], as the tower reads
+    them. blank: [batch], where there is no picture: the pixels are then 0, and the embedding too. sees_all: whether the
+    projection reads all tokens of the tower's last layer but one, and not the embedding.
+    """
+    encoder, projection = modules
+    found = encoder.apply({"params": params["encoder"]}, pixels)
+    embeds = jnp.where(blank[:, None], 0, found.embeds)
+    tokens = projection.apply({"params": params["projection"]}, found.encoding.penultimate if sees_all else embeds)
+
+    def project(kernels: jax.Array) -> jax.Array:
+        return jnp.einsum("btw,lwc->bltc", tokens, kernels)
+
+    return {
+        name.replace(".", "/"): (project(own["keys"]), project(own["values"])) for name, own in params["layers"].items()
+    }
 
 
 def denoiser(

@@ -1,6 +1,6 @@
 """IP-Adapters: their files, and the keys and values that they add to a UNet's cross-attention."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,37 +95,29 @@ def _layers(found: Tensors, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asarray(found[k].T), np.asarray(found[v].T)) for k, v in keys]
 
 
-def with_ip_adapter(params: Mapping[str, Any], adapter: IPAdapter, config: UNetConfig) -> dict[str, Any]:
-    """A UNet's parameters with the keys and values of an adapter. Raises InputError for one of another model."""
-    flat = flatten_dict(dict(params), sep="/")
-    layers = iter(adapter.layers)
-    blocks = [(name, path) for name in _file_order(config) for path in _attentions(flat, name)]
-    expected = sum(flat[path].shape[0] if flat[path].ndim == 3 else 1 for _, path in blocks)
-    if expected != len(adapter.layers):
+def kernels_of(adapter: IPAdapter, config: UNetConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """An adapter's kernels of keys and of values, [layers, width, channels], by a UNet's layers with attention.
+
+    The file counts the layers in the order in which diffusers makes them: down, up, middle. Raises InputError for an
+    adapter of another model.
+    """
+    attentions = sorted(config.attentions.items(), key=lambda item: item[0].startswith("mid_block"))
+    expected = [level.channels for _, level in attentions for _ in range(level.transformer_layers)]
+    if len(expected) != len(adapter.layers):
         raise InputError(
-            f"{adapter.name} is for another model: it has {len(adapter.layers)} layers of cross-attention, "
-            f"not {expected}"
+            f"{adapter.name} is made for another model: it has {len(adapter.layers)} layers of cross-attention, "
+            f"not {len(expected)}"
         )
-    for _, path in blocks:
-        kernel, folder = flat[path], path.removesuffix("to_k/kernel")
-        own = [next(layers) for _ in range(kernel.shape[0] if kernel.ndim == 3 else 1)]
-        for which, name in enumerate(("to_k_ip", "to_v_ip")):
-            stacked = np.stack([each[which] for each in own])
-            stacked = stacked if kernel.ndim == 3 else stacked[0]
-            if stacked.shape != kernel.shape:
-                raise InputError(f"{adapter.name} is for another model: {folder}{name} would be {stacked.shape}")
-            flat[f"{folder}{name}/kernel"] = stacked.astype(kernel.dtype)
-    return unflatten_dict(flat, sep="/")
-
-
-def _file_order(config: UNetConfig) -> list[str]:
-    """A UNet's blocks in the order in which diffusers makes them, which numbers the layers of a file."""
-    levels = range(len(config.levels))
-    return [*(f"down_blocks_{i}/" for i in levels), *(f"up_blocks_{i}/" for i in levels), "mid_block/"]
-
-
-def _attentions(flat: Mapping[str, Any], block: str) -> list[str]:
-    """The kernels of the keys of a block's cross-attention, in order."""
-    found = [path for path in flat if path.startswith(block) and path.endswith("attn2/to_k/kernel")]
-    order: Callable[[str], int] = lambda path: int(path.split("attentions_")[1].split("/")[0])  # noqa: E731
-    return sorted(found, key=order)
+    for number, (kernels, channels) in enumerate(zip(adapter.layers, expected)):
+        wanted = (config.cross_attention_dim, channels)
+        if any(kernel.shape != wanted for kernel in kernels):
+            shapes = " and ".join(str(kernel.shape) for kernel in kernels)
+            raise InputError(
+                f"{adapter.name} is made for another model: its layer {number} is {shapes}, here it is {wanted}"
+            )
+    layers = iter(adapter.layers)
+    own = {name: [next(layers) for _ in range(level.transformer_layers)] for name, level in attentions}
+    return {
+        name: (np.stack([keys for keys, _ in found]), np.stack([values for _, values in found]))
+        for name, found in own.items()
+    }

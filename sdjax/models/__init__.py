@@ -65,8 +65,9 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "condition": ("ControlNetModel", "T2IAdapter"),  # a network that sees a hint, by itself
+    "vision_encoder": ("CLIPVisionModelWithProjection",),  # that an IP-Adapter reads
 }
-ALONE = ("vae", "condition")  # that directories and repositories may hold by themselves
+ALONE = ("vae", "condition", "vision_encoder")  # that directories and repositories may hold by themselves
 
 
 def build(class_name: str, config: Mapping[str, Any]) -> nn.Module:

@@ -1,6 +1,6 @@
 """The transformer blocks through which the UNet sees the prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,14 +16,19 @@ from sdjax.models.platform import platform
 MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
 
 
-class Extra(NamedTuple):
-    """Further tokens [batch, tokens, any] of cross-attention, weighed by `scale` [batch]: of a picture, for instance.
+class Seen(NamedTuple):
+    """What cross-attention reads of a picture beside the prompt, with a softmax of its own.
 
-    They have keys, values and a softmax of their own (IP-Adapter, Ye et al., 2023, arXiv:2308.06721, equation 5).
+    Ye et al. (2023), arXiv:2308.06721 (IP-Adapter), equation 5.
+    keys, values: [batch, layers, tokens, channels], for each transformer block of a layer.
+    weight: [batch]; where all are 0, nothing is computed. places: for each level of a UNet [batch, height * width], as
+    much it counts there.
     """
 
-    tokens: jax.Array
-    scale: jax.Array
+    keys: jax.Array
+    values: jax.Array
+    weight: jax.Array
+    places: Sequence[jax.Array]
 
 
 class Perturb(NamedTuple):
@@ -40,11 +45,11 @@ class Perturb(NamedTuple):
 class Context(NamedTuple):
     """What attention sees: the encoded prompt [batch, T, features], and maybe more.
 
-    perturb: what is done to the self-attention of layers, by their names.
+    seen: what each layer reads of pictures. perturb: what is done to its self-attention. Both by the layers' names.
     """
 
     text: jax.Array
-    extra: Extra | None = None
+    seen: Mapping[str, Sequence[Seen]] | None = None
     perturb: Mapping[str, Perturb] | None = None
 
 
@@ -59,7 +64,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: jax.Array, extra: Extra | None = None, perturb: Perturb | None = None
+        self, x: jax.Array, context: jax.Array, seen: Sequence[Seen] = (), perturb: Perturb | None = None
     ) -> jax.Array:
         channels = x.shape[-1]
 
@@ -73,10 +78,21 @@ class Attention(nn.Module):
         x = attention(queries, keys, values)
         if perturb is not None:
             x = jnp.where(_by_sample(perturb.identity), values, x)
-        if extra is not None:
-            seen = attention(queries, project(extra.tokens, "to_k_ip"), project(extra.tokens, "to_v_ip"))
-            x += extra.scale.astype(x.dtype)[:, None, None, None] * seen
+        for picture in seen:
+            x += _attended(queries, picture)
         return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
+
+
+def _attended(queries: jax.Array, seen: Seen) -> jax.Array:
+    """Attention of queries [batch, tokens, heads, any] to a picture, whose keys are [batch, tokens, channels]."""
+
+    def attend() -> jax.Array:
+        keys, values = (y.reshape(*y.shape[:-1], *queries.shape[2:]) for y in (seen.keys, seen.values))
+        places = next(each for each in seen.places if each.shape[1] == queries.shape[1])
+        weight = (seen.weight[:, None] * places)[..., None, None].astype(queries.dtype)
+        return weight * attention(queries, keys.astype(queries.dtype), values.astype(queries.dtype))
+
+    return jax.lax.cond(jnp.any(seen.weight != 0), attend, lambda: jnp.zeros_like(queries))
 
 
 def blurred(tokens: jax.Array, size: tuple[int, int], deviation: jax.Array) -> jax.Array:
@@ -150,11 +166,10 @@ class BasicTransformerBlock(nn.Module):
     size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context, perturb: Perturb | None) -> jax.Array:
+    def __call__(self, x: jax.Array, text: jax.Array, seen: Sequence[Seen], perturb: Perturb | None) -> jax.Array:
         h = LayerNorm(name="norm1")(x)
-        seen = context.text if self.only_cross_attention else h
-        x += Attention(self.heads, self.size, name="attn1")(h, seen, perturb=perturb)
-        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), context.text, context.extra)
+        x += Attention(self.heads, self.size, name="attn1")(h, text if self.only_cross_attention else h, (), perturb)
+        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), text, seen)
         return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x))
 
 
@@ -175,15 +190,22 @@ class Transformer2DModel(nn.Module):
         h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
         h = Dense(channels, name="proj_in")(h)
         block = partial(BasicTransformerBlock, self.heads, self.only_cross_attention, (height, width))
-        perturb = (context.perturb or {}).get("/".join(self.path))
+        name = "/".join(self.path)
+        perturb, seen = (context.perturb or {}).get(name), (context.seen or {}).get(name, ())
+        keys = [(each.keys.swapaxes(0, 1), each.values.swapaxes(0, 1)) for each in seen]
+
+        def of_block(found: Sequence[tuple[jax.Array, jax.Array]]) -> list[Seen]:
+            return [Seen(*own, each.weight, each.places) for own, each in zip(found, seen)]
+
         if self.layers == 1:
-            h = block(name="transformer_blocks_0")(h, context, perturb)
+            first = of_block([(k[0], v[0]) for k, v in keys])
+            h = block(name="transformer_blocks_0")(h, context.text, first, perturb)
         else:
             scan = nn.scan(
-                lambda block, h, _: (block(h, context, perturb), None),
+                lambda block, h, found: (block(h, context.text, of_block(found), perturb), None),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=self.layers,
             )
-            h, _ = scan(block(name="transformer_blocks"), h, None)
+            h, _ = scan(block(name="transformer_blocks"), h, keys)
         return x + Dense(channels, name="proj_out")(h).reshape(x.shape)

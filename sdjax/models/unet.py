@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.layers import Block, Conv3x3, GroupNorm, Upsample2D
-from sdjax.models.transformer import Context, Extra, Perturb
+from sdjax.models.transformer import Context, Perturb, Seen
 from sdjax.models.unet_config import UNetConfig
 from sdjax.models.unet_encoder import Added, UNetEncoder
 
@@ -51,7 +51,7 @@ class UNet2DConditionModel(UNetEncoder):
         added: Added | None = None,
         guidance: jax.Array | None = None,
         residuals: Residuals | None = None,
-        extra: Extra | None = None,
+        seen: Mapping[str, Sequence[Seen]] | None = None,
         perturb: Mapping[str, Perturb] | None = None,
     ) -> jax.Array:
         """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
@@ -62,16 +62,16 @@ class UNet2DConditionModel(UNetEncoder):
         class_labels: [batch], for models that have class embeddings only (InputError otherwise): integers below
         num_class_embeds, or noise levels where class_embed_type is "timestep".
         added: for models that are `is_xl`. guidance: [batch], the guidance scale, for models that embed it. residuals:
-        of ControlNets, which have one for every skip, and of T2I adapters. extra: further tokens for the
-        cross-attention, as of an IP-Adapter; with them the module has parameters for their keys and values.
-        perturb: what is done to self-attention, by the names of the layers ("mid_block/attentions_0").
+        of ControlNets, which have one for every skip, and of T2I adapters. seen: what the
+        cross-attention reads of pictures, and perturb: what is done to self-attention, by the names of the layers
+        ("mid_block/attentions_0").
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added, guidance).astype(x.dtype)
-        tokens = Context(context.astype(x.dtype), extra, perturb)
+        tokens = Context(context.astype(x.dtype), seen, perturb)
 
         additions = residuals.levels if residuals is not None else ()
         skips = self.down(x, embedding, tokens, additions)

@@ -182,5 +182,20 @@ class UNetConfig(EncoderConfig):
         """Whether the guidance scale is an input, as of distilled models, which need no unconditional half."""
         return self.time_cond_proj_dim is not None
 
+    @property
+    def attentions(self) -> dict[str, Level]:
+        """The layers with attention by name, from the input to the output, each with its level."""
+        levels = self.levels
+        found: dict[str, Level] = {}
+        for i, level in enumerate(levels):
+            if level.down_attention:
+                found |= {f"down_blocks_{i}/attentions_{k}": level for k in range(level.layers)}
+        if self.mid_block_type == "UNetMidBlock2DCrossAttn":
+            found["mid_block/attentions_0"] = levels[-1]
+        for i, level in enumerate(levels[::-1]):
+            if level.up_attention:
+                found |= {f"up_blocks_{i}/attentions_{k}": level for k in range(level.layers + 1)}
+        return found
+
     def _up_attention(self) -> tuple[bool, ...]:
         return tuple(block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types))  # in the order of use

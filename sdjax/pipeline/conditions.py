@@ -1,16 +1,19 @@
-"""The conditions of a batch: which nets see which hints, as the denoising program takes them."""
+"""The conditions of a batch: which nets see which hints and pictures, as the denoising program takes them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.parallel import shard
-from sdjax.pipeline.hints import ConditionNet, Hint, opened
+from sdjax.pipeline.hints import ConditionNet, opened
+from sdjax.pipeline.images import Repaint
+from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.resolve import Facts
 from sdjax.programs import ByRow
 from sdjax.prompts import bucket
@@ -22,12 +25,15 @@ if TYPE_CHECKING:
 
 MOST_HINTS = 8  # of one picture
 
+Net = TypeVar("Net")
+Given = TypeVar("Given")
 
-class Slot(NamedTuple):
-    """A place for a net in the denoising program, and the hint that it has there for each picture."""
 
-    net: ConditionNet
-    hints: tuple[Hint | None, ...]
+class Slot(NamedTuple, Generic[Net, Given]):
+    """A place for a net in the denoising program, and the hint (or look) that it has there for each picture."""
+
+    net: Net
+    hints: tuple[Given | None, ...]
 
 
 def with_hints(picture: Picture, facts: Facts) -> Picture:
@@ -41,16 +47,16 @@ def with_hints(picture: Picture, facts: Facts) -> Picture:
     return replace(picture, conditions=hints) if hints != units else picture
 
 
-def slots_of(pictures: Sequence[Sequence[Hint]]) -> list[Slot]:
+def slots_of(pictures: Sequence[Sequence[Any]]) -> list[Slot[Any, Any]]:
     """The slots for the hints of each picture: one for each net, or more where a picture has it several times.
 
     Of nets that are built alike there are 1, 2, 4 or 8, the last with no hints, so that few programs are compiled.
     """
-    by_net: dict[ConditionNet, list[list[Hint]]] = {}
+    by_net: dict[Any, list[list[Any]]] = {}
     for k, hints in enumerate(pictures):
         for hint in hints:
             by_net.setdefault(hint.net, [[] for _ in pictures])[k].append(hint)
-    by_module: dict[nn.Module, list[Slot]] = {}
+    by_module: dict[nn.Module, list[Slot[Any, Any]]] = {}
     for net, columns in by_net.items():
         rows = zip_longest(*columns)
         by_module.setdefault(net.module, []).extend(Slot(net, row) for row in rows)
@@ -61,7 +67,7 @@ def slots_of(pictures: Sequence[Sequence[Hint]]) -> list[Slot]:
     return slots
 
 
-class Conditions(NamedTuple):
+class Nets(NamedTuple):
     """The nets of a batch as the denoising program takes them: modules, parameters, features, and weights by row."""
 
     modules: tuple[nn.Module, ...] = ()
@@ -69,28 +75,50 @@ class Conditions(NamedTuple):
     features: tuple[Any, ...] = ()
     weights: tuple[tuple[ByRow, ...], tuple[ByRow, ...]] = ((), ())
 
+
+class Looks(NamedTuple):
+    """What is looked at, for each slot: keys and values of the prompted half and of the other, by the UNet's layers;
+    weights by row; and for each level where it counts."""
+
+    prompted: tuple[Any, ...] = ()
+    other: tuple[Any, ...] = ()
+    weights: tuple[ByRow, ...] = ()
+    places: tuple[tuple[Any, ...], ...] = ()
+
+
+class Conditions(NamedTuple):
+    """What a batch sees beside its prompts, on the devices."""
+
+    nets: Nets = Nets()
+    looks: Looks = Looks()
+
     @property
     def shared(self) -> dict[str, Any]:
         """Their part of `Conditioning.shared`."""
-        return {"hints": self.features} if self.modules else {}
+        hints = {"hints": self.nets.features} if self.nets.modules else {}
+        return hints | ({"look_places": self.looks.places} if self.looks.prompted else {})
 
     @property
     def halves(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Their parts of `Conditioning.positive` and of `Conditioning.negative`."""
-        positive, negative = ({"hint_weights": half} if self.modules else {} for half in self.weights)
+        looks = (self.looks.prompted, self.looks.other)
+        positive, negative = (
+            ({"hint_weights": half} if self.nets.modules else {})
+            | ({"looks": look, "look_weights": self.looks.weights} if look else {})
+            for half, look in zip(self.nets.weights, looks)
+        )
         return positive, negative
 
 
 # Maps a net and hints [batch, height, width, channels] to its parameters and its features, on the devices.
 HintEncode = Callable[[ConditionNet, np.ndarray], tuple[Any, Any]]
+# Maps a net, pixels [n, size, size, 3] and whether each is no picture to keys and values [n, ..], on the host.
+LookEncode = Callable[[PictureNet, np.ndarray, np.ndarray], Any]
 
 
-def conditions_of(order: "Order", images: Sequence["ImageInputs"], encode: HintEncode) -> Conditions:
+def nets_of(order: "Order", images: Sequence["ImageInputs"], encode: HintEncode) -> Nets:
     """Encodes the hints of a batch. Raises InputError for a hint whose size is not that of its picture."""
-    size, encoded = order.size.pixels, []
-    parts = [
-        each.repaint if picture.padding_mask_crop is not None else None for each, picture in zip(images, order.pictures)
-    ]
+    size, encoded, parts = order.size.pixels, [], _parts(order, images)
     for slot in order.slots:
         if any(slot.hints):
             none = np.zeros((*size[::-1], slot.net.module.config.conditioning_channels), np.float32)
@@ -99,4 +127,45 @@ def conditions_of(order: "Order", images: Sequence["ImageInputs"], encode: HintE
         encoded.append(latest)  # again where the slot is there to fill up their number
     own, other = (tuple(ByRow(shard(table)) for table in half) for half in order.hint_weights)
     params, of_hints = zip(*encoded) if encoded else ((), ())
-    return Conditions(tuple(slot.net.module for slot in order.slots), params, of_hints, (own, other))
+    return Nets(tuple(slot.net.module for slot in order.slots), params, of_hints, (own, other))
+
+
+def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode) -> Looks:
+    """Encodes what the pictures of a batch look at: every picture once for a net, and once no picture at all."""
+    prompted: list[Any] = []
+    other: list[Any] = []
+    places: list[Any] = []
+    encoded = {}
+    for net in dict.fromkeys(slot.net for slot in order.looks):
+        looks = [look for slot in order.looks if slot.net is net for look in slot.hints if look]
+        pixels = {look.pixels.tobytes(): look.pixels for look in looks}
+        blank = np.arange(len(pixels) + 1) == 0
+        none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
+        encoded[net] = list(pixels), encode(net, np.stack([none, *pixels.values()]), blank)
+    sides = _sides(order)
+    for slot in order.looks:
+        known, found = encoded[slot.net]
+        chosen = [0 if look is None else 1 + known.index(look.pixels.tobytes()) for look in slot.hints]
+        for half, own in ((prompted, chosen), (other, [0] * len(chosen))):
+            half.append(shard(jax.tree.map(lambda leaf, own=own: leaf[own], found)))
+        everywhere = [np.ones(height * width, np.float32) for height, width in sides]
+        masks = [
+            everywhere if look is None else look.places(order.size.pixels, part, sides)
+            for look, part in zip(slot.hints, _parts(order, images))
+        ]
+        places.append(shard(tuple(np.stack(level) for level in zip(*masks))))
+    weights = tuple(ByRow(shard(table)) for table in order.look_weights)
+    return Looks(tuple(prompted), tuple(other), weights, tuple(places))
+
+
+def _parts(order: "Order", images: Sequence["ImageInputs"]) -> list[Repaint | None]:
+    """Of each picture the part that is painted anew, where hints are for the whole."""
+    return [
+        each.repaint if picture.padding_mask_crop is not None else None for each, picture in zip(images, order.pictures)
+    ]
+
+
+def _sides(order: "Order") -> list[tuple[int, int]]:
+    """Height and width of each level of the UNet."""
+    height, width = order.size.h, order.size.w
+    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(order.facts.unet.levels))]

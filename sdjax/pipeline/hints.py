@@ -23,7 +23,8 @@ from sdjax.pipeline.images import (
     resized,
     to_array,
 )
-from sdjax.settings.unit import NO_ANNOTATOR, Unit, check_names, check_numbers
+from sdjax.pipeline.looks import Look, PictureNet
+from sdjax.settings.unit import NO_ANNOTATOR, Unit, check_names, check_numbers, is_by_block
 
 SOFT = 0.825  # of A1111, from one residual of a ControlNet to the one before
 SOFT_ADAPTER = (0.25, 0.62, 0.825, 1.0)  # of A1111, from the finest level to the coarsest
@@ -106,6 +107,8 @@ class Hint:
     def __post_init__(self) -> None:
         check_numbers(self.scale, self.start, self.end)
         check_names(self.mode, self.fit)
+        if is_by_block(self.scale):
+            raise InputError(f"scales by block are of IP-Adapters, and {self.net.name} is a net that sees a hint")
         if self.mode == "guess" and self.net.is_adapter:
             raise InputError(f"guess mode is of ControlNets, and {self.net.name} is a T2I adapter")
         if isinstance(self.image, str | os.PathLike):
@@ -206,12 +209,12 @@ class Hint:
 
 
 # Opens a net by its name, or a short name that goes with a UNet; and says which annotator that asks for, "" for none.
-NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet, str]]
+NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet | PictureNet, str]]
 
 
-def opened(unit: Unit | Hint, open_net: NetOpener | None, unet: UNetConfig) -> Hint:
-    """A unit as a hint. Raises InputError for a net or a picture that is not there, and for what is no unit."""
-    if isinstance(unit, Hint):
+def opened(unit: Unit | Hint | Look, open_net: NetOpener | None, unet: UNetConfig) -> Hint | Look:
+    """A unit as a hint or a look. Raises InputError for a net or a picture that is not there, or what is no unit."""
+    if isinstance(unit, Hint | Look):
         return unit
     if not isinstance(unit, Unit):
         raise InputError(f"conditions are what a net of `sdjax.load_condition` gives for a picture, not {unit!r}")
@@ -219,9 +222,12 @@ def opened(unit: Unit | Hint, open_net: NetOpener | None, unet: UNetConfig) -> H
         raise InputError(f"{unit.net}: conditions by name are for a model that `sdjax.load` has opened")
     check_picture(f"the hint for {unit.net}", unit.image)
     net, goes_with = open_net(unit.net, unet)
+    if isinstance(net, PictureNet):
+        return Look.of(net, unit)
     chosen = goes_with if unit.annotator is None else unit.annotator
     annotated = "" if chosen == NO_ANNOTATOR else chosen
-    return Hint(net, unit.image, unit.scale, unit.start, unit.end, unit.mode, unit.fit, unit.mask, annotated)
+    scale: Any = unit.scale  # which a hint looks at itself
+    return Hint(net, unit.image, scale, unit.start, unit.end, unit.mode, unit.fit, unit.mask, annotated)
 
 
 def _annotated(name: str, image: GivenImage) -> np.ndarray:

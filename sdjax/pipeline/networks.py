@@ -14,8 +14,9 @@ from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
 from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
-from sdjax.parallel import AXIS, pmap, shard
+from sdjax.parallel import AXIS, pmap, shard, unshard
 from sdjax.pipeline.conditions import Conditions
+from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.vae import Autoencoder
 from sdjax.programs import Params
 from sdjax.schedulers.loop import State
@@ -29,12 +30,15 @@ class Networks:
     denoise: maps parameters, nets that see hints, the number of pictures, whether the unconditional half is computed,
         and the arguments of `programs.denoise` from `plan` to `stop` to the next state.
     encode_hint: maps a net, its parameters and hints [batch, height, width, channels] to features.
+    encode_look: maps a net, its parameters, pixels [n, size, size, 3] and whether each is no picture at all to what
+        `programs.encode_look` gives, on the host.
     """
 
     modules: Mapping[str, nn.Module]
     encode_text: Callable[..., dict[str, jax.Array]]
     denoise: Callable[..., State]
     encode_hint: Callable[..., Any]
+    encode_look: Callable[..., Any]
     autoencoder: Autoencoder
 
     @classmethod
@@ -48,6 +52,7 @@ class Networks:
             encode_text=_text_program(modules),
             denoise=_denoising_program(modules["unet"]),
             encode_hint=_hint_program(),
+            encode_look=_look_program(),
             autoencoder=Autoencoder(model.vae, precision, vae_tiling, preview),
         )
 
@@ -77,7 +82,7 @@ def _denoising_program(unet: nn.Module) -> Callable[..., State]:
     def denoise(params: Params, nets: Conditions, pictures: int, guided: bool, *arguments: Any) -> State:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
         halves = AXIS if guided and pictures == 1 < len(devices()) else None
-        return of_form(guided, halves, nets.modules)(params, *arguments, nets.params)
+        return of_form(guided, halves, nets.nets.modules)(params, *arguments, nets.nets.params)
 
     return denoise
 
@@ -88,6 +93,22 @@ def _hint_program() -> Callable[..., Any]:
         return pmap(partial(programs.encode_hint, net), in_axes=(None, 0))
 
     return lambda net, params, hints: of_net(net)(params, shard(hints))
+
+
+def _look_program() -> Callable[..., Any]:
+    @cache
+    def of_net(modules: tuple[nn.Module, nn.Module], sees_all: bool) -> Callable[..., Any]:
+        return pmap(partial(programs.encode_look, modules, sees_all=sees_all), in_axes=(None, 0, 0))
+
+    def encode(net: PictureNet, params: Params, pixels: np.ndarray, blank: np.ndarray) -> Any:
+        """One picture on each device at a time, so that any number of them is one program."""
+        program, found = of_net((net.encoder.module, net.module), net.adapter.sees_all), []
+        for i in range(0, len(pixels), len(devices())):
+            group = (pixels[i : i + len(devices())], blank[i : i + len(devices())])
+            found.append(unshard(program(params, *map(shard, group)), len(group[0])))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    return encode
 
 
 def check_finite(values: np.ndarray, params: Mapping[str, Params], model: Model, precision: Precision) -> None:

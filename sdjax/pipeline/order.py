@@ -4,7 +4,7 @@ Nothing here needs parameters or a device: thousands of pictures are prepared be
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -19,6 +19,8 @@ from sdjax.errors import InputError
 from sdjax.guidance import GUIDANCES, Guidance
 from sdjax.pipeline import hires
 from sdjax.pipeline.conditions import Slot, slots_of, with_hints
+from sdjax.pipeline.hints import ConditionNet, Hint
+from sdjax.pipeline.looks import Look, PictureNet
 from sdjax.pipeline.perturbing import chosen_layers
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
@@ -185,26 +187,45 @@ class Order:
         )
 
     @cached_property
-    def slots(self) -> list[Slot]:
+    def slots(self) -> list[Slot[ConditionNet, Hint]]:
         """The places for hints in the program, and those of every picture."""
-        return slots_of([picture.conditions for picture in self.pictures])
+        return slots_of([[each for each in own.conditions if isinstance(each, Hint)] for own in self.pictures])
+
+    @cached_property
+    def looks(self) -> list[Slot[PictureNet, Look]]:
+        """The places for pictures that are looked at, and those of every picture."""
+        return slots_of([[each for each in own.conditions if isinstance(each, Look)] for own in self.pictures])
+
+    @cached_property
+    def look_weights(self) -> list[np.ndarray]:
+        """For each place of `looks` [pictures, rows, layers]."""
+        layers = self.facts.attentions
+        return [
+            self._by_row(slot, len(layers), lambda look, steps: look.weights(steps, layers)[None])[0]
+            for slot in self.looks
+        ]
 
     @cached_property
     def hint_weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """For each slot [pictures, rows, residuals], of the prompted half and of the other."""
-        halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for slot in self.slots:
-            shape = len(self.recipes), self.rows, slot.net.module.config.residuals
-            tables = np.zeros((2, *shape), np.float32)
-            for k, (recipe, hint) in enumerate(zip(self.recipes, slot.hints)):
-                if hint is not None:
-                    found = np.stack(hint.weights(recipe.step_of_row))
-                    tables[:, k, : found.shape[1]] = found
-                    if self.adaptive:
-                        tables[:, k] = found[:, :1]
-            for half, table in zip(halves, tables):
-                half.append(table)
-        return halves
+        tables = [
+            self._by_row(slot, slot.net.module.config.residuals, lambda hint, steps: np.stack(hint.weights(steps)), 2)
+            for slot in self.slots
+        ]
+        return [own for own, _ in tables], [other for _, other in tables]
+
+    def _by_row(
+        self, slot: Slot[Any, Any], columns: int, weights: Callable[[Any, np.ndarray], np.ndarray], halves: int = 1
+    ) -> np.ndarray:
+        """[halves, pictures, rows, columns], of weights that map a hint and the steps of rows to [halves, rows, ..]."""
+        tables = np.zeros((halves, len(self.recipes), self.rows, columns), np.float32)
+        for k, (recipe, hint) in enumerate(zip(self.recipes, slot.hints)):
+            if hint is not None:
+                found = weights(hint, recipe.step_of_row)
+                tables[:, k, : found.shape[1]] = found
+                if self.adaptive:
+                    tables[:, k] = found[:, :1]
+        return tables
 
     @property
     def loras(self) -> tuple[Mention, ...]:
@@ -272,7 +293,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     order.perturbed_layers  # noqa: B018 - refuses layers that there are not
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
-    _ = order.hint_weights  # refuses a wrong number of scales
+    _ = order.hint_weights, order.look_weights  # refuses a wrong number of scales
     return order
 
 

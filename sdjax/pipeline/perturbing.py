@@ -6,27 +6,8 @@ from typing import Any
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.models import UNetConfig
 from sdjax.models.transformer import Perturb
 from sdjax.settings import Picture
-
-
-def attentions_of(config: UNetConfig) -> tuple[str, ...]:
-    """The names of a UNet's layers with self-attention, from its input to its output."""
-    levels = config.levels
-    down = [
-        f"down_blocks_{i}/attentions_{k}"
-        for i, each in enumerate(levels)
-        if each.down_attention
-        for k in range(each.layers)
-    ]
-    up = [
-        f"up_blocks_{i}/attentions_{k}"
-        for i, each in enumerate(levels[::-1])
-        if each.up_attention
-        for k in range(each.layers + 1)
-    ]
-    return (*down, "mid_block/attentions_0", *up)
 
 
 def chosen_layers(said: str, known: Sequence[str]) -> tuple[str, ...]:

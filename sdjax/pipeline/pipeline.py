@@ -1,6 +1,6 @@
 """The pipeline: a model, ready to draw."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -23,12 +23,13 @@ from sdjax.models.precision import Precision
 from sdjax.parallel import fitting_in_memory, placed
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
-from sdjax.pipeline.conditions import conditions_of
+from sdjax.pipeline.conditions import Conditions, looks_of, nets_of
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
 from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
 from sdjax.pipeline.hints import ConditionNet
 from sdjax.pipeline.images import to_pil
+from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.networks import Networks, check_finite
 from sdjax.pipeline.order import Order, order_of
 from sdjax.pipeline.previews import OnPreview, Previews, previews_of
@@ -79,7 +80,7 @@ class Pipeline:
         self.facts = replace(facts, readers=readers, loras=folder, upscalers=upscalers)
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
-        self._nets: WeakKeyDictionary[ConditionNet, Any] = WeakKeyDictionary()
+        self._nets: WeakKeyDictionary[ConditionNet | PictureNet, Any] = WeakKeyDictionary()
         with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
             self.checker = Checker.of(model, self.precision.offload) if checks else None
             self.networks = Networks.of(model, self.precision, vae_tiling, preview)
@@ -153,7 +154,8 @@ class Pipeline:
         """Encodes texts and images and puts all that the loop needs on the devices. latents: as in a call."""
         latents = checked_noise(latents, order)
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
-        nets = conditions_of(order, images, self._encode_hint)
+        looks = looks_of(order, images, self._encode_look)
+        nets = Conditions(nets_of(order, images, self._encode_hint), looks)
         noise = noise_of(
             order.pictures[0].rng,
             [picture.seed for picture in order.pictures],
@@ -166,10 +168,19 @@ class Pipeline:
 
     def _encode_hint(self, net: ConditionNet, hints: np.ndarray) -> tuple[Any, Any]:
         """A net's parameters on the devices, where they stay as long as the net is in use, and features of hints."""
+        params = self._params_of(net, "unet", lambda: net.params)
+        return params, self.networks.encode_hint(net.module, params, hints)
+
+    def _encode_look(self, net: PictureNet, pixels: np.ndarray, blank: np.ndarray) -> Any:
+        """Keys and values for the UNet's layers, on the host; see `Networks`."""
+        params = self._params_of(net, "vision_encoder", lambda: net.params_for(self.facts.unet))
+        return self.networks.encode_look(net, params, pixels, blank)
+
+    def _params_of(self, net: ConditionNet | PictureNet, component: str, params: Callable[[], Any]) -> Any:
         if net not in self._nets:
             with fitting_in_memory(f"the parameters of {net.name} in {self.precision}"):
-                self._nets[net] = placed("unet", net.params, self.precision)
-        return self._nets[net], self.networks.encode_hint(net.module, self._nets[net], hints)
+                self._nets[net] = placed(component, params(), self.precision)
+        return self._nets[net]
 
     def denoise(self, batch: Batch, stops: Iterable[int] = (), state: State | None = None) -> Iterator[Step]:
         """Yields a batch after each row in `stops` and after its last one; see `denoising.steps`.

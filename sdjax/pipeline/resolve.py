@@ -15,7 +15,6 @@ from sdjax.files.checkpoint import Model
 from sdjax.models import UNetConfig
 from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.hints import NetOpener
-from sdjax.pipeline.perturbing import attentions_of
 from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
@@ -95,7 +94,7 @@ class Facts:
             time_ids=unet.time_ids(encoders[-1].projection_dim) if unet.is_xl else 0,
             zeros_for_none=unet.is_xl and bool(model.index.get("force_zeros_for_empty_prompt", False)),
             embeds_guidance=unet.embeds_guidance,
-            attentions=attentions_of(unet),
+            attentions=tuple(unet.attentions),
             scaling=vae.scaling_factor,
         )
 

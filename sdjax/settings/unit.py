@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ FORM = "NET:PICTURE[:SCALE][:START-END][:mode=…][:fit=…][:annotator=…][:ma
 WINDOW = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
 
 
+# A number; of an IP-Adapter also one for each block, by their names; or such for each step.
+Scale = float | Mapping[str, Any] | Sequence[float | Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Unit:
     """A hint that is not opened yet: the arguments of a `ConditionNet`'s call, and the net's name.
@@ -30,7 +34,7 @@ class Unit:
 
     net: str
     image: str
-    scale: float | tuple[float, ...] = 1.0
+    scale: Scale = 1.0
     start: float = 0.0
     end: float = 1.0
     mode: str = "balanced"
@@ -51,12 +55,26 @@ class Unit:
 def check_numbers(scale: Any, start: Any, end: Any) -> None:
     """Raises InputError for a scale that is no number, or no list of some, and a window that ends too early."""
     scales = scale if isinstance(scale, tuple | list) and scale else [scale]
-    if not all(_is_number(each) and abs(each) <= LARGEST_SCALE for each in scales):
+    if not all(_is_scale(each) for each in scales):
         raise InputError(
             f"the scale of a hint is a number up to {LARGEST_SCALE:g}, or one for each step, not {scale!r}"
         )
     if not (_is_number(start) and _is_number(end) and 0 <= start < end <= 1):
         raise InputError(f"a hint counts from start to end, 0 <= start < end <= 1, not {start!r} to {end!r}")
+
+
+def is_by_block(scale: Scale) -> bool:
+    """Whether a scale, or that of a step, says how much by block."""
+    return any(isinstance(each, Mapping) for each in (scale if isinstance(scale, list | tuple) else [scale]))
+
+
+def _is_scale(value: Any, depth: int = 2) -> bool:
+    """Whether it is a number, or numbers by block: of places, then of blocks, then a list of layers."""
+    if isinstance(value, Mapping):
+        return bool(depth) and all(isinstance(name, str) and _is_scale(own, depth - 1) for name, own in value.items())
+    if depth < 2 and isinstance(value, list | tuple):
+        return bool(value) and all(not isinstance(each, list | tuple) and _is_scale(each, 0) for each in value)
+    return _is_number(value) and abs(value) <= LARGEST_SCALE
 
 
 def check_names(mode: Any, fit: Any) -> None:

@@ -25,10 +25,9 @@ HINTS = [drawn_picture(SIDE), drawn_picture(SIDE).rotate(90)]
 LATENTS = np.random.default_rng(5).standard_normal((2, 16, 16, 4)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def components(tmp_path_factory):
-    tokenizer = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
-    shutil.copytree(embedded_models()["shapes"] / "tokenizer", tokenizer)
+def components_in(folder):
+    """Those of a small model with random weights, but for its UNet; folder: for its tokenizer."""
+    shutil.copytree(embedded_models()["shapes"] / "tokenizer", folder / "tokenizer")
     vae = diffusers.AutoencoderKL(
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, scaling_factor=0.2,
@@ -36,11 +35,16 @@ def components(tmp_path_factory):
     return {
         "vae": randomise(vae, 1),
         "text_encoder": text_encoder(24, False, 3),
-        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         "scheduler": diffusers.DDIMScheduler.from_config(SCHEDULER | {"clip_sample": False, "set_alpha_to_one": False}),
         "safety_checker": None,
         "feature_extractor": None,
     }
+
+
+@pytest.fixture(scope="module")
+def components(tmp_path_factory):
+    return components_in(tmp_path_factory.mktemp("tokenizer"))
 
 
 def unet_of(config):

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 from test_models import SD1, nchw, nhwc, pair, relative_error
+from test_sight import VISION
 
-from sdjax.adapters.ip_adapter import ip_adapter_of, with_ip_adapter
+from sdjax.adapters.ip_adapter import ip_adapter_of, kernels_of
 from sdjax.errors import CheckpointError, InputError
-from sdjax.models.transformer import Extra
+from sdjax.models.transformer import Seen
 
 TOLERANCE = 1e-5
-EMBEDS, HIDDEN, HEADS = 20, 28, 2
+EMBEDS, HIDDEN, HEADS = VISION["projection_dim"], VISION["hidden_size"], 2
 
 
 def tensor(random, *shape):
@@ -82,10 +83,15 @@ def test_predictions_with_a_picture(config, kind):
     adapter = ip_adapter_of(flat(file), "a file")
     assert adapter.sees_all == (kind != "plain")
     tokens = adapter.projection.apply({"params": adapter.params}, seen[:, 0])
-    extra = Extra(tokens, np.ones(2, np.float32))
-    more = with_ip_adapter(params, adapter, module.config)
-    apply = jax.jit(lambda params, extra, *inputs: module.apply(params, *inputs, extra=extra))
-    ours = apply({"params": more}, extra, sample, np.full(2, 500), context)
+    places = [np.ones((2, side * side), np.float32) for side in (8, 4, 2, 1)]
+
+    def looked(kernels):
+        keys, values = (np.einsum("btw,lwc->bltc", tokens, kernel) for kernel in kernels)
+        return [Seen(keys, values, np.ones(2, np.float32), places)]
+
+    found = {name: looked(kernels) for name, kernels in kernels_of(adapter, module.config).items()}
+    apply = jax.jit(lambda params, seen, *inputs: module.apply(params, *inputs, seen=seen))
+    ours = apply({"params": params}, found, sample, np.full(2, 500), context)
     assert relative_error(ours, nhwc(expected)) <= TOLERANCE
 
 

@@ -1,0 +1,200 @@
+"""Looks: pictures that the UNet's cross-attention reads beside the prompt, through an IP-Adapter."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from PIL import Image
+
+from sdjax.adapters.ip_adapter import IPAdapter, kernels_of
+from sdjax.errors import InputError
+from sdjax.files.checkpoint import Component
+from sdjax.models import UNetConfig
+from sdjax.pipeline.images import GivenImage, Repaint, bicubic, check_picture, read_image, read_mask, resized, to_array
+from sdjax.settings.unit import Scale, Unit, check_numbers
+from sdjax.sight.processor import Processor
+
+
+@dataclass(frozen=True, eq=False)
+class PictureNet:
+    """An IP-Adapter with the image encoder that it reads, opened. Called with a picture it gives a `Look`.
+
+    name: where it comes from. encoder: on the host. processor: what prepares pictures for it.
+    """
+
+    name: str
+    adapter: IPAdapter
+    encoder: Component
+    processor: Processor
+
+    @property
+    def module(self) -> nn.Module:
+        """What makes tokens of what the encoder gives: nets with equal ones are built alike."""
+        return self.adapter.projection
+
+    def __call__(
+        self,
+        image: GivenImage,
+        *,
+        scale: Scale = 1.0,
+        start: float = 0.0,
+        end: float = 1.0,
+        mask: GivenImage | None = None,
+    ) -> "Look":
+        """A look for one picture.
+
+        image: what the encoder sees, the middle square of it.
+        scale: how strongly it counts: a number, or one by block, in the form of diffusers' `set_ip_adapter_scale`,
+            such as {"down": {"block_2": [0, 1]}, "up": {"block_0": [0, 1, 0]}} for the layout and the style of Stable
+            Diffusion XL (InstantStyle); blocks that are not named do without. Or one such for each step.
+        start, end: the part of the steps in which it counts, from 0 to 1.
+        mask: white where it counts, of the whole picture that is drawn.
+        Raises InputError for what cannot work.
+        """
+        return Look(self, image, scale, start, end, mask)
+
+    def check(self, unet: UNetConfig) -> None:
+        """Raises InputError where the adapter was made for another UNet."""
+        kernels_of(self.adapter, unet)
+
+    def params_for(self, unet: UNetConfig) -> dict[str, Any]:
+        """All that `programs.encode_look` reads."""
+        kernels = kernels_of(self.adapter, unet)
+        layers = {name.replace("/", "."): {"keys": k, "values": v} for name, (k, v) in kernels.items()}
+        return {"encoder": self.encoder.params, "projection": self.adapter.params, "layers": layers}
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A picture that the UNet looks at, how strongly, when and where. Made by a `PictureNet`; fields: see there."""
+
+    net: PictureNet
+    image: Any
+    scale: Scale = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    mask: Any = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self.scale, self.start, self.end)
+        if isinstance(self.image, str | os.PathLike):
+            check_picture(self._what, self.image)  # its pixels are read when they are needed
+        else:
+            _ = self.pixels
+        _ = self._mask
+
+    @classmethod
+    def of(cls, net: PictureNet, unit: Unit) -> "Look":
+        """From a unit. Raises InputError for what only nets that see hints can do."""
+        for name in ("mode", "fit", "annotator"):
+            if (said := unit.settings().get(name)) is not None:
+                raise InputError(f"{name}={said} is of ControlNets and T2I adapters, and {net.name} is an IP-Adapter")
+        return cls(net, unit.image, unit.scale, unit.start, unit.end, unit.mask)
+
+    @property
+    def _what(self) -> str:
+        return f"the picture for {self.net.name}"
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """What the encoder sees, [size, size, 3]."""
+        image = read_image(self._what, self.image)
+        if not isinstance(image, Image.Image):
+            raise InputError(f"{self._what} has shape {image.shape}, [height, width, 3] is read")
+        return self.net.processor(image)
+
+    @cached_property
+    def _mask(self) -> Image.Image | None:
+        return None if self.mask is None else read_mask(f"the mask of {self._what}", self.mask)
+
+    def places(self, size: tuple[int, int], repaint: Repaint | None, sides: Sequence[tuple[int, int]]) -> list[Any]:
+        """As much the picture counts at the UNet's tokens, [height * width] for each of some heights and widths.
+
+        size: width and height of what is drawn. repaint: where it is a part of a picture. As diffusers'
+        `IPAdapterMaskProcessor` has it: white from the middle grey on, made smaller by a bicubic without a filter.
+        """
+        if self._mask is None:
+            return [np.ones(height * width, np.float32) for height, width in sides]
+        mask = resized(self._mask, size)
+        if repaint is not None:
+            mask = resized(resized(self._mask, repaint.whole.size).crop(repaint.box), size)
+        white = (to_array(mask) >= 0.5).astype(np.float32)
+        return [bicubic(white, *side).astype(np.float32).reshape(-1) for side in sides]
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of the `Unit` that makes it again, without its image where that is no file."""
+        of_file = isinstance(self.image, str | os.PathLike)
+        mask = str(self.mask) if isinstance(self.mask, str | os.PathLike) else None
+        unit = Unit(self.net.name, str(self.image), as_json(self.scale), self.start, self.end, mask=mask)
+        return {name: value for name, value in unit.settings().items() if of_file or name != "image"}
+
+    @property
+    def changes(self) -> bool:
+        """Whether it counts differently from step to step."""
+        return not isinstance(self.scale, int | float | Mapping) or (self.start, self.end) != (0, 1)
+
+    def weights(self, step_of_row: np.ndarray, layers: Sequence[str]) -> np.ndarray:
+        """How much it counts in each of the UNet's layers at each row of a plan, [rows, layers].
+
+        step_of_row: [rows], from 0. Raises InputError for a wrong number of scales, and for blocks that there are not.
+        """
+        steps = step_of_row[-1] + 1
+        given = [self.scale] if isinstance(self.scale, int | float | Mapping) else list(self.scale)
+        if len(given) not in (1, steps):
+            raise InputError(f"{len(given)} scales were given to {self._what}, which is looked at in {steps} steps")
+        tables = np.array([by_layer(scale, layers) for scale in given], np.float32)
+        counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
+        return np.broadcast_to(tables, (steps, len(layers)))[step_of_row] * counts[:, None].astype(np.float32)
+
+
+def by_layer(scale: float | Mapping[str, Any], layers: Sequence[str]) -> list[float]:
+    """A scale for each of the UNet's layers, named as "down_blocks_1/attentions_0"; see `PictureNet`.
+
+    Raises InputError for blocks that the UNet lacks, and for as many scales as a block has no layers.
+    """
+    if not isinstance(scale, Mapping):
+        return [scale] * len(layers)
+    places = [_place(layer) for layer in layers]
+    counts = Counter((place, block) for place, block, _ in places)
+    _check_blocks(scale, counts)
+
+    def of(place: str, block: str, k: int) -> float:
+        found = scale.get(place, 0.0)
+        found = found.get(block, 0.0) if isinstance(found, Mapping) else found
+        if not isinstance(found, Sequence):
+            return found
+        if len(found) not in (1, counts[place, block]):
+            raise InputError(f"{len(found)} scales were given to {place} {block}, which has {counts[place, block]}")
+        return found[k] if len(found) > 1 else found[0]
+
+    return [of(*place) for place in places]
+
+
+def _place(layer: str) -> tuple[str, str, int]:
+    """Of "up_blocks_1/attentions_2": "up", "block_1" and 2."""
+    block, _, number = layer.rpartition("/attentions_")
+    place, _, index = block.replace("_blocks_", " block_").partition(" ")
+    return place.removesuffix("_block"), index, int(number)
+
+
+def _check_blocks(scale: Mapping[str, Any], known: Collection[tuple[str, str]]) -> None:
+    """Raises InputError for names of blocks that the UNet has no attention in."""
+    said = {(place, block) for place, own in scale.items() for block in (own if isinstance(own, Mapping) else [None])}
+    here = {*known, *((place, None) for place, _ in known)}
+    if wrong := [" ".join(filter(None, each)) for each in sorted(said - here, key=str)]:
+        listed = ", ".join(" ".join(each).strip() for each in sorted(known))
+        raise InputError(
+            f"scales of an IP-Adapter: this model has no attention in {', '.join(wrong)}, only in {listed}"
+        )
+
+
+def as_json(scale: Scale) -> Any:
+    """A scale as it is written into files."""
+    if isinstance(scale, Mapping):
+        return {name: as_json(value) for name, value in scale.items()}
+    return scale if isinstance(scale, int | float) else tuple(map(as_json, scale))
