@@ -10,6 +10,7 @@ from benchmarks.batch_memory import batch_memory
 from benchmarks.bits import bits
 from benchmarks.check import check
 from benchmarks.compile import compile_program
+from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
 from benchmarks.few_steps import few_steps
 from benchmarks.fuzz import fuzz
@@ -57,6 +58,7 @@ app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
 app.command("scenes", rich_help_panel="Data")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
+app.command("conditions", rich_help_panel=LARGE)(conditions)
 app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)

@@ -7,6 +7,7 @@ from PIL import Image
 from sdjax.cli import main
 from sdjax.cli.axes import MOST, NOTHING, axis_of, cells_of, draw_sheet
 from sdjax.errors import InputError
+from sdjax.settings.unit import Unit
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ from sdjax.errors import InputError
         ("cfg_plus_plus=true,False", "cfg_plus_plus", (True, False)),
         ("seed=0,18446744073709551615", "seed", (0, 2**64 - 1)),
         ('prompt=red,"dark red, round",', "prompt", ("red", "dark red, round", "")),
+        ("control=0,1", "control", (0, 1)),
         ("lora:a-style=0,.5", "lora:a-style", (0, 0.5)),
     ],
 )
@@ -40,7 +42,8 @@ def test_an_axis_is_a_name_and_values(text, name, values):
         (["--y", "sampler=oiler"], "did you mean euler"),
         (["--x", "prompt=blue,green"], "'blue' is not in the prompt"),
         (["--x", "lora=0,1"], "there is no LoRA to scale"),
-        (["--x", "lora=much", "--lora", "nowhere.safetensors"], "scales of a LoRA"),
+        (["--x", "lora=much", "--lora", "nowhere.safetensors"], "which are scales"),
+        (["--x", "control=0,1"], "--control NET:PICTURE gives one"),
         (["--x", "seed=1,2", "--y", "seed=3"], "both axes are seed"),
         (["--x", f"seed={','.join(map(str, range(MOST + 1)))}"], f"at most {MOST}"),
         (["--x", "seed=1,2", "--at", "3"], "--at has no place"),
@@ -67,6 +70,15 @@ def test_cells_are_what_generate_draws(pipe, compilations):
     shown = np.asarray(last.resize((times * last.width, times * last.height), Image.Resampling.NEAREST))
     pixels = np.asarray(sheet)[-6 - shown.shape[0] : -6, -6 - shown.shape[1] : -6]
     assert np.array_equal(pixels, shown)
+
+
+def test_conditions_have_the_scale_of_their_axis():
+    settings = {"conditions": [Unit("canny", "photo.png", end=0.5), Unit("depth", "photo.png", 0.7)]}
+    cells = cells_of("a ring", 0, settings, axis_of("control=0,2"), axis_of("control:depth=1"))
+    found = [[unit.scale for unit in cell.picture.conditions] for cell in cells[0]]
+    assert found == [[0, 0], [2, 2]]
+    cells = cells_of("a ring", 0, settings, axis_of("control:canny=0.2"), NOTHING)
+    assert cells[0][0].picture.conditions == (Unit("canny", "photo.png", 0.2, end=0.5), settings["conditions"][1])
 
 
 def test_one_axis_is_enough():

@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ from sdjax.settings import SETTINGS, SHORT
 if TYPE_CHECKING:
     from sdjax.pipeline import Pipeline
     from sdjax.settings import Picture
+    from sdjax.settings.unit import Unit
 
-PROMPT, LORA = "prompt", "lora"  # axes that are no settings: search and replace, the scale of a LoRA
+# Axes that are no settings: search and replace, the scale of a LoRA, and that of a condition.
+PROMPT, LORA, CONTROL = "prompt", "lora", "control"
+SCALES = (LORA, CONTROL)
 MOST = 1000  # pictures of a sheet
 LABEL = 32  # letters of a label
 JSON_KINDS = ("whole", "number", "numbers", "flag")
@@ -28,7 +31,10 @@ LEFT_OUT = ("width", "height", "image", "mask_image", "hires_scale")  # by which
 
 @dataclass(frozen=True)
 class Axis:
-    """What pictures differ in. name: a setting's, "prompt", "lora" or "lora:NAME". values: what it is in turn."""
+    """What pictures differ in.
+
+    name: a setting's, "prompt", "lora" or "control", these with ":NAME" for one of several. values: what it is in turn.
+    """
 
     name: str
     values: tuple[Any, ...]
@@ -50,18 +56,18 @@ def axis_of(text: str) -> Axis:
     Raises InputError for a name that is none, and for values that are missing or not allowed.
     """
     name, equals, listed = text.partition("=")
-    name = name.strip().lstrip("-").replace("-", "_") if not name.startswith(LORA) else name.strip()
+    name = name.strip().lstrip("-").replace("-", "_") if not name.startswith(SCALES) else name.strip()
     name = SHORT.get(name, name)
     values = next(csv.reader([listed], skipinitialspace=True), []) if "\n" not in listed else [listed]
     if not equals or not values:
         raise InputError(
             f"{brief(text)} is no axis: a name and values, such as guidance_scale=3,7.5 or prompt=red,blue"
         )
-    if name == PROMPT or name.partition(":")[0] == LORA:
+    if name == PROMPT or name.partition(":")[0] in SCALES:
         return Axis(name, tuple(values) if name == PROMPT else tuple(_number(name, value) for value in values))
     setting = SETTINGS.get(name)
     if setting is None:
-        raise InputError(f"there is no setting {name!r}{did_you_mean(name, [*SETTINGS, *SHORT, PROMPT, LORA])}")
+        raise InputError(f"there is no setting {name!r}{did_you_mean(name, [*SETTINGS, *SHORT, PROMPT, *SCALES])}")
     if name in LEFT_OUT or setting.kind in ("interval", "pair", "levels", "image"):
         raise InputError(f"{setting.label} cannot be an axis of a sheet")
     parsed = []
@@ -79,7 +85,7 @@ def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"{name} takes numbers, scales of a LoRA, not {brief(value)}") from None
+        raise InputError(f"{name} takes numbers, which are scales, not {brief(value)}") from None
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,23 @@ def cells_of(prompt: str, seed: int, settings: Mapping[str, Any], x: Axis, y: Ax
                 text = text.replace(axis.values[0], value)
             elif axis.name in SETTINGS:
                 own[axis.name] = value
+            elif axis.name.startswith(CONTROL):
+                own["conditions"] = scaled(own.get("conditions", ()), axis.name.partition(":")[2], value)
             else:
                 scales[axis.name.partition(":")[2]] = value
         return Cell(pictures_of(text, own, seed=own.pop("seed"))[0], scales)
 
     return [[cell(i, j) for j in range(len(x.values))] for i in range(len(y.values))]
+
+
+def scaled(units: Sequence["Unit"], name: str, scale: float) -> tuple["Unit", ...]:
+    """Conditions of which those of one net have another scale, or all of them where no name is given.
+
+    Raises InputError where there are none.
+    """
+    if not any(name in ("", unit.net) for unit in units):
+        raise InputError(f"there is no condition {name!r} to scale: --control NET:PICTURE gives one")
+    return tuple(replace(unit, scale=scale) if name in ("", unit.net) else unit for unit in units)
 
 
 def draw_sheet(

@@ -64,8 +64,9 @@ def compare(
     so many steps. The last one, if it is the last step, is what `sdjax generate` gives.
 
     With them, an axis is a setting and its values (guidance_scale, steps, sampler, spacing, seed, ...), `lora` and
-    scales of the LoRA that --lora loads (`lora:NAME` of several), or `prompt` and texts: the first is searched for in
-    the prompt, and each takes its place in turn. Text with commas stands in double quotes.
+    scales of the LoRA that --lora loads (`lora:NAME` of several), `control` and scales of the conditions of --control
+    (`control:NET`), or `prompt` and texts: the first is searched for in the prompt, and each takes its place in turn.
+    Text with commas stands in double quotes.
 
     [bold]Examples[/bold]
 

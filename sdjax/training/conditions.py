@@ -36,7 +36,7 @@ from sdjax.training.text_to_image import SEEDS, Samples, check_trainable, open_l
 HINT_WIDTHS = (16, 32, 96, 256)  # of ControlNet, as many as halvings from pixels to latents, and one
 # What a ControlNet has in common with the UNet that it is a copy of.
 ENCODER = ("conv_in", "time_embedding", "class_embedding", "add_embedding", "down_blocks_", "mid_block")
-ZEROS = ("controlnet_down_blocks_", "controlnet_mid_block", "controlnet_cond_embedding/conv_out")
+ZEROS = ("controlnet_down_blocks_", "controlnet_mid_block")
 
 
 @dataclass(frozen=True)
