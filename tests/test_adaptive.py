@@ -39,6 +39,7 @@ def test_its_steps_are_tried_again_where_they_were_too_long():
     assert controller.judge(0.1) and controller.level < 14.0
 
 
+@pytest.mark.long
 def test_the_pipelines_loop(pipe, compilations):
     settings = {"sampler": "dpm_adaptive", "output_type": "latent", "guidance_scale": 3.0}
     pipe("a", num_inference_steps=2, output_type="latent", guidance_scale=3.0)

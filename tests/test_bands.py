@@ -46,6 +46,7 @@ def test_decoding_and_encoding_in_bands(narrow, size):
     np.testing.assert_allclose(jax.jit(partial(encode_in_bands, vae))(params, images), moments, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_third_of_the_memory():
     """What XLA sets aside between input and output, for an autoencoder as wide as Stable Diffusion's at 1024 pixels."""
     vae = build("AutoencoderKL", STABLE_DIFFUSION)

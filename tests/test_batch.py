@@ -174,6 +174,7 @@ def on_a_full_disk(command: list, folder: Path, scratch: Path) -> subprocess.Com
     return subprocess.run([*mounted, *command], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_ends_like_one_that_is_not(small, tmp_path, request, capsys):
     kills, count = (request.config.getoption(name) for name in ("kills", "rows"))
     rows = write_rows(tmp_path, mixed(count))

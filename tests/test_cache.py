@@ -190,6 +190,7 @@ def test_nothing_is_dropped_within_the_limit(monkeypatch):
     assert made_again("a", "b") == []
 
 
+@pytest.mark.long
 def test_a_model_that_a_process_has_open_is_not_dropped(tiny, cache, monkeypatch):
     code = "import sys, sdjax.convert as c; print(c.resolve(sys.argv[1]), flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", code, tiny], stdin=-1, stdout=-1, text=True)

@@ -78,6 +78,7 @@ def test_picture_tells_how_it_was_made_and_can_be_made_again(heart, tmp_path, ca
     assert np.array_equal(np.asarray(Image.open(heart)), np.asarray(Image.open(tmp_path / "again.png")))
 
 
+@pytest.mark.long
 def test_generate_fills_a_folder_and_goes_on_counting(small, tmp_path, capsys):
     arguments = ["generate", "a {red|red} ring", "a blue cross", "-o", str(tmp_path / "new"), f"--model={small}"]
     arguments += ["--num-images=2", "--steps=2", "--dynamic"]

@@ -75,6 +75,7 @@ def test_another_number_of_hints_in_a_bucket_compiles_nothing(pipe, edges, compi
     assert not compilations
 
 
+@pytest.mark.long
 def test_a_net_that_does_not_count_is_not_computed(pipe):
     """Its numbers would be everywhere: they are not finite."""
     broken = net_of("broken")
@@ -252,6 +253,7 @@ def folder(small, tmp_path_factory):
     return place
 
 
+@pytest.mark.long
 def test_the_command_line_and_rows_of_a_batch(small, folder, edges, pipe, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     text = "edges:hint.png:0.7:0-0.5:mode=prompt"

@@ -102,6 +102,7 @@ def test_the_sampler_asks_where_the_student_has_learned():
         assert set(create("lcm").plan(steps).timesteps) <= learned
 
 
+@pytest.mark.long
 def test_from_pictures_to_a_lora_that_is_known_for_one(tmp_path, capsys):
     model = write_tiny_model(tmp_path / "model", PAINTING)
     pictures = write_pictures(tmp_path / "pictures")

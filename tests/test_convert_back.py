@@ -34,13 +34,13 @@ def test_a_diffusers_directory_comes_back_as_it_was(tiny, tmp_path, dtype):
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-        ("sd-1", "float32"),
-        ("sd-1", "float16"),
+        pytest.param("sd-1", "float32", marks=pytest.mark.long),
+        pytest.param("sd-1", "float16", marks=pytest.mark.long),
         ("sd-1", "bfloat16"),
-        ("sd-2-inpainting", "float16"),
-        ("sd-2-x4-upscaler", "bfloat16"),
+        pytest.param("sd-2-inpainting", "float16", marks=pytest.mark.long),
+        pytest.param("sd-2-x4-upscaler", "bfloat16", marks=pytest.mark.long),
         ("sdxl-base", "float16"),
-        ("sdxl-refiner", "float32"),
+        pytest.param("sdxl-refiner", "float32", marks=pytest.mark.long),
     ],
 )
 def test_a_single_file_comes_back_as_it_was(shared, tmp_path, kind, dtype):
@@ -58,6 +58,7 @@ def test_a_single_file_comes_back_as_it_was(shared, tmp_path, kind, dtype):
         assert back[name].tobytes() == state[name].astype(dtype).tobytes(), name
 
 
+@pytest.mark.long
 def test_what_a_model_predicts_survives(shared, tmp_path):
     state = random_state(small_shapes(shared, "sd-2-v"))
     save_file(state, tmp_path / "there.safetensors")

@@ -134,6 +134,7 @@ def test_every_component_is_reachable_from_an_index(name, class_name):
     assert needed_files(files, {name: ["any", class_name]}, None, "a/b") == ["model_index.json", *files]
 
 
+@pytest.mark.long
 def test_the_hub_is_asked_once_and_then_not_needed(tiny, tmp_path, hub, ask_hub):
     endpoint, served = hub("org/tiny", tiny)
     model = Path(ask_hub("org/tiny", tmp_path / "home", endpoint))
@@ -145,6 +146,7 @@ def test_the_hub_is_asked_once_and_then_not_needed(tiny, tmp_path, hub, ask_hub)
     assert not any("README" in path for path in served)
 
 
+@pytest.mark.long
 def test_a_hub_that_does_not_have_it_or_is_not_there_is_one_line(tiny, tmp_path, hub, ask_hub):
     endpoint, _ = hub("org/tiny", tiny)
     for answer, expected in (

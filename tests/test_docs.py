@@ -46,6 +46,7 @@ def test_the_page_on_extending(tmp_path, monkeypatch, capsys):
     assert np.abs(names["other"] - names["picture"]).max() > 0.01
 
 
+@pytest.mark.long
 def test_the_page_for_those_who_come_from_flax(tiny, tmp_path, monkeypatch):
     """With a repository that diffusers' Flax classes wrote."""
     rewrite_as_flax(tiny)

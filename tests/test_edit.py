@@ -37,6 +37,7 @@ def test_scales_and_pictures_change_nothing_that_is_compiled(model, compilations
         pipe("winter")
 
 
+@pytest.mark.long
 def test_on_the_command_line(model, tmp_path, capsys):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
     words = ["edit", "make it winter", str(tmp_path / "photo.png"), "-o", str(tmp_path / "new.png"), "--steps", "1"]

@@ -43,6 +43,7 @@ def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_key
 KERNELS = {"cuda": "__cudnn$fmhaSoftmax", "tpu": "tpu_custom_call"}  # attention's
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("platform", "dtype"), [("cuda", "bfloat16"), ("tpu", "bfloat16")])
 def test_text_to_image_lowers(shared, platform, dtype):
     folder = shared / "reference" / "hub" / "runwayml" / "stable-diffusion-v1-5"

@@ -129,6 +129,7 @@ def test_no_guidance_is_1_or_as_in_diffusers_0(named, scale):
     )
 
 
+@pytest.mark.long
 def test_a_model_that_reads_the_guidance_scale(named, tmp_path):
     unet = XL["unet"] | {"time_cond_proj_dim": 6}
     pipe = sdjax.load(write_tiny_model(tmp_path / "model", XL | {"unet": unet}))

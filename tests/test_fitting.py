@@ -70,6 +70,7 @@ def test_remedies_fit_and_say_about_how_much_they_take(small, planned):
             assert abs(size - real) <= 0.1 * real
 
 
+@pytest.mark.long
 def test_a_directory_without_weights_is_enough(shared):
     folder = shared / "reference" / "hub" / "stabilityai" / "stable-diffusion-xl-base-1.0"
     model = outline(folder)
@@ -78,6 +79,7 @@ def test_a_directory_without_weights_is_enough(shared):
     assert count == 2_567_463_684  # of the published UNet
 
 
+@pytest.mark.long
 def test_the_command_says_by_how_much_a_model_fits(small, capsys):
     arguments = ["info", str(small), "--size", "64x64", "--dtype", "float32"]
     assert main([*arguments, "--fit", "1GB"]) == 0

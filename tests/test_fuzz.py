@@ -101,6 +101,7 @@ sdjax.convert.resolve(sys.argv[1], progress=report)
 """
 
 
+@pytest.mark.long
 def test_a_conversion_that_is_killed_is_never_taken_for_whole(tiny, tmp_path, monkeypatch, request):
     """With SIGKILL at random moments; once to the end then finds nothing of the others."""
     random = np.random.default_rng(0)

@@ -32,6 +32,7 @@ def test_every_form_is_another_picture_and_none_compiles_again(pipe, compilation
     np.testing.assert_array_equal(*kinds)
 
 
+@pytest.mark.long
 def test_away_from_perturbed_attention(pipe, compilations):
     """Pictures of a batch have scales and forms of their own; at 0 they are as they would be without."""
     plain = pipe([PROMPT] * 3, seed=[1, 1, 1], **DRAW).images

@@ -187,6 +187,7 @@ def test_only_the_masked_part_of_a_larger_picture(pipe):
     assert changed.sum() == changed[50:91, 100:141].sum()
 
 
+@pytest.mark.long
 def test_low_strength_keeps_the_picture_and_high_strength_does_not():
     pipe = sdjax.load()
     scene = pipe(HEART, seed=3).images[0]
@@ -269,6 +270,7 @@ def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
     assert got.settings[0]["width"] == 64 and got.settings[0]["hires_scale"] == 1.5
 
 
+@pytest.mark.long
 def test_a_second_pass_over_what_a_network_has_enlarged(pipe, small, tmp_path, capsys, monkeypatch):
     """What it does by hand; the name is in the picture, and `--like` wants to be told where the file is."""
     net = write_network(tmp_path / "tiny x2.safetensors", compact())

@@ -427,6 +427,7 @@ def test_files_and_scales_on_the_command_line(text, expected):
     assert files_and_scales([text]) == [expected]
 
 
+@pytest.mark.long
 def test_pictures_of_the_command_line_tell_their_loras(both, write, tmp_path, capsys):
     second = write(kohya(KOHYA), "second")
     picture = tmp_path / "a.png"
@@ -564,6 +565,7 @@ def test_a_lora_that_is_not_there_is_said_with_what_is(pipe, folder):
         sdjax.load(lora_dir=folder / "nowhere")
 
 
+@pytest.mark.long
 def test_rows_and_pictures_name_loras(folder, tmp_path, capsys):
     rows, out, one, again = (tmp_path / name for name in ("rows.txt", "out", "one.png", "again.png"))
     rows.write_text("a star\na star <lora:first:1>\na ring <lora:first:1>\n")

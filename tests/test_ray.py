@@ -21,6 +21,7 @@ def options(rows: Path, model: Path) -> list[str]:
     return ["batch", str(rows), "--model", str(model), "--batch-size", str(SLOTS), "--shard-size", "10", "-o"]
 
 
+@pytest.mark.long
 def test_ray_leaves_the_files_of_a_local_run_and_either_goes_on_with_the_others(small, tmp_path):
     rows = write_rows(tmp_path, [*mixed(5), {"prompt": "a ring", "guidance_scale": 1e38}])  # the last one overflows
     local, cluster = tmp_path / "local", tmp_path / "cluster"

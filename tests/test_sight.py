@@ -64,6 +64,7 @@ def test_what_is_withheld_is_not_seen_coming_either(both):
     assert [image.getbbox() is None for image in last[-1]] == [False, True, False]
 
 
+@pytest.mark.long
 def test_on_the_command_line(checked, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps({"prompt": "a heart", "seed": seed, "steps": 2}) for seed in range(3)))

@@ -142,6 +142,7 @@ def xl(shared) -> dict[str, np.ndarray]:
     return random_state(small_shapes(shared, "sdxl-base"))
 
 
+@pytest.mark.long
 def test_a_file_of_xl_is_a_model_that_draws(xl, tokenizer, tmp_path):
     save_file(xl, tmp_path / "xl.safetensors")
     pipe = sdjax.load(
@@ -238,6 +239,7 @@ def test_the_upscaler_has_its_second_scheduler(shared, tokenizer, tmp_path):
 # Choices
 
 
+@pytest.mark.long
 def test_averaged_weights_are_taken_where_there_are_any(state, converted, tokenizer, tmp_path, caplog):
     both = changed(state, tmp_path, **ema_of(state))
     with caplog.at_level(logging.INFO, "sdjax"):
@@ -266,6 +268,7 @@ def test_half_precision_stays_as_it_is(state, tokenizer, tmp_path, dtype):
     assert kernel.dtype == dtype and np.array_equal(np.moveaxis(kernel, (-1, -2), (0, 1)), source)
 
 
+@pytest.mark.long
 def test_configurations_of_a_directory_are_taken(shared, file, converted, tmp_path):
     configs = small_configs(shared, "sd-1", tmp_path / "configs")
     scheduler = configs / "scheduler" / "scheduler_config.json"
@@ -356,6 +359,7 @@ def padded_ids(folder: Path, prompts: list[str]) -> list[list[int]]:
     return [one_chunk(tokenizer, prompt, {}).ids[0].tolist() for prompt in prompts]
 
 
+@pytest.mark.long
 def test_the_tokenizer_comes_from_the_hub(shared, file, tmp_path, hub, ask_hub, tokenizer):
     endpoint, served = hub("openai/clip-vit-large-patch14", tokenizer)
     model = Path(ask_hub(str(file), tmp_path / "home", endpoint))
@@ -389,6 +393,7 @@ def test_vocabulary_and_merges_alone_are_a_tokenizer(shared, tokenizer, tmp_path
         Choices(tokenizer=bare).check()
 
 
+@pytest.mark.long
 def test_a_picture_of_a_single_file_with_choices(file, tokenizer, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SDJAX_CACHE", str(tmp_path / "cache"))
     path, again = tmp_path / "picture.png", tmp_path / "again.png"
@@ -520,6 +525,7 @@ def test_one_half_of_a_tiny_vae_is_not_enough(tmp_path):
 # The cache
 
 
+@pytest.mark.long
 def test_a_file_is_converted_once_until_it_or_a_choice_changes(file, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("SDJAX_CACHE", str(tmp_path / "cache"))
     choices = Choices(tokenizer=tokenizer)

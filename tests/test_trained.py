@@ -44,6 +44,7 @@ def scenes_and_pictures(count):
     )
 
 
+@pytest.mark.long
 def test_the_study_of_a_model_of_ones_own(small, tmp_path):
     """Its errors fall, and end at none where the sampler is the one that the others are compared with."""
     prompts, file, plot = tmp_path / "prompts.txt", tmp_path / "study.json", tmp_path / "study.png"

@@ -117,6 +117,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, str]:
     return folder, process(folder, 50).communicate()[0].strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("devices", [2, 4])
 def test_the_loss_curve_does_not_depend_on_the_devices(devices, undisturbed, tmp_path):
     process(tmp_path / "run", 50, devices).communicate()
@@ -125,6 +126,7 @@ def test_the_loss_curve_does_not_depend_on_the_devices(devices, undisturbed, tmp
     np.testing.assert_allclose(several, one, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(undisturbed, tmp_path, request):
     random = np.random.default_rng()
     folder = tmp_path / "run"
@@ -175,6 +177,7 @@ def test_the_learning_rate_rises_and_falls_where_it_is_asked_to():
     assert falls == pytest.approx([0.2, 1.82, 2, 1, 0])
 
 
+@pytest.mark.long
 def test_what_is_computed_in_bfloat16_is_learned_nearly_as_well(tmp_path):
     settings = Settings(steps=60, batch_size=10, learning_rate=1e-2, warmup_steps=0)
     losses = []

@@ -64,6 +64,7 @@ def test_no_negative_prompt_is_zeros_where_the_model_says_so(xl):
     np.testing.assert_array_equal(np.asarray(negative["time_ids"]), [[64, 64, 0, 0, 64, 64]])
 
 
+@pytest.mark.long
 def test_long_prompts_and_edits_in_both_encoders(xl):
     """The shorter prompt is filled up with empty chunks; an edit in the second prompt alone changes the picture."""
     long = ", ".join(["a red heart"] * 30)
@@ -231,6 +232,7 @@ def refining(small_xl, tmp_path_factory):
 LONGER = {"num_inference_steps": 8, "sampler": "dpmpp_2m"}
 
 
+@pytest.mark.long
 def test_a_refiner_that_is_the_model_itself_changes_no_bit(small_xl, xl):
     pipe = sdjax.load(small_xl, refiner=small_xl)
     for rng, sampler in (("jax", "dpmpp_2m"), ("jax", "euler_ancestral"), ("torch", "euler_ancestral")):
@@ -238,6 +240,7 @@ def test_a_refiner_that_is_the_model_itself_changes_no_bit(small_xl, xl):
         assert np.array_equal(drawn(pipe, denoising_end=0.6, **how), drawn(xl, **how))
 
 
+@pytest.mark.long
 def test_the_refiner_takes_over_where_it_is_told_to(refining, xl):
     plain = drawn(xl, **LONGER)
     late, early = (drawn(refining, denoising_end=share, **LONGER) for share in (0.999, 0.3))
@@ -259,6 +262,7 @@ def test_nothing_compiles_for_another_change_of_models(refining, compilations):
     assert not compilations
 
 
+@pytest.mark.long
 def test_a_second_pass_is_refined_and_the_first_is_not(refining):
     seen = []
     result = refining("a red heart", hires_scale=2.0, hires_steps=4, progress=lambda *_: seen.append(_), **LONGER)
