@@ -15,11 +15,12 @@ LEAVES |= {
     for name in (
         *("class_embedding", "concept_embeds", "concept_embeds_weights"),
         *("special_care_embeds", "special_care_embeds_weights"),
+        *("in_proj_weight", "in_proj_bias", "task_embedding"),
     )
 }
 
 # A number after an underscore is an index into a list of modules, except in these names.
-NOT_INDEXED = {"linear_1", "linear_2"}
+NOT_INDEXED = {"linear_1", "linear_2", "ln_1", "ln_2"}
 
 RESNET = {
     "norm1": "in_layers.0",

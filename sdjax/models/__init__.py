@@ -13,6 +13,7 @@ from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEn
 from sdjax.models.clip_vision import CLIPVisionModelWithProjection, StableDiffusionSafetyChecker
 from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, CLIPVisionConfig, VAEConfig
 from sdjax.models.controlnet import ControlNetConfig, ControlNetModel
+from sdjax.models.controlnet_union import ControlNetUnionConfig, ControlNetUnionModel
 from sdjax.models.tiny import AutoencoderTiny
 from sdjax.models.unet import UNet2DConditionModel
 from sdjax.models.unet2d import UNet2DConfig, UNet2DModel
@@ -33,6 +34,8 @@ __all__ = [
     "CLIPVisionModelWithProjection",
     "ControlNetConfig",
     "ControlNetModel",
+    "ControlNetUnionConfig",
+    "ControlNetUnionModel",
     "StableDiffusionSafetyChecker",
     "T2IAdapter",
     "T2IAdapterConfig",
@@ -53,7 +56,7 @@ MODELS: dict[str, type[nn.Module]] = {
         *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
         *(CLIPVisionModelWithProjection, StableDiffusionSafetyChecker),
         *(UNet2DConditionModel, UNet2DModel),
-        *(ControlNetModel, T2IAdapter),
+        *(ControlNetModel, ControlNetUnionModel, T2IAdapter),
     )
 }
 
@@ -64,7 +67,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
-    "condition": ("ControlNetModel", "T2IAdapter"),  # a network that sees a hint, by itself
+    "condition": ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter"),  # a network that sees a hint, by itself
     "vision_encoder": ("CLIPVisionModelWithProjection",),  # that an IP-Adapter reads
 }
 ALONE = ("vae", "condition", "vision_encoder")  # that directories and repositories may hold by themselves

@@ -111,10 +111,14 @@ class ControlNetModel(UNetEncoder):
         is_reversed = self.config.controlnet_conditioning_channel_order == "bgr"
         return self.controlnet_cond_embedding(hint[..., ::-1] if is_reversed else hint)
 
+    def seen(self, x: jax.Array, embedding: jax.Array, features: Any) -> tuple[jax.Array, jax.Array]:
+        """The sample after conv_in with the features of the hint, and the embedding of time."""
+        return x + features.astype(x.dtype), embedding
+
     @nn.compact
     def residuals(
         self,
-        features: jax.Array,
+        features: Any,
         sample: jax.Array,
         timesteps: jax.Array,
         context: jax.Array,
@@ -126,7 +130,8 @@ class ControlNetModel(UNetEncoder):
         x = Conv3x3(config.block_out_channels[0], name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added).astype(x.dtype)
         tokens = Context(context.astype(x.dtype))
-        skips = self.down(x + features.astype(x.dtype), embedding, tokens)
+        x, embedding = self.seen(x, embedding, features)
+        skips = self.down(x, embedding, tokens)
         middle = self.middle(skips[-1], embedding, tokens)
         outputs = [Dense(skip.shape[-1], name=f"controlnet_down_blocks_{i}")(skip) for i, skip in enumerate(skips)]
         outputs.append(Dense(middle.shape[-1], name="controlnet_mid_block")(middle))

@@ -62,6 +62,40 @@ def test_controlnet(name, size):
         assert relative_error(ours, nhwc(expected)) <= TOLERANCE
 
 
+UNIONS = [
+    {},
+    {"num_control_type": 8, "num_trans_head": 4, "num_trans_layer": 2},
+    {"conditioning_channels": 4, "layers_per_block": 1, "num_trans_head": 2},
+]
+
+
+@pytest.mark.parametrize("changes", UNIONS, ids=str)
+def test_controlnet_union(changes):
+    channels = XL["block_out_channels"][0]
+    config = net_config(XL, num_trans_channel=channels, num_proj_channel=channels, **changes)
+    module, params, theirs = pair("ControlNetUnionModel", config)
+    random = np.random.default_rng(0)
+    sample = random.standard_normal((2, 7, 10, 4), np.float32)
+    # Pictures with other hints would change each other in diffusers: see `models.controlnet_union.OfItself`.
+    hint = random.random((1, 56, 80, module.config.conditioning_channels), np.float32).repeat(2, 0)
+    context = random.standard_normal((2, 7, module.config.cross_attention_dim), np.float32)
+    times = np.array([3.0, 700.0], np.float32)
+    pooled = random.standard_normal((2, config["projection_class_embeddings_input_dim"] - 6 * 8), np.float32)
+    added = Added(pooled, random.uniform(0, 1024, (2, 6)).astype(np.float32))
+    their_added = {"text_embeds": torch.from_numpy(pooled), "time_ids": torch.from_numpy(np.array(added.time_ids))}
+    for kind in (0, module.config.num_control_type - 1):
+        kinds = np.full(2, kind)
+        with torch.no_grad():
+            skips, middle = theirs(
+                nchw(sample), torch.from_numpy(times), torch.from_numpy(context), [nchw(hint)],
+                torch.eye(module.config.num_control_type)[kinds], [kind], 1.0,
+                added_cond_kwargs=their_added, return_dict=False,
+            )  # fmt: skip
+        got = jax.jit(module.apply)({"params": params}, hint, kinds, sample, times, context, None, added)
+        for ours, expected in zip([*got.skips, got.middle], [*skips, middle], strict=True):
+            assert relative_error(ours, nhwc(expected)) <= TOLERANCE
+
+
 ADAPTERS = [
     {
         "adapter_type": kind,
