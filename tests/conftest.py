@@ -37,6 +37,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rows", type=int, default=24, help="how many pictures the run has that test_batch kills")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked `few(n)`, n of its cases remain, spread evenly; `make long` runs the others."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("long"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for own in cases.values():
+        count = own[0].get_closest_marker("few").args[0]
+        kept = {round(i * (len(own) - 1) / max(1, count - 1)) for i in range(count)}
+        for i, item in enumerate(own):
+            if i not in kept:
+                item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tests leave the user's own cache alone, and need not compile what another has, also in another process."""

@@ -54,6 +54,7 @@ def assert_same(converted: Path, component: str, module: torch.nn.Module) -> Non
         assert array.tobytes() == tensor.tobytes(), path
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
 @pytest.mark.parametrize("component", LOADERS)
 def test_shapes_sd_is_what_pytorch_loads(shapes_sd, tmp_path, component, dtype):

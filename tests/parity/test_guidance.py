@@ -36,6 +36,7 @@ def guided(guidance, perturbed=None):
     return combined(Pair(positive, negative, scales, np.zeros_like(positive), perturbed), guidance)[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("scale", "rescale"), [(1.0, 0.0), (7.5, 0.0), (12.0, 0.7)])
 def test_cfg_zero_star(scale, rescale):
     guider = ClassifierFreeZeroStarGuidance(guidance_scale=scale, zero_init_steps=0, guidance_rescale=rescale)
@@ -45,6 +46,7 @@ def test_cfg_zero_star(scale, rescale):
     assert relative_error(guided(of_kind("cfg_zero_star", scale, rescale=rescale)), nhwc(expected)) <= TOLERANCE
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("percentile", [1.0, 0.9, 0.31])
 @pytest.mark.parametrize(("scale", "mimic"), [(20.0, 7.0), (3.0, 9.0)])
 def test_dynamic_thresholding(scale, mimic, percentile):
@@ -139,6 +141,7 @@ def test_identity_self_attention(unet):
     assert relative_error(plain[1], perturbed[1]) > 1e-3
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "deviation", [*(pytest.param(value, marks=pytest.mark.long) for value in (0.4, 100.0)), 1.7, MEAN]
 )

@@ -188,6 +188,7 @@ def test_a_picture_changed_as_told(edit_model, sampler, scale, of_image, monkeyp
     compare(f"InstructPix2Pix, {sampler}, scales {scale} and {of_image}", got, expected)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("strength", [0.35, 0.8, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_image_to_image(text_model, sampler, strength, monkeypatch):
@@ -198,6 +199,7 @@ def test_image_to_image(text_model, sampler, strength, monkeypatch):
     compare(f"image to image, {sampler}, strength {strength}", got, expected)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_inpainting_with_an_ordinary_model(text_model, sampler, strength, monkeypatch):
@@ -213,6 +215,7 @@ def test_inpainting_with_an_ordinary_model(text_model, sampler, strength, monkey
     compare(f"inpainting, 4 channels, {sampler}, strength {strength}", decoded, expected)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("sampler", THREE)
 def test_inpainting_with_an_inpainting_model(inpainting_model, sampler, strength, monkeypatch):
@@ -227,6 +230,7 @@ def test_inpainting_with_an_inpainting_model(inpainting_model, sampler, strength
     compare(f"inpainting, 9 channels, {sampler}, strength {strength}", decoded, expected)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", THREE)
 def test_depth(depth_model, sampler, monkeypatch):
     theirs, ours = depth_model
@@ -245,6 +249,7 @@ def test_depth(depth_model, sampler, monkeypatch):
     compare(f"depth, {sampler}", got, expected)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", THREE)
 def test_upscaling(upscaling_model, sampler, monkeypatch):
     theirs, ours = upscaling_model

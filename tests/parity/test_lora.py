@@ -146,6 +146,7 @@ FILES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", FILES)
 def test_networks_are_those_of_diffusers(ours, theirs, shapes_sd, tmp_path, kind):
     plain = outputs_of_ours(ours)

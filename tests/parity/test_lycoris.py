@@ -40,6 +40,7 @@ FORMS = [{}, {"use_tucker": True}]
 OF_LOKR = [{"decompose_both": True, "factor": 4}, {"factor": 8, "use_tucker": True}]
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize("decomposed", [None, "outputs", "inputs"])
 @pytest.mark.parametrize(
     ("kind", "options"),

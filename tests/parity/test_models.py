@@ -212,6 +212,7 @@ UNETS = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(name, report):
     config, size = UNETS[name]
@@ -247,6 +248,7 @@ VAES = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", VAES)
 def test_vae(name, report):
     config, size = VAES[name]
@@ -300,6 +302,7 @@ TINY_VAES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", TINY_VAES)
 def test_tiny_vae(name, report):
     config, size = TINY_VAES[name]
@@ -372,6 +375,7 @@ def test_unet_of_pixels(name, report):
     report(f"UNet of pixels, {name}", relative_error(ours, nhwc(expected)))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", CLIPS)
 def test_clip(name, report):
     config, tokens = CLIPS[name]

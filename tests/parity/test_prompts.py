@@ -42,6 +42,7 @@ def compare(name, got, expected):
     assert difference.max() <= 2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("sampler", "class_name", "eta", "clip_skip"),
     [
@@ -84,6 +85,7 @@ def encoded(pipe, prompt, skip=0):
     return unshard(texts["context"], 1)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("skip", [0, 1])
 @pytest.mark.parametrize(
     ("prompt", "chunks"),
@@ -120,6 +122,7 @@ def test_weighted_and_long_prompts_are_encoded_as_a1111_does(theirs, ours, promp
     assert error <= 1e-5
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_learned_words_are_those_of_diffusers(theirs, ours, tmp_path, vectors):
     generator = torch.Generator().manual_seed(vectors)

@@ -105,6 +105,7 @@ def test_further_keys_and_values_are_those_of_an_ip_adapter(heads, width, tokens
 CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 99}
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("class_name", ["CLIPTextModel", "CLIPTextModelWithProjection"])
 @pytest.mark.parametrize("end", [2, 98, 50])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -128,6 +129,7 @@ def test_what_a_text_encoder_gives(class_name, end, activation):
     assert relative_error(encode({"params": params}, ids).context, expected.last_hidden_state.numpy()) <= TOLERANCE
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("threshold", [0.0, 5.0, 15.0])
 @pytest.mark.parametrize("momentum", [None, -0.5, 0.3])
 @pytest.mark.parametrize(

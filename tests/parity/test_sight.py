@@ -44,6 +44,7 @@ TOWERS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", TOWERS)
 def test_the_vision_tower(name):
     config = {**VISION, **TOWERS[name]}

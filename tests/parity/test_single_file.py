@@ -132,6 +132,7 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
         return relative(got, expected.sample)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("component", CLASSES)
 def test_a_converted_file_computes_what_diffusers_does(component, kind, file, configs, converted):
     if component.startswith("text_encoder") and component not in encoders_of(kind):
@@ -169,6 +170,7 @@ def lightning(monkeypatch) -> None:
     sys.modules[ModelCheckpoint.__module__].ModelCheckpoint = ModelCheckpoint
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_pickled_file_is_read_as_the_other(shared, tmp_path, lightning, dtype, nested):

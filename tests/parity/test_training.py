@@ -51,6 +51,7 @@ def gradients(loss, params, batch, keys):
     return jax.device_get(mean(params))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_unet_and_text_encoder(prediction_type):
     unet, unet_params, their_unet = pair("UNet2DConditionModel", config("unet"))

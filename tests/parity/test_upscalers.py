@@ -75,6 +75,7 @@ FULL_SIZE = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.full_size) for case in FULL_SIZE)])
 def test_enlarged_alike(case, tmp_path):
     make, layout, suffix = (CASES | FULL_SIZE)[case]
@@ -90,6 +91,7 @@ def test_enlarged_alike(case, tmp_path):
     assert error <= TOLERANCE
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_other_forms_of_the_same_tensors(form, tmp_path):
     make, layout, scale = FORMS[form]

@@ -147,11 +147,13 @@ SETTINGS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("what", SETTINGS)
 def test_text_to_image(base, what):
     compare(f"SDXL, {what}", *from_noise(*base, **SETTINGS[what]))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
 def test_samplers(base, sampler):
     theirs, ours = base
@@ -188,6 +190,7 @@ def from_image(monkeypatch, *pipes, **arguments):
     return both(*pipes, image=[drawn_picture(SIZE), drawn_picture(SIZE).rotate(90)], **arguments)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("what", ["no negative prompt", "a negative prompt", "scores"])
 def test_the_refiner_from_an_image(refiner, what, monkeypatch):
     settings = {"scores": {"aesthetic_score": 8.0, "negative_aesthetic_score": 1.0, "original_size": (99, 300)}}
@@ -201,6 +204,7 @@ def test_image_to_image(base, monkeypatch):
     compare("SDXL, image to image", *from_image(monkeypatch, theirs, ours, strength=0.7))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_inpainting(make, strength, monkeypatch):
     theirs, ours = make(diffusers.StableDiffusionXLInpaintPipeline, unet(XL, in_channels=9))
@@ -229,6 +233,7 @@ def refined_by_diffusers(base, refiner, latents, sampler, **arguments):
     return np.concatenate(drawn)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("sampler", [None, "ddim", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("negative", [{}, {"negative_prompt": NEGATIVE}])
 def test_base_and_refiner_in_one_call(base, refiner, sampler, negative):
@@ -265,6 +270,7 @@ ROWS_THAT_DRAW = {"scheduling_euler_ancestral_discrete": 4, "scheduling_lcm": 3,
 FEW = {"num_inference_steps": 4, "guidance_scale": 0.0}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_turbo(make, steps, monkeypatch):
     """The scheduler that stabilityai/sdxl-turbo has, and no guidance."""
@@ -275,6 +281,7 @@ def test_turbo(make, steps, monkeypatch):
     compare(f"Turbo, {steps} steps", *from_noise(*pipes, **FEW | {"num_inference_steps": steps}))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_lcm_that_reads_the_guidance_scale(make, scale, monkeypatch):
     pipes = make(
@@ -312,6 +319,7 @@ def test_tcd(base, monkeypatch):
     compare("TCD", got, expected)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_v_prediction(make, zero_snr):
     how = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": zero_snr}
