@@ -29,7 +29,6 @@ DIFFERENCE, CONTROL_LORA = "difference", "lora_controlnet"  # tensors that say s
 POOLS = "shuffle"  # in the name of a file whose net follows a style and no place, as A1111 knows it
 REFUSED = {
     "lllite": "a ControlLLLite, which changes attention inside of the UNet",
-    "control_add_embedding.": "a ControlNet-Union, for several kinds of hints",
     "motion_modules.": "a SparseCtrl net, for films",
     "style_embedding": "a T2I style adapter, which needs CLIP's vision tower",
 }
@@ -59,7 +58,7 @@ def read_condition(state: State, base: Path | None) -> Source:
     files = [state.path]
     tensors: Mapping[str, np.ndarray] = View(state.tensors, names)
     if "input_hint_block.0.weight" in shapes or "controlnet_cond_embedding.conv_in.weight" in shapes:
-        class_name = "ControlNetModel"
+        class_name = "ControlNetUnionModel" if "task_embedding" in shapes else "ControlNetModel"
         kind = next((kind for kind in (DIFFERENCE, CONTROL_LORA) if kind in shapes), None)
         if kind is not None:
             if base is None:
@@ -68,18 +67,21 @@ def read_condition(state: State, base: Path | None) -> Source:
             files.append(base / "unet" / WEIGHTS)
             tensors = _on_top(tensors, shapes, _unet_of(base))
             shapes = {name: tensors[name].shape for name in tensors}
-        config = _controlnet_config(shapes, state.path)
-        parsed = ControlNetConfig.from_dict(config)
-        is_original = "input_hint_block.0.weight" in shapes
-        name_of: Callable[[str], str] = (
-            (lambda path: condition_name(source_name(path), parsed)) if is_original else source_name
-        )
+        config = _controlnet_config(shapes, state.path) | {"_class_name": class_name}
+        name_of: Callable[[str], str] = source_name
+        if "input_hint_block.0.weight" in shapes:
+            parsed = ControlNetConfig.from_dict(config)
+            name_of = partial(_original_name, parsed)
     else:
         class_name, config, name_of = "T2IAdapter", *_adapter(shapes, state.path)
     part = Part(class_name, config, str(state.path), lambda: tensors, name_of)
     said = () if base is None else (f"base {base}",)
     index = {"condition": ["diffusers", class_name]}
     return Source(state.path, state.path.stem, index, {"condition": part}, dict, files, said)
+
+
+def _original_name(config: ControlNetConfig, path: str) -> str:
+    return condition_name(source_name(path), config)
 
 
 def _controlnet_config(shapes: Shapes, path: Path) -> dict[str, Any]:
@@ -100,7 +102,6 @@ def _controlnet_config(shapes: Shapes, path: Path) -> dict[str, Any]:
     has_middle = any(name.startswith(middle) for name in shapes)
     depths = [*transformers[:-1], transformers[-1] or (_depth(shapes, middle) if has_middle else 0)]
     config: dict[str, Any] = {
-        "_class_name": "ControlNetModel",
         "attention_head_dim": 8 if context == 768 else [max(1, count // 64) for count in channels],
         "block_out_channels": channels,
         "conditioning_channels": hint,
@@ -118,6 +119,11 @@ def _controlnet_config(shapes: Shapes, path: Path) -> dict[str, Any]:
         width = shape_of(shapes, label, 2, where)[1]
         config |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
         config["projection_class_embeddings_input_dim"] = width
+    if "task_embedding" in shapes:
+        kinds, width = shape_of(shapes, "task_embedding", 2, where)
+        layers = sum(re.fullmatch(r"transformer_layes\.\d+\.ln_1\.weight", name) is not None for name in shapes)
+        config |= {"num_control_type": kinds, "num_trans_channel": width, "num_trans_layer": layers}
+        config["num_proj_channel"] = shape_of(shapes, "spatial_ch_projs.weight", 2, where)[0]
     return config
 
 

@@ -127,7 +127,7 @@ def test_differences_to_a_unet(kind, base, tmp_path):
     ("tensor", "what"),
     [
         ("lllite_unet_x.down.0.weight", "ControlLLLite"),
-        ("control_add_embedding.linear_1.bias", "ControlNet-Union"),
+        ("motion_modules.0.weight", "SparseCtrl"),
         ("style_embedding", "style adapter"),
     ],
 )

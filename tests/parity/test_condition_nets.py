@@ -5,8 +5,11 @@ import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from test_models import SD1, XL, nchw, nhwc, pair, relative_error, unet_config
 
+import sdjax
+from sdjax.convert import convert, export
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
 
@@ -96,6 +99,24 @@ def test_controlnet_union(changes):
         got = jax.jit(module.apply)({"params": params}, hint, kinds, sample, times, context, None, added)
         for ours, expected in zip([*got.skips, got.middle], [*skips, middle], strict=True):
             assert relative_error(ours, nhwc(expected)) <= TOLERANCE
+
+
+def test_files_of_a_union(tmp_path):
+    """A directory that diffusers writes, its file alone, and back bit for bit."""
+    widths = [32 for _ in XL["block_out_channels"]]  # what a file alone says nothing of is as in the published nets
+    more = {"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 6 * 256 + 16}
+    more |= {"block_out_channels": widths, "norm_num_groups": 32, "num_trans_channel": 32, "num_proj_channel": 32}
+    config = net_config(XL | more)
+    _, params, theirs = pair("ControlNetUnionModel", config)
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "diffusion_pytorch_model.safetensors"
+    back = export(convert(tmp_path / "theirs", tmp_path / "ours"), tmp_path / "back")
+    there, again = load_file(file), load_file(back / file.name)
+    assert {name: array.tobytes() for name, array in again.items()} == {k: a.tobytes() for k, a in there.items()}
+    for found in (tmp_path / "theirs", file, back):
+        net = sdjax.load_condition(found)
+        assert net.module.config.num_control_type == 6 and net.module.config.num_trans_layer == 1
+        jax.tree.map(np.testing.assert_array_equal, net.params, params)
 
 
 ADAPTERS = [
