@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_training import PAINTING, write_tiny_model
 
 import sdjax
+from sdjax.cli import main
 from sdjax.convert import convert, export
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import read_model
@@ -121,6 +122,8 @@ def test_differences_to_a_unet(kind, base, tmp_path):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert main(["convert", str(tmp_path / "net.safetensors"), str(tmp_path / "made"), "--base", str(base)]) == 0
+    same(sdjax.load_condition(tmp_path / "made"), opened.params)
 
 
 @pytest.mark.parametrize(

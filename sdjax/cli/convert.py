@@ -38,6 +38,7 @@ def convert(
     prediction_type: options.PredictionType = None,
     config: options.Config = None,
     tokenizer: options.TokenizerFolder = None,
+    base: options.Base = None,
 ) -> None:
     """Convert a PyTorch checkpoint to a model directory, which then loads in a moment; or back.
 
@@ -52,13 +53,16 @@ def convert(
     sdjax convert v2-1_768-ema-pruned.safetensors ./sd21 --prediction-type v_prediction
 
     sdjax convert ./sd21 sd21.safetensors --to single-file --dtype float16
+
+    sdjax convert control-lora-canny.safetensors ./canny --base sd15
     """
     import sdjax.convert
 
     if verify and lora:
         raise InputError("--verify compares with the source, which has no LoRA in it: leave one of the two out")
-    choices = sdjax.convert.Choices(ema, prediction_type, config, tokenizer)
     with progress_bars(of_bytes=True) as report:
+        unet_of = None if base is None else sdjax.convert.resolve(base, progress=report)
+        choices = sdjax.convert.Choices(ema, prediction_type, config, tokenizer, unet_of)
         if to != "sdjax":
             if choices != sdjax.convert.Choices() or variant or revision or verify or lora:
                 raise InputError(f"with --to {to}, convert to sdjax first: then the other options have their place")

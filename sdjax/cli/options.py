@@ -237,6 +237,17 @@ TokenizerFolder = Annotated[
     ),
 ]
 
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="Of a ControlNet that is differences to a model's UNet (kohya's, Control-LoRA): that model.",
+        show_default=False,
+        rich_help_panel=OF_FILES,
+    ),
+]
+
 
 def files_and_scales(loras: Sequence[str] | None) -> list[tuple[str, float]]:
     """What `--lora` says, `FILE:0.7`, as `sdjax.load` takes it; the scale is 1 where there is none."""
