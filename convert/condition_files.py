@@ -63,9 +63,8 @@ def read_condition(state: State, base: Path | None) -> Source:
         if kind is not None:
             if base is None:
                 what = "differences to a UNet" if kind == DIFFERENCE else "a Control-LoRA, which changes a UNet"
-                raise InputError(
-                    f"{state.path} holds {what}: say of which model (base= of sdjax.load_condition, --base of sdjax convert)"
-                )
+                say = "say of which model (base= of sdjax.load_condition, --base of sdjax convert)"
+                raise InputError(f"{state.path} holds {what}: {say}")
             files.append(base / "unet" / WEIGHTS)
             tensors = _on_top(tensors, shapes, _unet_of(base))
             shapes = {name: tensors[name].shape for name in tensors}
