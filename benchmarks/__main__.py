@@ -19,6 +19,7 @@ from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
 from benchmarks.serving import serving
+from benchmarks.sketches import sketches
 from benchmarks.slots import slots
 from benchmarks.speed import speed, speed_table
 from benchmarks.stacked import stacked
@@ -53,6 +54,7 @@ app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)
+app.command("sketches", rich_help_panel=LONG)(sketches)
 app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
