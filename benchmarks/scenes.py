@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from rich.progress import track
 
 from sdjax.errors import InputError
@@ -183,7 +183,7 @@ def paint(
 
 
 def sketch(scene: Scene, random: np.random.Generator) -> Image.Image:
-    """The outlines of a scene's objects as a hand draws them: a little off, in lines of any width, dark or bright."""
+    """The outlines of a scene's objects as a hand draws them: a little off, in lines of any width, white on black."""
     canvas = Image.new("L", (SIDE * ENLARGED, SIDE * ENLARGED))
     draw = ImageDraw.Draw(canvas)
     width = round(ENLARGED * random.uniform(0.8, 2.6))
@@ -193,8 +193,7 @@ def sketch(scene: Scene, random: np.random.Generator) -> Image.Image:
             closed = np.concatenate([corners, corners[:2]])
             points = [(x + r * dx, y + r * dy) for dx, dy in closed + _wobble(closed, random)]
             draw.line(points, 255, width, joint="curve")
-    image = canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return image if random.random() < 0.5 else ImageOps.invert(image)
+    return canvas.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def _wobble(points: np.ndarray, random: np.random.Generator) -> np.ndarray:

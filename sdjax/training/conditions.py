@@ -36,6 +36,7 @@ from sdjax.training.text_to_image import SEEDS, Samples, check_trainable, open_l
 HINT_WIDTHS = (16, 32, 96, 256)  # of ControlNet, as many as halvings from pixels to latents, and one
 # What a ControlNet has in common with the UNet that it is a copy of.
 ENCODER = ("conv_in", "time_embedding", "class_embedding", "add_embedding", "down_blocks_", "mid_block")
+HINT, GAIN = "controlnet_cond_embedding", 1.8  # five SiLUs would leave little of a hint: each takes about so much
 ZEROS = ("controlnet_down_blocks_", "controlnet_mid_block")
 
 
@@ -120,6 +121,8 @@ def begin_net(module: nn.Module, unet: Mapping[str, Any], seed: int) -> Tree:
         name = "/".join(names)
         if name.startswith(ZEROS):
             return np.zeros_like(leaf)
+        if name.startswith(HINT) and name.endswith("/kernel"):
+            return GAIN * leaf
         if not name.startswith(ENCODER):
             return leaf
         found: Any = unet
