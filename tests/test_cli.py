@@ -80,6 +80,7 @@ def test_picture_tells_how_it_was_made_and_can_be_made_again(heart, tmp_path, ca
 
 @pytest.mark.long
 def test_generate_fills_a_folder_and_goes_on_counting(small, tmp_path, capsys):
+    """Pictures are drawn one by one on a CPU: those of several batches keep their order."""
     arguments = ["generate", "a {red|red} ring", "a blue cross", "-o", str(tmp_path / "new"), f"--model={small}"]
     arguments += ["--num-images=2", "--steps=2", "--dynamic"]
     for first, seeds, expected in ((1, (), (0, 1, 2, 3)), (5, (9, 4, 9, 2**64 - 1), (9, 4, 9, 2**64 - 1))):

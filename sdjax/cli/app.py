@@ -105,6 +105,7 @@ def _version_option(
 
 def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     _show_notes()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's own messages, such as "Very slow compile?", are no news
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="surrogateescape"

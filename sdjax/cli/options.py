@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sdjax.errors import InputError
-from sdjax.limits import CALL
+from sdjax.limits import BATCH, CALL
 from sdjax.settings.picture import CONDITIONS, PROMPT
 
 MODEL, LOOKING, OF_FILES = "Model", "Looking inside", "Single files"
@@ -20,6 +20,15 @@ Output = Annotated[
         "-o",
         help="A name that ends in .png, .jpg or .webp, replaced if it exists (several pictures: name-1.png, "
         "name-2.png, ...), or a folder in which PNGs are numbered and none is replaced.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=BATCH,
+        help="Pictures drawn at once; any number of pictures is drawn by the programs of one size.",
+        show_default="1 for each device on a CPU, else 4",
     ),
 ]
 Dynamic = Annotated[

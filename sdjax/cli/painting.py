@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from sdjax.cli import options
 from sdjax.cli.from_schema import setting_options
 from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.output import check_output
-from sdjax.cli.progress import progress_bars
+from sdjax.cli.progress import Report, progress_bars
 from sdjax.cli.saving import Saving
 from sdjax.cli.signature import extended, option
 from sdjax.cli.watching import Watching
@@ -84,6 +86,7 @@ class Loading:
         return {"model": self.model, **others, **choices, **files}
 
 
+AT_ONCE = 4  # pictures that an accelerator draws at once, where there are several to draw
 OF_LOADING = (
     *("model", "dtype", "weights", "offload", "vae", "vae_tiling"),
     *("refiner", "lora_dir", "upscaler_dir", "safety_checker"),
@@ -153,6 +156,7 @@ class Painting:
 
     seeds: one or one per picture, None where none were given. settings: those that were given, by name.
     dynamic: whether prompts have choices. wildcards: the folder that they may be in.
+    batch_size: pictures that are drawn at once, None for what suits the platform.
     """
 
     output: Path
@@ -165,12 +169,14 @@ class Painting:
     task: str | None
     dynamic: bool = False
     wildcards: Path | None = None
+    batch_size: int | None = None
 
 
 OPTIONS = (
     option("output", options.Output, Path(".")),
     option("num_images", options.NumImages, 1),
     option("seed", options.Seed, None),
+    option("batch_size", options.BatchSize, None),
     option("dynamic", options.Dynamic, False),
     option("wildcards", options.Wildcards, None),
     option("grid", options.Grid, None),
@@ -205,6 +211,7 @@ def painting(
                 task=task,
                 dynamic=said["dynamic"] or said["wildcards"] is not None,
                 wildcards=said["wildcards"],
+                batch_size=said["batch_size"],
             )
             command(**values, painting=request)
 
@@ -239,16 +246,53 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
     with progress_bars(of_bytes=True) as report:
         pipe = painting.loading.open(report, painting.task)
     with progress_bars() as report, nothing_to_tidy():
-        result = pipe.draw(pictures, previews=painting.watching.previews(), progress=report)
+        drawn, hows = _drawn(pipe, pictures, painting, report)
     files = {
         name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
     }
     told = [
         {**painting.loading.settings(), **how, **files, **template, "version": __version__}
-        for how, template in zip(result.settings, templates)
+        for how, template in zip(hows, templates)
     ]
-    painting.saving.save(list(result.images), told, painting.watching.paths(count))
-    painting.watching.finish(list(result.images))
+    painting.saving.save(drawn, told, painting.watching.paths(count))
+    painting.watching.finish(drawn)
+
+
+def _drawn(
+    pipe: "Pipeline", pictures: "Sequence[Picture]", painting: Painting, report: Report
+) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    """The images and their settings, drawn in full batches of one size: another number of them compiles nothing.
+
+    What is too few for a batch is filled up. No bit of a picture depends on those beside it. Where previews are wanted,
+    all are drawn at once.
+    """
+    previews = painting.watching.previews()
+    size = len(pictures) if previews is not None else painting.batch_size or _usual_batch(len(pictures))
+    batches = [pictures[k : k + size] for k in range(0, len(pictures), size)]
+    images: list[Image.Image] = []
+    hows: list[dict[str, Any]] = []
+    for k, batch in enumerate(batches):
+        full = [*batch, *[batch[0]] * (size - len(batch))]
+        result = pipe.draw(full, previews=previews, progress=partial(_of_batch, report, k, len(batches)))
+        images += list(result.images)[: len(batch)]
+        hows += result.settings[: len(batch)]
+    return images, hows
+
+
+def _usual_batch(count: int) -> int:
+    """How many pictures are drawn at once: on a CPU one for each device, elsewhere four, or one where there is one."""
+    import jax
+
+    from sdjax.models.platform import platform
+
+    return jax.local_device_count() * (1 if count == 1 or platform() == "cpu" else AT_ONCE)
+
+
+def _of_batch(
+    report: Report, batch: int, batches: int, stage: str, done: int, total: int, amount: str | None = None
+) -> None:
+    """Reports what is done of a batch as a part of all of them."""
+    report(stage, batch * total + done, batches * total, amount if batches == 1 else None)
 
 
 def _with_choices(
