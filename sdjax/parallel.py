@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sdjax.errors import InputError
 from sdjax.files.cache import ForeignCode, cached, exact_key
 from sdjax.files.eviction import keep_to_limit
+from sdjax.files.experience import Experience
 from sdjax.models.platform import devices, is_described, platform
 from sdjax.models.precision import Precision, prepared
 
@@ -78,7 +80,7 @@ def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tupl
 def compiled(
     function: Callable,
     donate_argnums: tuple[int, ...] = (),
-    traced: Callable[..., Callable] | None = None,
+    traced: Callable[..., tuple[Callable, Experience | None]] | None = None,
     name: str = "program",
 ) -> Callable:
     """`function` of trees of arrays, compiled ahead of time for each shape and target platform at its first call.
@@ -87,7 +89,8 @@ def compiled(
     at the first call is an error, not a second executable of a large network (weak types, which jit tells apart, are
     one program). The traced form may come from the disk, and memory is given back after each compilation. For devices
     that are only described a call compiles too, and its result is shapes.
-    traced: maps the arguments to the function that is compiled in place of `function`. name: see `Made`.
+    traced: maps the arguments to the function that is compiled in place of `function`, and where it is new, what
+        takes note of how long that took. name: see `Made`.
     """
     executables: dict[tuple, Callable] = {}
 
@@ -95,11 +98,13 @@ def compiled(
         key = (platform(), _shapes(arguments))
         if key not in executables:
             begun = time.perf_counter()
-            traceable = traced(*arguments) if traced and not is_described() else function
+            traceable, experience = traced(*arguments) if traced and not is_described() else (function, None)
             options = compiler_options()
             jitted = jax.jit(traceable, donate_argnums=donate_argnums, keep_unused=True, compiler_options=options)
             lowered = jitted.lower(*arguments)
             executable = lowered.compile()
+            if experience is not None:
+                experience.remember(time.perf_counter() - begun)
             if (made := _made.get()) is not None:
                 made.append(Made(name, arguments, executable, time.perf_counter() - begun))
             outputs = (
@@ -137,8 +142,10 @@ def compiler_options() -> dict[str, str]:
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
+def _traced(function: Callable, arguments: tuple, program: partial) -> tuple[Callable, Experience | None]:
     """`function`, which maps `program`, as JAX traces it for arguments of these shapes; read from the cache if there.
+
+    Where it is not there, that it will be compiled is said, and the experience of that is returned, which takes note.
 
     The key holds the target platform, the devices, JAX's settings, the program with what is bound to it, and the
     arguments' structure, shapes and dtypes.
@@ -148,16 +155,23 @@ def _traced(function: Callable, arguments: tuple, program: partial) -> Callable:
     tree, shapes = _shapes(arguments)
     key = [platform(), machine, settings, program, str(tree), [[shape, str(dtype)] for shape, dtype in shapes]]
 
+    kind = sha256(exact_key([platform(), machine, program]).encode()).hexdigest()
+    experience = Experience(program.func.__name__, kind, len(shapes))
+    new: list[Experience] = []
+
     def trace() -> bytes:
+        experience.say()
+        new.append(experience)
         # JAX does not promise that other versions will know cuDNN's attention; what other versions trace is not used.
         unpromised = [jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]
         return bytes(jax.export.export(jax.jit(function), disabled_checks=unpromised)(*arguments).serialize())
 
     try:
-        return jax.export.deserialize(bytearray(cached("programs", key, trace))).call
+        call = jax.export.deserialize(bytearray(cached("programs", key, trace))).call
+        return call, new[0] if new else None
     except (NotImplementedError, ValueError) as error:
         log.warning("a program cannot be cached, and is traced at every start: %s", error)
-        return function
+        return function, None
 
 
 def replicate(array: np.ndarray) -> jax.Array:

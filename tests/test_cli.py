@@ -251,7 +251,7 @@ def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(small,
     )
     os.close(stderr)
     try:
-        seen = read_until(screen, rb"denoise.* [1-9]\d*/1799", seconds=120)
+        seen = read_until(screen, rb"denoise.* [1-9]\d*/7196", seconds=120)
         process.send_signal(signal.SIGINT)
         sent = time.monotonic()
         assert process.wait(timeout=30) == 130
@@ -265,8 +265,9 @@ def test_interrupt_while_denoising_is_one_line_and_130_and_leaves_nothing(small,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_a_command_tidy_up_for_as_long_as_it_takes(sent, tmp_path):
+@pytest.mark.parametrize(("sent", "busy"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.7)])
+def test_a_signal_lets_a_command_tidy_up_for_as_long_as_it_takes(sent, busy, tmp_path):
+    """busy: seconds for which a command that has much to save does not look."""
     code = """
 import os, pathlib, sys, time
 from sdjax.cli import interrupt
@@ -276,7 +277,14 @@ interrupt.PATIENCE = 0.2
 def work():
     partial = pathlib.Path(sys.argv[1], "partial")
     partial.touch()
-    os.kill(os.getpid(), int(sys.argv[2]))
+    with interrupt.much_to_save() as has_learned:
+        if float(sys.argv[3]):
+            has_learned()
+        os.kill(os.getpid(), int(sys.argv[2]))
+        time.sleep(float(sys.argv[3]))
+        tidy(partial)
+
+def tidy(partial):
     try:
         while True:
             interrupt.check()
@@ -290,7 +298,7 @@ try:
 except KeyboardInterrupt as signalled:
     os._exit(signalled.args[0])
 """
-    assert subprocess.run([sys.executable, "-c", code, tmp_path, str(int(sent))]).returncode == sent
+    assert subprocess.run([sys.executable, "-c", code, tmp_path, str(int(sent)), str(busy)]).returncode == sent
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ TOLD = [{"prompt": "a ring, 指輪 🟡", "seed": seed, "steps": 4} for seed in 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("JPEG", "JPEG"), ("webp", "WEBP")])
 def test_a_name_says_the_format_and_settings_are_kept_in_it(ending, kind, tmp_path, capsys):
-    Saving().save([RED], TOLD[:1], [path := tmp_path / f"x.{ending}"])
+    Saving().save(RED, TOLD[0], path := tmp_path / f"x.{ending}")
     with Image.open(path) as picture:
         assert picture.format == kind
         assert np.abs(np.asarray(picture, float) - np.asarray(RED)).max() < 10
@@ -26,16 +26,16 @@ def test_a_name_says_the_format_and_settings_are_kept_in_it(ending, kind, tmp_pa
 
 def test_nothing_is_told_where_nothing_shall_be(tmp_path):
     for ending in ("png", "jpg", "webp"):
-        Saving(tmp_path / f"all.{ending}", metadata=False).save([RED], TOLD[:1], [tmp_path / f"x.{ending}"])
+        saving = Saving(tmp_path / f"all.{ending}", metadata=False)
+        saving.save(RED, TOLD[0], tmp_path / f"x.{ending}")
+        saving.save_sheet([(RED, TOLD[0])])
         for path in (tmp_path / f"x.{ending}", tmp_path / f"all.{ending}"):
             assert read_settings(path) is None
             assert b"ring" not in path.read_bytes()
 
 
 def test_a_sheet_shows_all_pictures_in_their_order(tmp_path):
-    Saving(grid := tmp_path / "new" / "all.png").save(
-        [RED, BLUE, GREEN], TOLD, [tmp_path / f"{k}.png" for k in range(3)]
-    )
+    Saving(grid := tmp_path / "new" / "all.png").save_sheet(list(zip((RED, BLUE, GREEN), TOLD)))
     with Image.open(grid) as sheet:
         assert sheet.size == (32, 16)
         found = [sheet.getpixel(place) for place in ((8, 4), (24, 4), (8, 12), (24, 12))]

@@ -22,7 +22,7 @@ def enlarge_picture(path: Path, painting: Painting, without: Sequence[str]) -> N
     said = {
         "seed": painting.seeds,
         "grid": painting.saving.grid,
-        "preview-every or --animate": painting.watching.previews(),
+        "preview-every or --animate": painting.watching.wanted,
     }
     if others := [*settings, *(name for name, value in said.items() if value)]:
         raise InputError(f"--{others[0].replace('_', '-')} is for painting: give a prompt too, or leave it out")
@@ -44,4 +44,4 @@ def enlarge_picture(path: Path, painting: Painting, without: Sequence[str]) -> N
     with progress_bars() as report, nothing_to_tidy():
         made = enlarge(upscaler, image, size if size[0] else None, lambda done, of: report("enlarge", done, of))
     told = {"width": made.width, "height": made.height, "image": str(path), "upscaler": upscaler.name}
-    painting.saving.save([made], [{**told, "version": __version__}], painting.watching.paths(1))
+    painting.saving.save(made, {**told, "version": __version__}, painting.watching.paths(1)[0])

@@ -6,6 +6,7 @@ looked at.
 """
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ GLANCE = 0.05  # seconds between two looks at the mark
 _requested = Event()
 _seen = Event()
 _nothing_to_tidy = Event()
+_much_to_save = Event()
 
 
 def listening(work: Callable[[], T]) -> T:
@@ -52,8 +54,12 @@ def listening(work: Callable[[], T]) -> T:
             signal.signal(number, handler)
     if not _requested.is_set():
         return outcome.result()
+    if _much_to_save.is_set():
+        print("sdjax: saving; a second signal ends it at once", file=sys.stderr, flush=True)
     patient_until = time.monotonic() + PATIENCE
-    while not outcome.done() and not _nothing_to_tidy.is_set() and (_seen.is_set() or time.monotonic() < patient_until):
+    while not outcome.done() and not _nothing_to_tidy.is_set():
+        if not (_seen.is_set() or _much_to_save.is_set() or time.monotonic() < patient_until):
+            break
         wait([outcome], GLANCE)
     raise KeyboardInterrupt(received[0])
 
@@ -76,3 +82,24 @@ def nothing_to_tidy() -> Iterator[None]:
         yield
     finally:
         _nothing_to_tidy.clear()
+
+
+@contextmanager
+def something_to_tidy() -> Iterator[None]:
+    """Within `nothing_to_tidy`, work that may not be left in the middle, such as writing a file."""
+    was_set = _nothing_to_tidy.is_set()
+    _nothing_to_tidy.clear()
+    try:
+        yield
+    finally:
+        if was_set:
+            _nothing_to_tidy.set()
+
+
+@contextmanager
+def much_to_save() -> Iterator[Callable[[], None]]:
+    """Yields a function: after it is called, the work inside has all the time that it takes to look at the mark."""
+    try:
+        yield _much_to_save.set
+    finally:
+        _much_to_save.clear()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sdjax.cli import options
+from sdjax.cli.by_batches import draw_by_batches
 from sdjax.cli.from_schema import setting_options
-from sdjax.cli.interrupt import nothing_to_tidy
 from sdjax.cli.options import files_and_scales
 from sdjax.cli.output import check_output
-from sdjax.cli.progress import Report, progress_bars
+from sdjax.cli.progress import progress_bars
 from sdjax.cli.saving import Saving
 from sdjax.cli.signature import extended, option
 from sdjax.cli.watching import Watching
@@ -86,7 +86,6 @@ class Loading:
         return {"model": self.model, **others, **choices, **files}
 
 
-AT_ONCE = 4  # pictures that an accelerator draws at once, where there are several to draw
 OF_LOADING = (
     *("model", "dtype", "weights", "offload", "vae", "vae_tiling"),
     *("refiner", "lora_dir", "upscaler_dir", "safety_checker"),
@@ -245,54 +244,24 @@ def paint(prompts: Sequence[str], painting: Painting, images: Mapping[str, Path]
         pictures = pictures_of(prompts, settings, painting.num_images, seed)
     with progress_bars(of_bytes=True) as report:
         pipe = painting.loading.open(report, painting.task)
-    with progress_bars() as report, nothing_to_tidy():
-        drawn, hows = _drawn(pipe, pictures, painting, report)
     files = {
         name: str(path) for name, path in {**painting.settings, **images}.items() if SETTINGS[name].kind == "image"
     }
-    told = [
-        {**painting.loading.settings(), **how, **files, **template, "version": __version__}
-        for how, template in zip(hows, templates)
-    ]
-    painting.saving.save(drawn, told, painting.watching.paths(count))
-    painting.watching.finish(drawn)
+    of_sheet: dict[int, tuple[Image.Image, dict[str, Any]]] = {}
 
+    def keep(numbers: Sequence[int], drawn: Sequence[Image.Image], hows: Sequence[dict[str, Any]]) -> None:
+        paths = painting.watching.paths(count)
+        for number, image, how in zip(numbers, drawn, hows):
+            told = {**painting.loading.settings(), **how, **files, **templates[number], "version": __version__}
+            painting.saving.save(image, told, paths[number])
+            painting.watching.finish(number, image, count)
+            if painting.saving.grid is not None:
+                of_sheet[number] = image, told
 
-def _drawn(
-    pipe: "Pipeline", pictures: "Sequence[Picture]", painting: Painting, report: Report
-) -> tuple[list[Image.Image], list[dict[str, Any]]]:
-    """The images and their settings, drawn in full batches of one size: another number of them compiles nothing.
-
-    What is too few for a batch is filled up. No bit of a picture depends on those beside it. Where previews are wanted,
-    all are drawn at once.
-    """
-    previews = painting.watching.previews()
-    size = len(pictures) if previews is not None else painting.batch_size or _usual_batch(len(pictures))
-    batches = [pictures[k : k + size] for k in range(0, len(pictures), size)]
-    images: list[Image.Image] = []
-    hows: list[dict[str, Any]] = []
-    for k, batch in enumerate(batches):
-        full = [*batch, *[batch[0]] * (size - len(batch))]
-        result = pipe.draw(full, previews=previews, progress=partial(_of_batch, report, k, len(batches)))
-        images += list(result.images)[: len(batch)]
-        hows += result.settings[: len(batch)]
-    return images, hows
-
-
-def _usual_batch(count: int) -> int:
-    """How many pictures are drawn at once: on a CPU one for each device, elsewhere four, or one where there is one."""
-    import jax
-
-    from sdjax.models.platform import platform
-
-    return jax.local_device_count() * (1 if count == 1 or platform() == "cpu" else AT_ONCE)
-
-
-def _of_batch(
-    report: Report, batch: int, batches: int, stage: str, done: int, total: int, amount: str | None = None
-) -> None:
-    """Reports what is done of a batch as a part of all of them."""
-    report(stage, batch * total + done, batches * total, amount if batches == 1 else None)
+    with progress_bars() as report:
+        previews = partial(painting.watching.previews, count)
+        draw_by_batches(pipe, pictures, painting.batch_size, previews, report, keep)
+    painting.saving.save_sheet([of_sheet[number] for number in sorted(of_sheet)])
 
 
 def _with_choices(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sdjax.cli.interrupt import much_to_save
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.signature import extended, option
 
@@ -108,6 +109,11 @@ def train_in(task: "Task", folder: Path, settings: "Settings", intervals: "Inter
     from sdjax.training import fit
 
     keep_compiled_programs()
-    with progress_bars() as report:
-        result = fit.train(task, fit.Run(folder, settings, intervals, report))
+    with progress_bars() as report, much_to_save() as has_learned:
+
+        def reported(stage: str, done: int, total: int, amount: str | None = None) -> None:
+            has_learned()
+            report(stage, done, total, amount)
+
+        result = fit.train(task, fit.Run(folder, settings, intervals, reported))
     typer.echo(result)

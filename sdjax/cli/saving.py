@@ -38,13 +38,17 @@ class Saving:
         except (OSError, ValueError):
             raise InputError("a JPEG has no room for prompts as long as these: write a PNG, or --no-metadata") from None
 
-    def save(self, images: Sequence[Image.Image], told: Sequence[dict[str, Any]], paths: Sequence[Path]) -> None:
-        """Save pictures, each with its settings, print their names, and save the sheet, with those of the first."""
-        for image, settings, path in zip(images, told, paths):
-            save_picture(image, path, settings if self.metadata else None, self.quality)
-            typer.echo(path)
-        if self.grid is not None:
-            self.grid.parent.mkdir(parents=True, exist_ok=True)
-            told_of_sheet = {**told[0], "seeds": [settings["seed"] for settings in told]}
-            save_picture(sheet_of(images), self.grid, told_of_sheet if self.metadata else None, self.quality)
-            typer.echo(self.grid)
+    def save(self, image: Image.Image, settings: dict[str, Any], path: Path) -> None:
+        """Save a picture with its settings, and print its name."""
+        save_picture(image, path, settings if self.metadata else None, self.quality)
+        typer.echo(path)
+
+    def save_sheet(self, pictures: Sequence[tuple[Image.Image, dict[str, Any]]]) -> None:
+        """Save the sheet of all pictures, if there shall be one, with the settings of the first; print its name."""
+        if self.grid is None:
+            return
+        self.grid.parent.mkdir(parents=True, exist_ok=True)
+        told = {**pictures[0][1], "seeds": [settings["seed"] for _, settings in pictures]}
+        sheet = sheet_of([image for image, _ in pictures])
+        save_picture(sheet, self.grid, told if self.metadata else None, self.quality)
+        typer.echo(self.grid)

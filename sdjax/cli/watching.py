@@ -1,10 +1,13 @@
 """A run that is watched: `--preview-every` and `--animate`."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from sdjax.cli.interrupt import something_to_tidy
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.errors import InputError
 from sdjax.files.pictures import save_animation, save_picture
@@ -24,7 +27,12 @@ class Watching:
     def __init__(self, output: Path, every: int | None, animation: Path | None):
         self._output, self._every, self._animation = output, every, animation
         self._paths: list[Path] = []
-        self._frames: list[list[Image.Image]] = []
+        self._frames: dict[int, list[Image.Image]] = {}  # by the number of the picture
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be seen on the way."""
+        return self._every is not None or self._animation is not None
 
     def check(self) -> None:
         """Raises InputError where the animation cannot be written."""
@@ -33,30 +41,32 @@ class Watching:
                 raise InputError(f"{self._animation}: animations are written as {' or '.join(ANIMATED)}")
             check_output(self._animation.with_suffix(".png"))
 
-    def previews(self) -> "Previews | None":
-        """What to ask of the pipeline."""
+    def previews(self, count: int, numbers: Sequence[int]) -> "Previews | None":
+        """What to ask of the pipeline for a batch; count: of all pictures, numbers: of those of the batch among them.
+
+        The batch may have more pictures than numbers, which are not shown.
+        """
         from sdjax.pipeline.previews import previews_of
 
-        every = self._every or (1 if self._animation else None)
-        return None if every is None else previews_of(every, self._show)
+        return previews_of(self._every or 1, partial(self._show, count, numbers)) if self.wanted else None
 
     def paths(self, count: int) -> list[Path]:
         """The names of the finished pictures; always the same."""
         self._paths = self._paths or picture_paths(self._output, count)
         return self._paths
 
-    def finish(self, images: list[Image.Image]) -> None:
-        """Save the animations, one for each picture."""
+    def finish(self, number: int, image: Image.Image, count: int) -> None:
+        """Save the animation of a finished picture, one of `count`."""
         if self._animation is None:
             return
-        for i, image in enumerate(images):
-            several = len(images) > 1
-            path = self._animation.with_stem(f"{self._animation.stem}-{i + 1}") if several else self._animation
-            save_animation([*(frame[i] for frame in self._frames), image], path)
+        path = self._animation.with_stem(f"{self._animation.stem}-{number + 1}") if count > 1 else self._animation
+        save_animation([*self._frames.pop(number, []), image], path)
 
-    def _show(self, step: int, images: list[Image.Image]) -> None:
-        if self._animation is not None:
-            self._frames.append(images)
-        if self._every is not None:
-            for image, path in zip(images, self.paths(len(images))):
-                save_picture(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})
+    def _show(self, count: int, numbers: Sequence[int], step: int, images: list[Image.Image]) -> None:
+        for number, image in zip(numbers, images):
+            if self._animation is not None:
+                self._frames.setdefault(number, []).append(image)
+            if self._every is not None:
+                path = self.paths(count)[number]
+                with something_to_tidy():
+                    save_picture(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})

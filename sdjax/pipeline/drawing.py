@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import InputError
+from sdjax.files.experience import compiling_for
 from sdjax.parallel import fitting_in_memory
 from sdjax.pipeline import hires
 from sdjax.pipeline.denoising import Progress, silent
@@ -104,7 +105,7 @@ def _one_pass(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted
     if wanted.previews and order.adaptive:
         raise InputError("dpm_adaptive finds its steps on the way: there are no previews after every so many")
     gallery = Gallery(order.plan, wanted.previews)
-    with in_memory(order):
+    with in_memory(order), compiling_for(_said(order)):
         report("encode", 0, 1)
         batch = pipe.begin(order, latents)
         report("encode", 1, 1)
@@ -144,7 +145,9 @@ def settings_of(pipe: "Pipeline", order: Order) -> list[dict[str, Any]]:
 
 def in_memory(order: Order) -> AbstractContextManager[None]:
     """Raises InputError where the device has too little memory for an order."""
+    return fitting_in_memory(f"{_said(order)} pixels at once: ask for fewer or smaller pictures")
+
+
+def _said(order: Order) -> str:
     width, height = order.size.pixels
-    return fitting_in_memory(
-        f"{len(order.recipes)} of {width} x {height} pixels at once: ask for fewer or smaller pictures"
-    )
+    return f"{width} x {height}" if len(order.recipes) == 1 else f"{len(order.recipes)} of {width} x {height}"

@@ -134,6 +134,7 @@ def fit(task: Task, run: Run) -> TrainState:
                 batch = log.timed(lambda: next(source))
                 state, metrics = step(state, frozen, place(batch), number)
                 log.add(number, metrics)
+                log.keep_pace()
                 saves = (number + 1) % intervals.save == 0 or number + 1 == settings.steps
                 try:
                     if saves or (number + 1) % intervals.log == 0:
@@ -204,6 +205,11 @@ class Log:
     def add(self, number: int, metrics: Metrics) -> None:
         """Take down a step, without waiting for it."""
         self.pending.append((number, metrics))
+
+    def keep_pace(self) -> None:
+        """Wait for the last step but one: who reports hears a signal after two steps, and devices never wait."""
+        if len(self.pending) > 1:
+            jax.block_until_ready(self.pending[-2][1])
 
     def write(self) -> str:
         """Write a line, the means since the last one; returns it in short. Raises TrainingError, see `fit`."""
