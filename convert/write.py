@@ -17,7 +17,7 @@ from sdjax.convert.opening import check_opens
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
-from sdjax.files.checkpoint import flat_specs, write_component, write_index
+from sdjax.files.checkpoint import check_amount, flat_specs, write_component, write_index
 from sdjax.files.layout import CHECKER, EXTRACTOR, shorten
 from sdjax.models import COMPONENTS, build
 from sdjax.models.precision import FLOATS
@@ -118,10 +118,11 @@ def _plan(component: str, part: Part, dtype: str | None) -> _Job:
     """Checks one component's config, tensor names and shapes, and says what it will be written as."""
     try:
         module = build(part.class_name, part.config)
+        tensors = part.open()
+        check_amount(module, tensors, f"{part.where} does not fit its configuration")
         target = flat_specs(module)
     except ConfigError as error:
         raise ConfigError(f"the configuration of {part.where}: {error}") from error
-    tensors = part.open()
     names = match(target, tensors, part.where, part.name_of)
     specs = {
         path: jax.ShapeDtypeStruct(spec.shape, _stored_dtype(tensors[first].dtype, dtype, first, part))

@@ -1,5 +1,7 @@
 """What strangers write costs time that grows with its length, and what is too much is refused in one line."""
 
+import json
+import os
 import time
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 
 from sdjax.a1111 import mentions_of, without_mentions
 from sdjax.batch.rows import Naming, items_of
-from sdjax.errors import ConfigError, InputError
+from sdjax.errors import CheckpointError, ConfigError, InputError
+from sdjax.files.checkpoint import read_component
 from sdjax.files.infotext import read_infotext
-from sdjax.limits import NESTING, STEPS, TEXT
+from sdjax.files.layout import embedded_models, read_json
+from sdjax.limits import LAYERS, NESTING, STEPS, TEXT
 from sdjax.models.config import CLIPTextConfig, VAEConfig
 from sdjax.models.unet_config import UNetConfig
 from sdjax.pipeline.few_steps import recognised
@@ -97,6 +101,17 @@ def test_a_row_that_asks_for_too_much_is_named(asked):
 )
 def test_a_configuration_that_asks_for_too_much_is_refused(read):
     refuse(read)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")])
+def test_more_layers_than_a_file_has_tensors_are_refused_before_anything_is_traced(name, kind, tmp_path, monkeypatch):
+    folder = embedded_models()["shapes"] / name
+    config = read_json(folder / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"layers_per_block": LAYERS}))
+    os.link(folder / "model.safetensors", tmp_path / "model.safetensors")
+    monkeypatch.setattr("sdjax.files.checkpoint.flat_specs", lambda _: pytest.fail("was traced"))
+    with pytest.raises(CheckpointError, match=r"does not fit .*config.json: it has \d+ tensors, and \d+ are the least"):
+        read_component(tmp_path, kind)
 
 
 def refuse(work):

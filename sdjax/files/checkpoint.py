@@ -150,6 +150,7 @@ def read_component(folder: Path, class_name: str) -> Component:
     """Opens one component's folder: the module built from its config, and its parameters, strict in both directions."""
     module = build_module(folder, class_name, read_json(within(folder.parent, folder / "config.json")))
     tensors = open_tensors(within(folder.parent, folder / WEIGHTS))
+    check_amount(module, tensors, f"{folder / WEIGHTS} does not fit {folder / 'config.json'}")
     expected = flat_specs(module)
     if problem := mismatch(expected, tensors):
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {folder / 'config.json'}: {problem}")
@@ -168,6 +169,16 @@ def build_module(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Mo
         return build(class_name, config)
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+
+
+def check_amount(module: nn.Module, tensors: Collection[str], problem: str) -> None:
+    """Raises CheckpointError, which begins with `problem`, for a network that has more layers than there are tensors.
+
+    Shapes of a network are known after it was traced, which takes the longer the more layers there are.
+    """
+    least = module.config.least_arrays
+    if len(tensors) < least:
+        raise CheckpointError(f"{problem}: it has {len(tensors):,} tensors, and {least:,} are the least for its layers")
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from sdjax.errors import ConfigError
 from sdjax.limits import DEPTH, LAYERS, SIDE
-from sdjax.models.strict import Config
+from sdjax.models.strict import ARRAYS_OF_BLOCK, Config
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class VAEConfig(Config):
     def factor(self) -> int:
         """Pixels per latent along each side: 8 for Stable Diffusion's four levels."""
         return 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def least_arrays(self) -> int:
+        """See `Config`."""
+        return ARRAYS_OF_BLOCK * (2 * self.layers_per_block + 1) * len(self.block_out_channels)
 
 
 @dataclass(frozen=True)

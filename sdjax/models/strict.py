@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 from sdjax.errors import ConfigError, brief, did_you_mean
 from sdjax.limits import DEPTH, LEVELS, WIDTH
 
+ARRAYS_OF_BLOCK = 8  # of a residual block at least: two norms and two convolutions
 POSITIVE = ("scaling_factor", "norm_eps", "layer_norm_eps", "latents_std")  # what is divided by
 
 
@@ -58,6 +59,11 @@ class Config:
         most = cls.at_most.get(key, WIDTH)
         if any(isinstance(entry, int | float) and abs(entry) > most for entry in entries):
             raise ConfigError(f"{cls.__name__}: {key} = {brief(value)} is too large: {most:,} is the most")
+
+    @property
+    def least_arrays(self) -> int:
+        """Arrays of parameters that the network has at least: known at once, where building it may take long."""
+        return 0
 
     def require(self, condition: bool, message: str) -> None:
         """Raises ConfigError with `message` unless `condition` holds."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdjax.limits import DEPTH, LAYERS
-from sdjax.models.strict import Config
+from sdjax.models.strict import ARRAYS_OF_BLOCK, Config
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,11 @@ class UNetConfig(EncoderConfig):
             if level.up_attention:
                 found |= {f"up_blocks_{i}/attentions_{k}": level for k in range(level.layers + 1)}
         return found
+
+    @property
+    def least_arrays(self) -> int:
+        """See `Config`."""
+        return ARRAYS_OF_BLOCK * sum(2 * level.layers + 1 for level in self.levels)
 
     def _up_attention(self) -> tuple[bool, ...]:
         return tuple(block == "CrossAttnUpBlock2D" for block in reversed(self.up_block_types))  # in the order of use
