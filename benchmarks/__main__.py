@@ -14,6 +14,7 @@ from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
 from benchmarks.few_steps import few_steps
 from benchmarks.fuzz import fuzz
+from benchmarks.kills import kills
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
@@ -49,6 +50,7 @@ app.command("training", rich_help_panel=QUICK)(training)
 app.command("batch", rich_help_panel=QUICK)(batch)
 app.command("slots", rich_help_panel=QUICK)(slots)
 app.command("fuzz", rich_help_panel=LONG)(fuzz)
+app.command("kills", rich_help_panel=LONG)(kills)
 app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)

@@ -302,6 +302,31 @@ except KeyboardInterrupt as signalled:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["replaced", "new_directory"])
+def test_what_is_half_written_is_removed_where_a_command_does_not_hear(kind, tmp_path):
+    code = """
+import os, pathlib, signal, sys, time
+from sdjax.cli import interrupt
+from sdjax.files import atomic
+
+interrupt.PATIENCE = 0.2
+
+def work():
+    with getattr(atomic, sys.argv[2])(pathlib.Path(sys.argv[1], "made")) as partial:
+        (partial / "inside" if partial.is_dir() else partial).write_text("half")
+        assert os.listdir(sys.argv[1])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+try:
+    interrupt.listening(work)
+except KeyboardInterrupt as signalled:
+    os._exit(signalled.args[0])
+"""
+    assert subprocess.run([sys.executable, "-c", code, tmp_path, kind]).returncode == signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def read_until(screen: int, pattern: bytes, seconds: float) -> bytes:
     """What appears on a terminal up to a pattern."""
     seen, end = b"", time.monotonic() + seconds

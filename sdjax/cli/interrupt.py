@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
+from sdjax.files.atomic import remove_unfinished
+
 T = TypeVar("T")
 
 HEARD = (signal.SIGINT, signal.SIGTERM)  # the second is what those send who take machines back
@@ -61,6 +63,8 @@ def listening(work: Callable[[], T]) -> T:
         if not (_seen.is_set() or _much_to_save.is_set() or time.monotonic() < patient_until):
             break
         wait([outcome], GLANCE)
+    if not outcome.done():
+        remove_unfinished()
     raise KeyboardInterrupt(received[0])
 
 
@@ -82,18 +86,6 @@ def nothing_to_tidy() -> Iterator[None]:
         yield
     finally:
         _nothing_to_tidy.clear()
-
-
-@contextmanager
-def something_to_tidy() -> Iterator[None]:
-    """Within `nothing_to_tidy`, work that may not be left in the middle, such as writing a file."""
-    was_set = _nothing_to_tidy.is_set()
-    _nothing_to_tidy.clear()
-    try:
-        yield
-    finally:
-        if was_set:
-            _nothing_to_tidy.set()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from sdjax.cli.interrupt import something_to_tidy
 from sdjax.cli.output import check_output, picture_paths
 from sdjax.errors import InputError
 from sdjax.files.pictures import save_animation, save_picture
@@ -68,5 +67,4 @@ class Watching:
                 self._frames.setdefault(number, []).append(image)
             if self._every is not None:
                 path = self.paths(count)[number]
-                with something_to_tidy():
-                    save_picture(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})
+                save_picture(image, path.with_stem(f"{path.stem}-step-{step:02d}"), {"step": step})

@@ -17,6 +17,23 @@ from sdjax.errors import CheckpointError, InputError
 
 PARTIAL = ".partial"
 
+_unfinished: set[Path] = set()  # files and folders that are being written
+
+
+def remove_unfinished() -> None:
+    """Removes what this process has not finished, before it ends in the middle of its work.
+
+    A thread that is still writing loses its folder first, and can make nothing in it any more.
+    """
+    for path in list(_unfinished):
+        if path.is_dir():
+            with suppress(OSError):
+                path = path.rename(path.with_name(f".{secrets.token_hex(4)}{PARTIAL}"))
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
 
 def check_vacant(destination: Path) -> None:
     """Raises InputError when there is something at a destination already, or nothing can be written there."""
@@ -35,6 +52,7 @@ def check_vacant(destination: Path) -> None:
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write what takes the name `path` when the block ends well."""
     partial = partial_path(path)
+    _unfinished.add(partial)
     try:
         yield partial
         partial.replace(path)
@@ -44,6 +62,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+        _unfinished.discard(partial)
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
@@ -64,6 +83,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial, lock = _locked_folder(destination)
+        _unfinished.add(partial)
         try:
             yield partial
             os.rename(partial, destination)
@@ -76,6 +96,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
     finally:
         if partial != destination:
             shutil.rmtree(partial, ignore_errors=True)
+            _unfinished.discard(partial)
 
 
 def sweep(folder: Path, pattern: str = f".*{PARTIAL}") -> None:
