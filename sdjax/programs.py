@@ -233,9 +233,12 @@ def _summed(residuals: Sequence[Residuals]) -> Residuals:
 
 
 @full_precision_matmul
-def encode_hint(net: nn.Module, params: Params, hints: jax.Array) -> Any:
-    """Hints [batch, height, width, channels] from 0 to 1 as the features that a net reads at every row."""
-    return net.apply({"params": params}, hints.astype(jax.tree.leaves(params)[0].dtype), method="encode")
+def encode_hint(net: nn.Module, params: Params, hints: jax.Array, *kinds: jax.Array) -> Any:
+    """Hints [batch, height, width, channels] from 0 to 1 as the features that a net reads at every row.
+
+    kinds: of a ControlNet-Union, [batch], what each hint is.
+    """
+    return net.apply({"params": params}, hints.astype(jax.tree.leaves(params)[0].dtype), *kinds, method="encode")
 
 
 @full_precision_matmul

@@ -15,7 +15,7 @@ from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.files.infotext import read_infotext, write_infotext
 from sdjax.files.pictures import read_settings
-from sdjax.models import build
+from sdjax.models import ControlNetUnionConfig, ControlNetUnionModel, build
 from sdjax.pipeline.hints import ConditionNet, Hint, fitted
 from sdjax.settings import Picture
 from sdjax.settings.unit import FITS, MODES, Unit, read_unit, unit_of, units_of
@@ -167,6 +167,22 @@ def test_bad_hints(edges, what):
     settings, message = BAD[what]
     with pytest.raises(InputError, match=message):
         edges(picture(), **settings)
+
+
+def test_the_kind_of_a_hint_is_for_unions_and_needed_there(edges):
+    own = dict.fromkeys(("num_trans_channel", "num_proj_channel"), NET["block_out_channels"][0])
+    own |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 56}
+    config = ControlNetUnionConfig.from_dict(NET | own | {"addition_embed_type": "text_time"})
+    net = ConditionNet("union", ControlNetUnionModel(config), {})
+    assert net(picture(), kind="seg").kind == "seg"
+    for said, of, says in (
+        ({}, net, "the kind is not given, it is openpose, depth"),
+        ({"kind": "tile"}, net, "the kind is 'tile', it is openpose"),  # of ProMax, which has eight kinds
+        ({"kind": "pose"}, net, "the kind of a hint is 'pose'"),
+        ({"kind": "canny"}, edges, "which edges is not"),
+    ):
+        with pytest.raises(InputError, match=says):
+            of(picture(), **said)
 
 
 def test_bad_pictures_and_numbers(pipe, edges, colours, tmp_path):

@@ -11,13 +11,14 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.parallel import shard
-from sdjax.pipeline.hints import ConditionNet, opened
+from sdjax.pipeline.hints import opened
 from sdjax.pipeline.images import Repaint
 from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.resolve import Facts
 from sdjax.programs import ByRow
 from sdjax.prompts import bucket
 from sdjax.settings import Picture
+from sdjax.settings.unit import KINDS
 
 if TYPE_CHECKING:
     from sdjax.pipeline.order import Order
@@ -110,8 +111,9 @@ class Conditions(NamedTuple):
         return positive, negative
 
 
-# Maps a net and hints [batch, height, width, channels] to its parameters and its features, on the devices.
-HintEncode = Callable[[ConditionNet, np.ndarray], tuple[Any, Any]]
+# Maps a net and hints [batch, height, width, channels], of a union also their kinds [batch], to its parameters and its
+# features, on the devices.
+HintEncode = Callable[..., tuple[Any, Any]]
 # Maps a net, pixels [n, size, size, 3] and whether each is no picture to keys and values [n, ..], on the host.
 LookEncode = Callable[[PictureNet, np.ndarray, np.ndarray], Any]
 
@@ -123,7 +125,8 @@ def nets_of(order: "Order", images: Sequence["ImageInputs"], encode: HintEncode)
         if any(slot.hints):
             none = np.zeros((*size[::-1], slot.net.module.config.conditioning_channels), np.float32)
             pixels = [none if hint is None else hint.pixels(size, part) for hint, part in zip(slot.hints, parts)]
-            latest = encode(slot.net, np.stack(pixels))
+            kinds = [KINDS.index(hint.kind) if hint else 0 for hint in slot.hints if slot.net.kinds]
+            latest = encode(slot.net, np.stack(pixels), *([np.array(kinds, np.int32)] if kinds else []))
         encoded.append(latest)  # again where the slot is there to fill up their number
     own, other = (tuple(ByRow(shard(table)) for table in half) for half in order.hint_weights)
     params, of_hints = zip(*encoded) if encoded else ((), ())

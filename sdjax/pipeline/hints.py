@@ -24,7 +24,7 @@ from sdjax.pipeline.images import (
     to_array,
 )
 from sdjax.pipeline.looks import Look, PictureNet
-from sdjax.settings.unit import NO_ANNOTATOR, Unit, check_names, check_numbers, is_by_block
+from sdjax.settings.unit import KINDS, NO_ANNOTATOR, Unit, check_names, check_numbers, is_by_block
 
 SOFT = 0.825  # of A1111, from one residual of a ControlNet to the one before
 SOFT_ADAPTER = (0.25, 0.62, 0.825, 1.0)  # of A1111, from the finest level to the coarsest
@@ -46,6 +46,11 @@ class ConditionNet:
         """Whether it is a T2I adapter, and no ControlNet."""
         return hasattr(self.module.config, "adapter_type")
 
+    @property
+    def kinds(self) -> int:
+        """How many kinds of hints a ControlNet-Union knows; 0 of other nets."""
+        return getattr(self.module.config, "num_control_type", 0)
+
     def __call__(
         self,
         image: GivenImage,
@@ -57,6 +62,7 @@ class ConditionNet:
         fit: str = "stretch",
         mask: GivenImage | None = None,
         annotator: str = "",
+        kind: str | None = None,
     ) -> "Hint":
         """A hint for one picture.
 
@@ -70,9 +76,10 @@ class ConditionNet:
             "fill" ("Resize and Fill"), or "exact", which refuses it.
         mask: for nets that were trained for inpainting: white where they are to invent.
         annotator: of `sdjax.annotators`, what makes the hint from the image, such as "canny" from a photo.
+        kind: of a hint for a ControlNet-Union: one of `sdjax.settings.unit.KINDS`.
         Raises InputError for what cannot work.
         """
-        return Hint(self, image, scale, start, end, mode, fit, mask, annotator)
+        return Hint(self, image, scale, start, end, mode, fit, mask, annotator, kind)
 
     def check(self, unet: UNetConfig) -> None:
         """Raises InputError where the net was made for another UNet, as their widths say."""
@@ -103,10 +110,12 @@ class Hint:
     fit: str = "stretch"
     mask: Any = None
     annotator: str = ""
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self.scale, self.start, self.end)
-        check_names(self.mode, self.fit)
+        check_names(self.mode, self.fit, self.kind)
+        self._check_kind()
         if is_by_block(self.scale):
             raise InputError(f"scales by block are of IP-Adapters, and {self.net.name} is a net that sees a hint")
         if self.mode == "guess" and self.net.is_adapter:
@@ -116,6 +125,14 @@ class Hint:
         else:
             _ = self.seen
         _ = self.seen_mask
+
+    def _check_kind(self) -> None:
+        known = KINDS[: self.net.kinds]
+        if self.kind is not None and not known:
+            raise InputError(f"a kind is of hints for a ControlNet-Union, which {self.net.name} is not")
+        if known and self.kind not in known:
+            said = "is not given" if self.kind is None else f"is {self.kind!r}"
+            raise InputError(f"{self.net.name} sees several kinds of hints: the kind {said}, it is {', '.join(known)}")
 
     @property
     def _what(self) -> str:
@@ -183,7 +200,7 @@ class Hint:
         of_file = isinstance(self.image, str | os.PathLike)
         scale = self.scale if isinstance(self.scale, int | float) else tuple(map(float, self.scale))
         mask = str(self.mask) if isinstance(self.mask, str | os.PathLike) else None
-        how = (scale, self.start, self.end, self.mode, self.fit, self.annotator or None, mask)
+        how = (scale, self.start, self.end, self.mode, self.fit, self.annotator or None, mask, self.kind)
         unit = Unit(self.net.name, str(self.image), *how)
         return {name: value for name, value in unit.settings().items() if of_file or name != "image"}
 
@@ -227,7 +244,7 @@ def opened(unit: Unit | Hint | Look, open_net: NetOpener | None, unet: UNetConfi
     chosen = goes_with if unit.annotator is None else unit.annotator
     annotated = "" if chosen == NO_ANNOTATOR else chosen
     scale: Any = unit.scale  # which a hint looks at itself
-    return Hint(net, unit.image, scale, unit.start, unit.end, unit.mode, unit.fit, unit.mask, annotated)
+    return Hint(net, unit.image, scale, unit.start, unit.end, unit.mode, unit.fit, unit.mask, annotated, unit.kind)
 
 
 def _annotated(name: str, image: GivenImage) -> np.ndarray:

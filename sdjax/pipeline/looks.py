@@ -91,7 +91,7 @@ class Look:
     @classmethod
     def of(cls, net: PictureNet, unit: Unit) -> "Look":
         """From a unit. Raises InputError for what only nets that see hints can do."""
-        for name in ("mode", "fit", "annotator"):
+        for name in ("mode", "fit", "annotator", "kind"):
             if (said := unit.settings().get(name)) is not None:
                 raise InputError(f"{name}={said} is of ControlNets and T2I adapters, and {net.name} is an IP-Adapter")
         return cls(net, unit.image, unit.scale, unit.start, unit.end, unit.mask)

@@ -29,7 +29,7 @@ class Networks:
     encode_text: maps all parameters and the arrays of `programs.encode_text` to texts.
     denoise: maps parameters, nets that see hints, the number of pictures, whether the unconditional half is computed,
         and the arguments of `programs.denoise` from `plan` to `stop` to the next state.
-    encode_hint: maps a net, its parameters and hints [batch, height, width, channels] to features.
+    encode_hint: maps a net, its parameters and the arguments of `programs.encode_hint` after these to features.
     encode_look: maps a net, its parameters, pixels [n, size, size, 3] and whether each is no picture at all to what
         `programs.encode_look` gives, on the host.
     """
@@ -89,10 +89,10 @@ def _denoising_program(unet: nn.Module) -> Callable[..., State]:
 
 def _hint_program() -> Callable[..., Any]:
     @cache
-    def of_net(net: nn.Module) -> Callable[..., Any]:
-        return pmap(partial(programs.encode_hint, net), in_axes=(None, 0))
+    def of_net(net: nn.Module, arguments: int) -> Callable[..., Any]:
+        return pmap(partial(programs.encode_hint, net), in_axes=(None, *[0] * arguments))
 
-    return lambda net, params, hints: of_net(net)(params, shard(hints))
+    return lambda net, params, *seen: of_net(net, len(seen))(params, *map(shard, seen))
 
 
 def _look_program() -> Callable[..., Any]:

@@ -166,10 +166,10 @@ class Pipeline:
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
         return Batch.of(order, images, contexts, noise, start, params["unet"], nets)
 
-    def _encode_hint(self, net: ConditionNet, hints: np.ndarray) -> tuple[Any, Any]:
+    def _encode_hint(self, net: ConditionNet, *seen: np.ndarray) -> tuple[Any, Any]:
         """A net's parameters on the devices, where they stay as long as the net is in use, and features of hints."""
         params = self._params_of(net, "unet", lambda: net.params)
-        return params, self.networks.encode_hint(net.module, params, hints)
+        return params, self.networks.encode_hint(net.module, params, *seen)
 
     def _encode_look(self, net: PictureNet, pixels: np.ndarray, blank: np.ndarray) -> Any:
         """Keys and values for the UNet's layers, on the host; see `Networks`."""

@@ -13,9 +13,12 @@ from sdjax.errors import InputError, did_you_mean
 MODES = ("balanced", "guess", "prompt", "control")
 FITS = ("stretch", "crop", "fill", "exact")
 LARGEST_SCALE = 100.0
+# Of hints for a ControlNet-Union, in the order that the published ones count them: edges and lines are "canny", strokes
+# and soft edges "softedge". The first six are those of the first release, the last two of ProMax.
+KINDS = ("openpose", "depth", "softedge", "canny", "normal", "seg", "tile", "inpaint")
 NO_ANNOTATOR = "none"  # as A1111 calls it
 
-FORM = "NET:PICTURE[:SCALE][:START-END][:mode=…][:fit=…][:annotator=…][:mask=…]"
+FORM = "NET:PICTURE[:SCALE][:START-END][:mode=…][:fit=…][:annotator=…][:mask=…][:kind=…]"
 WINDOW = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
 
 
@@ -28,7 +31,8 @@ class Unit:
     """A hint that is not opened yet: the arguments of a `ConditionNet`'s call, and the net's name.
 
     net: as for `sdjax.load_condition`, or a short name such as "canny". image, mask: files. annotator: what makes the
-    hint from the picture; where None, what goes with a short name; "none" for the picture as it is.
+    hint from the picture; where None, what goes with a short name; "none" for the picture as it is. kind: of KINDS,
+    for a ControlNet-Union.
     Raises InputError for numbers and names that cannot work.
     """
 
@@ -41,10 +45,11 @@ class Unit:
     fit: str = "stretch"
     annotator: str | None = None
     mask: str | None = None
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self.scale, self.start, self.end)
-        check_names(self.mode, self.fit)
+        check_names(self.mode, self.fit, self.kind)
 
     def settings(self) -> dict[str, Any]:
         """Its fields that are not as usual, as JSON has them."""
@@ -77,11 +82,11 @@ def _is_scale(value: Any, depth: int = 2) -> bool:
     return _is_number(value) and abs(value) <= LARGEST_SCALE
 
 
-def check_names(mode: Any, fit: Any) -> None:
-    """Raises InputError for a mode or a fit that there is none of."""
-    for name, value, known in (("mode", mode, MODES), ("fit", fit, FITS)):
+def check_names(mode: Any, fit: Any, kind: Any) -> None:
+    """Raises InputError for a mode, a fit or a kind that there is none of."""
+    for name, value, known in (("mode", mode, MODES), ("fit", fit, FITS), ("kind", kind, (None, *KINDS))):
         if value not in known:
-            raise InputError(f"the {name} of a hint is {value!r}, it can be {', '.join(known)}")
+            raise InputError(f"the {name} of a hint is {value!r}, it can be {', '.join(filter(None, known))}")
 
 
 def _is_number(value: Any) -> bool:

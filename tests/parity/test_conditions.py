@@ -61,6 +61,19 @@ def net_of(unet, seed, **changes):
     return net.eval()
 
 
+def union_of(unet, seed):
+    """A ControlNet-Union, likewise."""
+    names = ("up_block_types", "out_channels", "sample_size", "time_cond_proj_dim")
+    config = {name: value for name, value in unet.config.items() if name not in names}
+    width = config["block_out_channels"][0]
+    more = {"num_trans_channel": width, "num_proj_channel": width, "conditioning_embedding_out_channels": (4, 8)}
+    net = diffusers.ControlNetUnionModel.from_config(config | more)
+    for part in (net.controlnet_cond_embedding, net.controlnet_down_blocks, net.controlnet_mid_block):
+        randomise(part, seed)
+    randomise(net.spatial_ch_projs, seed)
+    return net.eval()
+
+
 def adapter_of(kind, channels, seed, grey=False, factor=2):
     torch.manual_seed(seed)
     return diffusers.T2IAdapter(1 if grey else 3, channels, 1, downscale_factor=factor, adapter_type=kind).eval()
@@ -258,7 +271,8 @@ def test_a_net_and_an_adapter_at_once_in_each_mode_of_a1111(base, nets, mode):
     compare(f"ControlNet and adapter, {mode}", got, expected)
 
 
-@pytest.mark.parametrize("what", ["controlnet", pytest.param("adapter", marks=pytest.mark.long)])
+@pytest.mark.few(1)
+@pytest.mark.parametrize("what", ["controlnet", "adapter", "union"])
 def test_with_stable_diffusion_xl(components, opened, what):
     more = {
         "text_encoder_2": text_encoder(40, True, 4),
@@ -275,12 +289,18 @@ def test_with_stable_diffusion_xl(components, opened, what):
         net = net_of(unet, 1)
         theirs = diffusers.StableDiffusionXLControlNetPipeline(**own, unet=unet, controlnet=net)
         scale = {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.8}
+    elif what == "union":
+        net = union_of(unet, 1)
+        theirs = diffusers.StableDiffusionXLControlNetUnionPipeline(**own, unet=unet, controlnet=net)
+        scale = {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.8, "control_mode": [4]}
     else:  # a feature of each level's end and one of the middle's, the finest level's after its halving
         net = adapter_of("full_adapter_xl", [16, 32, 64, 64], 2, factor=4)
         theirs = diffusers.StableDiffusionXLAdapterPipeline(**own, unet=unet, adapter=net)
         scale = {"adapter_conditioning_scale": 0.7, "adapter_conditioning_factor": 0.8}
-    expected = quiet(theirs)(**THEIRS | settings, image=HINTS[0], **scale).images
-    conditions = [(opened(net)(HINTS[0], scale=0.7, end=0.8),)]
+    image = {"control_image": [HINTS[0]]} if what == "union" else {"image": HINTS[0]}
+    expected = quiet(theirs)(**THEIRS | settings, **image, **scale).images
+    kind = {"kind": "normal"} if what == "union" else {}
+    conditions = [(opened(net)(HINTS[0], scale=0.7, end=0.8, **kind),)]
     got = ours(PROMPTS[0], **OURS | {"seed": 0}, sampler="ddim", latents=LATENTS[:1], conditions=conditions,
                prompt_syntax="plain").images  # fmt: skip
     compare(f"Stable Diffusion XL, {what}", got, expected)
