@@ -11,6 +11,7 @@ from sdjax.server.hosting import Host
 from sdjax.server.journal import Journal
 from sdjax.server.limits import Limits
 from sdjax.server.models import Models
+from sdjax.server.nets import Nets
 
 SLOTS = 2  # of every batch, so that one program draws all
 
@@ -23,11 +24,18 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def served(pipe: Pipeline, tokens: tuple[str, ...] = (), **limits) -> Iterator[Running]:
-    """A pipeline under two names, served while the block runs."""
-    models = Models({"small": lambda: pipe, "other": lambda: pipe}, kept=2)
-    engine = Engine(models, [SLOTS], Limits(**limits), Journal())
-    host = Host(application(engine, tokens), engine)
+def served(
+    pipe: Pipeline,
+    tokens: tuple[str, ...] = (),
+    names: tuple[str, ...] = ("small", "other"),
+    dress=None,
+    nets=(),
+    **limits,
+) -> Iterator[Running]:
+    """A pipeline under some names, served while the block runs. dress: see `application`. nets: of conditions."""
+    models = Models(dict.fromkeys(names, lambda: pipe), kept=len(names))
+    engine = Engine(models, [SLOTS], Limits(**limits), Journal(), Nets({net.name: lambda net=net: net for net in nets}))
+    host = Host(application(engine, tokens, dress=dress), engine)
     try:
         yield Running(host.url, engine)
     finally:

@@ -25,6 +25,7 @@ LAYERS = [
     {"loading", "fitting"},
     {"batch", "training"},
     {"server"},
+    {"page"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

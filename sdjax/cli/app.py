@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": ("compare:compare", DRAW),
     "ddpm": ("ddpm:ddpm", DRAW),
     "serve": ("serve:serve", DRAW),
+    "ui": ("serve:ui", DRAW),
     "samplers": ("samplers:samplers", DRAW),
     "models": ("listing:models", MODELS),
     "loras": ("listing:loras", MODELS),

@@ -10,8 +10,8 @@ from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.pipeline.resolve import Facts
 from sdjax.schedulers import SOLVERS
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
-
-UPSCALERS = ("None", "Lanczos", "Nearest")
+from sdjax.server.a1111_extras import RESAMPLING, names_of
+from sdjax.upscaling import UpscalerFolder
 
 
 def samplers() -> list[dict[str, Any]]:
@@ -33,9 +33,10 @@ def schedulers() -> list[dict[str, Any]]:
     ]
 
 
-def upscalers() -> list[dict[str, Any]]:
-    """What enlarges pictures."""
-    return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS]
+def upscalers(folder: UpscalerFolder | None) -> list[dict[str, Any]]:
+    """What enlarges pictures: resampling, and the models in a folder."""
+    names = [*RESAMPLING, *names_of(folder)]
+    return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in names]
 
 
 def models(names: list[str]) -> list[dict[str, Any]]:

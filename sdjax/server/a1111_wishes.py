@@ -31,6 +31,7 @@ RNGS = {"GPU": "philox", "NV": "philox", "CPU": "torch"}
 # Fields that would change the picture, but are not followed: refused where they say anything.
 REFUSED = ("restore_faces", "tiling", "refiner_checkpoint", "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler",
            "hr_prompt", "hr_negative_prompt", "script_name", "latent_mask")  # fmt: skip
+SCRIPT = "controlnet"  # whose units are read elsewhere
 FILL, ORIGINAL = 0, 1
 BLURS = (256, 64, 16, 4, 2, 1)  # of what fills a masked part, in pixels
 HIRES_UPSCALERS = {"latent": "latent", "lanczos": "lanczos"}
@@ -64,7 +65,8 @@ def wish_of(fields: Mapping[str, Any], options: Mapping[str, Any], limits: Limit
         ):
             raise Refused(f"{name} is not supported by this server", param=name)
     for script, told in _object(fields, "alwayson_scripts").items():
-        if isinstance(told, dict) and any(unit for unit in told.get("args") or () if _is_on(unit)):
+        units = told.get("args") or () if isinstance(told, dict) and script.lower() != SCRIPT else ()
+        if isinstance(units, list | tuple) and any(_is_on(unit) for unit in units):
             raise Refused(f"there is no script {str(script)[:40]!r} here", 422, "alwayson_scripts")
     count = whole(fields, "batch_size", 1, limits.pictures, 1) * whole(fields, "n_iter", 1, limits.pictures, 1)
     settings = _settings(fields, options)
@@ -159,9 +161,10 @@ def _rng(source: Any) -> str:
 
 
 def _second_pass(fields: Mapping[str, Any]) -> dict[str, Any]:
-    upscaler = str(fields.get("hr_upscaler") or "Latent").lower()
-    if upscaler not in HIRES_UPSCALERS:
-        raise Refused(f"hr_upscaler must be Latent or Lanczos, not {upscaler[:40]!r}", 422, "hr_upscaler")
+    upscaler = fields.get("hr_upscaler") or "Latent"
+    if not isinstance(upscaler, str):
+        raise Refused("hr_upscaler must be a text", 422, "hr_upscaler")
+    upscaler = HIRES_UPSCALERS.get(upscaler.lower(), upscaler)  # or a model's name
     scale = fields.get("hr_scale") or 2.0
     if fields.get("hr_resize_x") or fields.get("hr_resize_y"):
         sides = [("hr_resize_x", "width"), ("hr_resize_y", "height")]
@@ -176,7 +179,7 @@ def _second_pass(fields: Mapping[str, Any]) -> dict[str, Any]:
         if len(scales) != 1:
             raise Refused("hr_resize_x and hr_resize_y must enlarge both sides alike", param="hr_resize_x")
         (scale,) = scales
-    found = {"hires_scale": scale, "hires_upscaler": HIRES_UPSCALERS[upscaler]}
+    found = {"hires_scale": scale, "hires_upscaler": upscaler}
     if fields.get("denoising_strength") is not None:
         found["hires_strength"] = fields["denoising_strength"]
     if fields.get("hr_second_pass_steps"):

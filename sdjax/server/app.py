@@ -1,6 +1,6 @@
 """The server as an ASGI application."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sdjax.errors import SdjaxError
-from sdjax.server import a1111, openai, operation
+from sdjax.server import a1111, controlnet, openai, operation
 from sdjax.server.answers import answer_of
 from sdjax.server.doors import Doors
 from sdjax.server.engine import Engine
@@ -18,13 +18,21 @@ from sdjax.server.refusals import Refused
 from sdjax.version import __version__
 
 
-def application(engine: Engine, tokens: Sequence[str] = (), origins: Sequence[str] = ()) -> FastAPI:
-    """The application over an engine. tokens, origins: see `Doors`."""
+def application(
+    engine: Engine,
+    tokens: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    dress: Callable[[FastAPI, Gateway], None] | None = None,
+) -> FastAPI:
+    """The application over an engine. tokens, origins: see `Doors`. dress: puts a page on it, behind the doors."""
     app = FastAPI(title="sdjax", version=__version__, docs_url=None, redoc_url=None)
     gateway = Gateway(engine)
     app.include_router(a1111.router(gateway))
+    app.include_router(controlnet.router(gateway))
     app.include_router(openai.router(gateway))
     app.include_router(operation.router(gateway))
+    if dress:
+        dress(app, gateway)
     app.add_middleware(Doors, tokens=tokens, body=engine.limits.body, origins=origins)
 
     @app.exception_handler(SdjaxError)

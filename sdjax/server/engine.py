@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,9 @@ from sdjax.server.limits import Limits
 from sdjax.server.logs import log, tell
 from sdjax.server.metrics import Metrics
 from sdjax.server.models import Models
+from sdjax.server.nets import Nets
 from sdjax.server.queue import Queue
-from sdjax.server.refusals import Refused, Stopped, too_long
+from sdjax.server.refusals import Refused, Stopped, too_long, without_paths
 from sdjax.server.work import Job, Result, Unit, unit_of
 from sdjax.version import __version__
 
@@ -37,8 +39,11 @@ class Engine:
     running: the pictures that are being drawn. jobs: those that are not done, by id.
     """
 
-    def __init__(self, models: Models, sizes: Sequence[int], limits: Limits, journal: Journal):
-        self.models, self.limits, self.journal = models, limits, journal
+    def __init__(
+        self, models: Models, sizes: Sequence[int], limits: Limits, journal: Journal, nets: Nets | None = None
+    ):
+        """nets: those that hints may be for; none without."""
+        self.models, self.limits, self.journal, self.nets = models, limits, journal, nets or Nets()
         self.running: list[Unit] = []
         self.jobs: dict[str, Job] = {}
         self._queue = Queue(limits.queue)
@@ -99,8 +104,10 @@ class Engine:
             for number, picture in kept.pictures.items():
                 try:
                     facts = self.facts(self.models.find(kept.model)).result()
-                    units.append(unit_of(kept.model, picture, facts, self.limits, number))
-                except SdjaxError as error:  # the model is another one now, or there is none of that name
+                    hints = tuple(hint.opened(self.nets) for hint in picture.conditions)
+                    wanted = replace(picture, conditions=hints)
+                    units.append(unit_of(kept.model, wanted, facts, self.limits, number))
+                except SdjaxError as error:  # the model, or a net, is another one now, or there is none of that name
                     self.journal.fail(kept.id, number, str(error))
             if units:
                 job = Job(kept.client, units, time.time() + self.limits.seconds, kept.form, id=kept.id, came=kept.came)
@@ -226,14 +233,3 @@ def _answer(what: Callable[[], Any], future: Future) -> None:
         future.set_result(what())
     except Exception as error:
         future.set_exception(error)
-
-
-def without_paths(error: Exception) -> Exception:
-    """The same error, for somebody whom it does not concern where files lie."""
-    if not isinstance(error, SdjaxError) or isinstance(error, Refused):
-        return error
-    message = str(error)
-    for word in message.replace(":", " ").split():
-        if "/" in word and Path(word).is_absolute():
-            message = message.replace(word, Path(word).name)
-    return Refused(message)

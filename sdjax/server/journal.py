@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from sdjax.pipeline.hints import Hint
+from sdjax.server.nets import Nets
 from sdjax.server.refusals import Refused
 from sdjax.server.work import Form, Job, Result
 from sdjax.settings import SETTINGS, Picture
@@ -30,11 +32,38 @@ CREATE TABLE IF NOT EXISTS results (
     job TEXT NOT NULL, number INTEGER NOT NULL, came REAL NOT NULL, reason TEXT, data BLOB, settings TEXT,
     PRIMARY KEY (job, number));
 """
+HINTS = "conditions"
+IMAGES = [name for name, setting in SETTINGS.items() if setting.kind == "image"]
 DEFAULTS = {field.name: field.default for field in fields(Picture)}
 
 
+class KeptHint(NamedTuple):
+    """A `Hint` without its net, of which only the name is kept."""
+
+    net: str
+    image: Any
+    scale: Any
+    start: float
+    end: float
+    mode: str
+    fit: str
+    mask: Any
+
+    @classmethod
+    def of(cls, hint: Hint) -> "KeptHint":
+        """What is kept of a hint."""
+        return cls(hint.net.name, hint.image, hint.scale, hint.start, hint.end, hint.mode, hint.fit, hint.mask)
+
+    def opened(self, nets: Nets) -> Hint:
+        """The hint. Raises Refused where its net may not be asked for any more."""
+        return Hint(nets.open(self.net), *self[1:])
+
+
 class Kept(NamedTuple):
-    """A job that was accepted: what is left of it to draw, by number, and how many pictures it has."""
+    """A job that was accepted: what is left of it to draw, by number, and how many pictures it has.
+
+    The conditions of pictures are each a `KeptHint`.
+    """
 
     id: str
     client: str
@@ -65,14 +94,22 @@ class Journal:
     def accept(self, job: Job) -> None:
         """Write a job down, all of it or nothing. Raises Refused for one whose id is taken."""
         images: dict[int, tuple[int, str, bytes]] = {}
+
+        def number_of(image: Any) -> int | None:
+            if image is None:
+                return None
+            if id(image) not in images:
+                images[id(image)] = (len(images), *_packed(image))
+            return images[id(image)][0]
+
         rows = []
         for unit in job.units:
-            used = {}
-            for name in (name for name, setting in SETTINGS.items() if setting.kind == "image"):
-                if (image := getattr(unit.picture, name)) is not None:
-                    number, _, _ = images.setdefault(id(image), (len(images), *_packed(image)))
-                    used[name] = number
-            rows.append((job.id, unit.index, json.dumps(_said(unit.picture)), json.dumps(used)))
+            used = {name: number_of(getattr(unit.picture, name)) for name in IMAGES}
+            hints = [KeptHint.of(hint) for hint in unit.picture.conditions]
+            said = _said(unit.picture) | {
+                HINTS: [hint._replace(image=number_of(hint.image), mask=number_of(hint.mask)) for hint in hints]
+            }
+            rows.append((job.id, unit.index, json.dumps(said), json.dumps(used)))
         model = job.units[0].group.model
         head = (job.id, job.client, model, job.came, json.dumps(job.form), len(job.units))
         try:
@@ -114,6 +151,14 @@ class Journal:
             return None
         reason, data, settings, form = found
         return reason if data is None else Result(data, Form(*json.loads(form)), json.loads(settings))
+
+    def picture(self, job: str, number: int) -> Picture | None:
+        """A picture as it was asked for, with its images, or None where nothing is known of it."""
+        query = "SELECT settings, images FROM pictures WHERE job = ? AND number = ?"
+        with self._lock:
+            found = self._base.execute(query, (job, number)).fetchone()
+            blobs = self._base.execute("SELECT number, kind, data FROM images WHERE job = ?", (job,)).fetchall()
+        return found and _picture(found[0], found[1], {number: _unpacked(kind, data) for number, kind, data in blobs})
 
     def left(self) -> Iterator[Kept]:
         """The jobs that are not done, in the order in which they came."""
@@ -192,16 +237,18 @@ class _Transaction:
 
 
 def _said(picture: Picture) -> dict[str, Any]:
-    """The settings that are not the defaults, without images."""
-    values = {name: getattr(picture, name) for name, setting in SETTINGS.items() if setting.kind != "image"}
+    """The settings that are not the defaults, without images and hints."""
+    values = {name: getattr(picture, name) for name in SETTINGS if name not in (*IMAGES, HINTS)}
     return {name: value for name, value in values.items() if name == "prompt" or value != DEFAULTS[name]}
 
 
-def _picture(settings: str, used: str, images: Mapping[int, Any]) -> Picture:
-    said: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(settings).items()
-    }
-    return Picture(**said, **{name: images[number] for name, number in json.loads(used).items()})
+def _picture(settings: str, used: str, images: Mapping[int | None, Any]) -> Picture:
+    said: dict[str, Any] = json.loads(settings)
+    hints = [KeptHint(*each) for each in said.pop(HINTS, ())]
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    said[HINTS] = tuple(hint._replace(image=images.get(hint.image), mask=images.get(hint.mask)) for hint in hints)
+    said |= {name: images.get(number) for name, number in json.loads(used).items()}
+    return Picture(**said)
 
 
 def _packed(image: Any) -> tuple[str, bytes]:

@@ -1,5 +1,7 @@
 """What is answered to a request that is not followed."""
 
+from pathlib import Path
+
 from sdjax.errors import SdjaxError
 
 
@@ -32,3 +34,14 @@ class Stopped(Refused):
 def too_long(seconds: float) -> Refused:
     """For a picture that took longer than a request may."""
     return Refused(f"the picture was not done within {seconds:g} seconds, the most of this server", 503, retry_after=60)
+
+
+def without_paths(error: Exception) -> Exception:
+    """The same error, for somebody whom it does not concern where files lie."""
+    if not isinstance(error, SdjaxError) or isinstance(error, Refused):
+        return error
+    message = str(error)
+    for word in message.replace(":", " ").split():
+        if "/" in word and Path(word).is_absolute():
+            message = message.replace(word, Path(word).name)
+    return Refused(message)

@@ -1,0 +1,1 @@
+"""A page for people, on the server: what `sdjax ui` shows."""
