@@ -33,6 +33,7 @@ def narrow(monkeypatch):
 
 
 # Bands of equal height, and a last one that overlaps another.
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size", [(16, 12), (13, 22)])
 def test_decoding_and_encoding_in_bands(narrow, size):
     vae = build("AutoencoderKL", VAE)

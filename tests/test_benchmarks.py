@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_a_benchmark_prints_a_table_and_writes_json(tmp_path):
     file = tmp_path / "loop.json"
     command = [sys.executable, "-m", "benchmarks", "loop", "--repeats", "1", "--json", str(file)]

@@ -9,6 +9,7 @@ from plain_comfyui import NAMES, SCHEDULERS, STEPS, error
 from sdjax import schedulers
 
 
+@pytest.mark.few(90)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_sampler_on_each_scheduler_ends_where_comfyuis_does(name, scheduler):

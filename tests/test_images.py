@@ -253,6 +253,7 @@ def test_wrong_images_are_named_before_any_work(pipe, compilations, arguments, m
     assert len(compilations) == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
 def test_a_second_pass_paints_over_the_enlarged_first(pipe, upscaler):
     """What it does by hand."""

@@ -82,6 +82,7 @@ def unet_inputs(config: UNetConfig, batch: int = 3, size: tuple[int, int] = (8, 
 # Configurations
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("model", "time_ids"), [("base", 6), ("refiner", 5)])
 def test_published_configs_of_xl_are_understood(model, time_ids, shared):
     """As many parameters as the original files have."""
@@ -94,6 +95,7 @@ def test_published_configs_of_xl_are_understood(model, time_ids, shared):
     assert unet.config.time_ids(1280) == time_ids
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("repository", PUBLISHED)
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_published_configs_are_understood(shared, repository, component):
@@ -262,6 +264,7 @@ def test_flash_attention_is_used_where_it_serves(tokens, keys, head_dim, used):
 # Layers
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 16), st.integers(1, 16)),
@@ -409,6 +412,7 @@ def test_later_tokens_do_not_change_earlier_states():
     assert not np.allclose(one[:, 12:], other[:, 12:])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("class_name", "config"), [("AutoencoderKL", VAE), ("AutoencoderTiny", TINY_VAE)])
 def test_decoding_has_the_size_of_the_encoded(class_name, config):
     vae = build(class_name, config)
@@ -421,6 +425,7 @@ def test_decoding_has_the_size_of_the_encoded(class_name, config):
 CONFIGS = {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE, "AutoencoderTiny": TINY_VAE, "CLIPTextModel": CLIP}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("class_name", CONFIGS)
 def test_bfloat16_is_followed_throughout(class_name):
     """The dtype of parameters and inputs is that of the result, which stays as near as 8 bits of mantissa allow."""

@@ -20,6 +20,7 @@ def error(rows, sampler, spacing, budget):
     return found["error"]
 
 
+@pytest.mark.long
 def test_the_second_order_in_20_evaluations_is_closer_than_the_first_in_200(rows):
     assert error(rows, "dpmpp_2m", "exponential", 20) < error(rows, "ddim", "leading", 200)
     assert error(rows, "dpmpp_2m", "exponential", 20) < error(rows, "ddim", "exponential", 200)

@@ -41,6 +41,7 @@ def drawn(small, tmp_path_factory):
     return cache(lambda devices: run(devices, folder, small, code=DRAW))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("devices", [2, 4])  # three pictures divide over neither
 def test_pictures_do_not_depend_on_the_devices(devices, drawn):
     alone, several = drawn(1)["several"], drawn(devices)["several"]

@@ -68,6 +68,7 @@ def test_cfg_plus_plus_by_the_samplers_name(pipe):
     assert theirs.settings[0]["sampler"] == "DDIM CFG++" and theirs.settings[0]["guidance_scale"] == 10
 
 
+@pytest.mark.long
 def test_conditions_joined_by_and(pipe, compilations):
     settings = {"num_inference_steps": 3, "output_type": "latent", "seed": 3, "guidance_scale": 4.0}
     plain = pipe(HEART, **settings).images
@@ -256,6 +257,7 @@ def test_previews_show_the_picture_coming(pipe, compilations):
     assert compilations == []
 
 
+@pytest.mark.long
 def test_linear_previews_tell_pictures_apart():
     quick = sdjax.load(preview_vae="linear")
     latents = quick([HEART, "a blue ring on a white background"], num_inference_steps=6, output_type="latent").images

@@ -93,6 +93,7 @@ def test_eight_bits_are_within_half_a_unit(kernel):
     assert (np.abs(values.reshape(-1, kernel.shape[-1])).max(0) == 127)[largest > 1e-30].all()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_kernels_that_are_kept_in_less(small_xl, weights):
     """The picture is that of the rounded kernels, to float32's own accuracy, whether stacked or not."""
@@ -134,6 +135,7 @@ def test_a_lora_on_kernels_of_8_bits(small_xl, tmp_path):
     assert np.array_equal(pipe("a cat", **HOW).images, plain)
 
 
+@pytest.mark.long
 def test_what_does_not_work_waits_on_the_host(small_xl, tmp_path):
     """The same bits, and only the UNet lies on the device; LoRAs and learned words too."""
     pipe, plain = sdjax.load(small_xl, offload=True), sdjax.load(small_xl)
@@ -154,6 +156,7 @@ def test_what_does_not_work_waits_on_the_host(small_xl, tmp_path):
     assert np.array_equal(pipe("a cat", **how).images, plain("a cat", **how).images)
 
 
+@pytest.mark.long
 def test_the_command_line_says_it_and_likes_it_again(small_xl, tmp_path, capsys):
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     wanted = [

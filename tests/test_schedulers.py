@@ -69,6 +69,7 @@ def plan_on(grid, solver, **options):
 EVERYWHERE = {"tau_start": 0, "tau_end": 999}
 
 
+@pytest.mark.few(800)
 @pytest.mark.parametrize("final", [0.0, 0.02])
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 50])
 @pytest.mark.parametrize(
@@ -201,6 +202,7 @@ def compiled(plan, x, step_noise):
     return schedulers.denoise(plan, network, x, step_noise=step_noise)
 
 
+@pytest.mark.few(500)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_compiled_loop_is_the_plain_loop(solver, spacing):

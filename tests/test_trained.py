@@ -83,6 +83,7 @@ def write_clip(folder):
     return folder
 
 
+@pytest.mark.long
 def test_clip_scores_of_a_model_of_ones_own(small, tmp_path):
     """Each picture is held against its own prompt, as often as the prompts come round."""
     prompts, file = tmp_path / "prompts.txt", tmp_path / "study.json"

@@ -81,6 +81,7 @@ def test_other_latents_are_refused(small, tmp_path):
         sdjax.load(small, vae=vae)
 
 
+@pytest.mark.long
 def test_a_vae_on_the_hub(tiny_vae, tmp_path, hub, ask_hub):
     endpoint, served = hub("org/taesd", tiny_vae)
     found = Path(ask_hub("org/taesd", tmp_path / "home", endpoint))
