@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 from PIL import Image
+from safetensors.numpy import load_file
 
 from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import scenes
@@ -133,7 +134,7 @@ def tasks(root: Path) -> list[Task]:
             lambda folder: ["train", "text-to-image", root / "scenes", folder, *training],
             lambda folder, _: _logged(folder),
             _steps_lost,
-            lambda folder: _hashes(folder / "model-40"),
+            lambda folder: _parameters(folder / "model-40"),
         ),
         Task(
             "converting",
@@ -228,6 +229,16 @@ def _logged(folder: Path) -> int:
 def _steps_lost(folder: Path, _: str) -> str:
     kept = max((int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")), default=0)
     return f"step {_logged(folder)} was done, and {kept} is the last that was kept" if kept < _logged(folder) else ""
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    """Those of a model, apart from what its files say of where they come from."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {
+        f"{path.parent.name}/{name}": hashlib.sha256(array.tobytes()).hexdigest()
+        for path in files
+        for name, array in load_file(path).items()
+    }
 
 
 def _hash(path: Path) -> str:
