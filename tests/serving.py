@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from tiny_training import PAINTING
+
+from sdjax.models import build
 from sdjax.pipeline import Pipeline
+from sdjax.pipeline.hints import ConditionNet
 from sdjax.server.app import application
 from sdjax.server.engine import Engine
 from sdjax.server.hosting import Host
@@ -12,7 +16,12 @@ from sdjax.server.journal import Journal
 from sdjax.server.limits import Limits
 from sdjax.server.models import Models
 from sdjax.server.nets import Nets
+from sdjax.training.models import fresh
 
+NET = {
+    **{name: value for name, value in PAINTING["unet"].items() if name not in ("sample_size", "up_block_types")},
+    "conditioning_embedding_out_channels": [4, 4, 4],
+}
 SLOTS = 2  # of every batch, so that one program draws all
 
 
@@ -21,6 +30,12 @@ class Running(NamedTuple):
 
     url: str
     engine: Engine
+
+
+def edges_net() -> ConditionNet:
+    """A ControlNet for the small model, which has learned nothing."""
+    module = build("ControlNetModel", NET)
+    return ConditionNet("edges", module, fresh(module, 0))
 
 
 @contextmanager

@@ -81,7 +81,6 @@ def test_inpaints_where_somebody_draws(page, server, tmp_path):
     page.wait_for_timeout(2000)
     page.locator("#editor input[type=file]").first.set_input_files(path)
     page.wait_for_selector("#editor button[aria-label='Undo']:enabled")
-    page.locator("#editor button[aria-label='Brush']").click()
     canvas = page.locator("#editor canvas").first
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

@@ -8,14 +8,11 @@ import requests
 import webuiapi
 from PIL import Image
 from safetensors.numpy import save_file
-from serving import SLOTS, served
-from tiny_training import PAINTING
+from serving import SLOTS, edges_net, served
 from upscaling_files import compact
 
 from sdjax.annotators import annotate
 from sdjax.errors import SdjaxError
-from sdjax.models import build
-from sdjax.pipeline.hints import ConditionNet
 from sdjax.server.a1111_extras import enlarged, enlarging_of
 from sdjax.server.a1111_lists import upscalers
 from sdjax.server.controlnet import hints_of
@@ -24,13 +21,8 @@ from sdjax.server.limits import Limits
 from sdjax.server.nets import Nets
 from sdjax.server.work import Job, units_of
 from sdjax.settings import Picture
-from sdjax.training.models import fresh
 from sdjax.upscaling import UpscalerFolder, enlarge, open_upscaler
 
-NET = {
-    **{name: value for name, value in PAINTING["unet"].items() if name not in ("sample_size", "up_block_types")},
-    "conditioning_embedding_out_channels": [4, 4, 4],
-}
 SMALL = {"width": 64, "height": 64, "steps": 3, "sampler_name": "Euler"}
 
 
@@ -40,8 +32,7 @@ def photo(size=(64, 48), seed=0) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def edges():
-    module = build("ControlNetModel", NET)
-    return ConditionNet("edges", module, fresh(module, 0))
+    return edges_net()
 
 
 @pytest.fixture(scope="module")

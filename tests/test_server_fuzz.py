@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from serving import served
+from serving import edges_net, served
 
 from sdjax.server.a1111_wishes import NUMBERS, REFUSED
 from sdjax.server.openai import OWN, UNUSED
@@ -84,7 +84,20 @@ def bodies(names) -> st.SearchStrategy[dict]:
     return st.booleans().flatmap(lambda has: fields.map(lambda more: {"prompt": "a", **more} if has else more))
 
 
+UNITS = st.fixed_dictionaries(
+    {"model": st.just("edges") | VALUES, "image": st.just(PNG) | VALUES},
+    optional={
+        "module": st.sampled_from(["canny", "invert", "threshold", "normal_bae", "inpaint_only", "shuffle"]) | VALUES,
+        "pixel_perfect": st.booleans(),
+        **dict.fromkeys(["weight", "guidance_start", "guidance_end", "control_mode", "resize_mode", "mask"], VALUES),
+        **dict.fromkeys(["processor_res", "threshold_a", "threshold_b", "enabled", "hr_option", "guessmode"], VALUES),
+    },
+)
+SCRIPTS = st.lists(UNITS | VALUES, max_size=2).map(lambda args: {"alwayson_scripts": {"ControlNet": {"args": args}}})
+DETECT = ("controlnet_module", "controlnet_input_images", "controlnet_processor_res", "controlnet_threshold_a")
 REQUESTS = st.one_of(
+    st.tuples(st.just("/sdapi/v1/txt2img"), SCRIPTS),
+    st.tuples(st.just("/controlnet/detect"), bodies(DETECT)),
     st.tuples(st.just("/v1/images/generations"), bodies({*OWN, *UNUSED, *SETTINGS, *SHORT})),
     st.tuples(st.just("/v1/images/edits"), bodies({*OWN, *SETTINGS, "images", "image", "mask"})),
     st.tuples(
@@ -99,7 +112,7 @@ REQUESTS = st.one_of(
 @pytest.fixture(scope="module")
 def url(pipe):
     """A server that looks at all of a request and then has no room for it, so that nothing is compiled."""
-    with served(pipe, queue=0, upload=128 * 128, body=2**20) as running:
+    with served(pipe, nets=[edges_net()], queue=0, upload=128 * 128, body=2**20) as running:
         yield running.url
 
 

@@ -43,8 +43,7 @@ async def glances(job: Job) -> AsyncIterator[None]:
             for unit in job.units:
                 unit.wants_preview = True
             yield
-            left = [asyncio.wrap_future(unit.future) for unit in job.units if not unit.future.done()]
-            await asyncio.wait(left, timeout=GLANCE)
+            await asyncio.sleep(GLANCE)
     finally:
         if not job.is_done:
             job.stop()
