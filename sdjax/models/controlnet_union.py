@@ -102,7 +102,7 @@ class ControlNetUnionModel(ControlNetModel):
         """What a hint of a kind adds to a UNet; see `encode` and `residuals`."""
         return self.residuals(self.encode(hint, kinds), *of_the_step)
 
-    def encode(self, hint: jax.Array, kinds: jax.Array) -> UnionFeatures:
+    def encode(self, hint: jax.Array, kinds: jax.Array) -> UnionFeatures:  # type: ignore[override]
         """A hint, as for `ControlNetModel.encode`, and its kind, [batch] from 0 to num_control_type - 1."""
         config, features = self.config, super().encode(hint)
         token = features.mean((1, 2)) + self.task_embedding[kinds]
