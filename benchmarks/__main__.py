@@ -14,6 +14,7 @@ from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
 from benchmarks.few_steps import few_steps
 from benchmarks.fuzz import fuzz
+from benchmarks.judged import judged
 from benchmarks.kills import kills
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
@@ -55,6 +56,7 @@ app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
+app.command("judged", rich_help_panel=LONG)(judged)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)
 app.command("sketches", rich_help_panel=LONG)(sketches)
 app.command("recommend", rich_help_panel=READ)(recommend)

@@ -13,10 +13,12 @@ from sdjax.errors import CheckpointError, InputError, SdjaxError
 from sdjax.files.layout import CHECKER, INDEX, nearest, read_json
 
 
-def download(repo: str, variant: str | None, revision: str | None, small: bool = False) -> tuple[Path, str]:
+def download(
+    repo: str, variant: str | None, revision: str | None, small: bool = False, checker: bool = True
+) -> tuple[Path, str]:
     """Downloads a diffusers model into the hub's own cache; its folder there, and the commit that it is.
 
-    small: whether its configurations and its tokenizers are enough.
+    small: whether its configurations and its tokenizers are enough. checker: whether its safety checker is wanted.
     Without a network, what that cache holds of the model is taken. Raises InputError when there is no such model or
     revision or the hub cannot be reached, CheckpointError when it is not a diffusers model or the download breaks off.
     """
@@ -29,6 +31,8 @@ def download(repo: str, variant: str | None, revision: str | None, small: bool =
             folder = _downloaded_before(repo, revision, error)
         else:
             files = _needed(repo, revision, [file.rfilename for file in info.siblings or []], variant)
+            if not checker:
+                files = [name for name in files if not name.startswith(f"{CHECKER}/")]
             if small:
                 files = [name for name in files if name.endswith((".json", ".txt"))]
             # By the name of the revision, not by its commit: so the hub's cache can tell later what the name stood for.

@@ -80,19 +80,21 @@ def resolve(
     revision: str | None = None,
     single_file: Choices = NOTHING_CHOSEN,
     progress: Progress | None = None,
+    checker: bool = True,
 ) -> Path:
     """The sdjax model directory for an embedded model's name, a directory or file of any kind, or a model on the hub.
 
     What is not an sdjax model directory yet is converted once, into `$SDJAX_CACHE` or `~/.cache/sdjax`, and found
     there the next time; a source that has changed is converted again. Arguments and errors are those of `convert`;
-    a model that is in sdjax's format already is used as it is, whatever `dtype` says.
+    a model that is in sdjax's format already is used as it is, whatever `dtype` says. checker: whether the safety
+    checker of a model on the hub is downloaded with it.
     """
     _check_dtype(dtype)
     if str(model) in (embedded := embedded_models()):
         return embedded[str(model)]
     if Path(model).is_dir() and is_model(Path(model)):
         return Path(model)
-    source, commit = _locate(model, variant, revision, single_file)
+    source, commit = _locate(model, variant, revision, single_file, checker)
     destination = _cached(source, commit, dtype)
     while not (hold(destination) and is_model(destination)):
         sweep(destination.parent)
@@ -163,7 +165,7 @@ def _check_dtype(dtype: str | None) -> None:
 
 
 def _locate(
-    model: str | os.PathLike, variant: str | None, revision: str | None, single_file: Choices
+    model: str | os.PathLike, variant: str | None, revision: str | None, single_file: Choices, checker: bool = True
 ) -> tuple[Source, str | None]:
     """Opens a source, downloading it where it is on the hub, and the commit that it then comes from."""
     path = Path(model)
@@ -183,7 +185,7 @@ def _locate(
     repository = hub_id(model)
     if repository is None:
         raise InputError(f"there is no model or directory {str(model)!r}; {nearest(str(model), NAMES)}")
-    folder, commit = download(repository, variant, revision)
+    folder, commit = download(repository, variant, revision, checker=checker)
     return read_directory(folder, f"{repository}@{commit}", variant), commit
 
 

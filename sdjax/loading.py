@@ -18,10 +18,11 @@ from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_alone, read_model
 from sdjax.files.eviction import limit
+from sdjax.files.layout import component_classes, read_index
 from sdjax.models import UNetConfig
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
-from sdjax.pipeline import ConditionNet, PictureNet, Pipeline
+from sdjax.pipeline import ConditionNet, JudgeNet, PictureNet, Pipeline
 from sdjax.pipeline.hints import NetOpener
 from sdjax.sight.processor import Processor
 from sdjax.upscaling import UpscalerFolder
@@ -74,7 +75,7 @@ def load(
     variant, revision: which weights ("fp16") and which commit of a hub repository.
     single_file: what a single file does not say of itself; see `sdjax.convert.Choices`.
     safety_checker: "own" lets the safety checker that the model brings along, if any, withhold pictures: they are
-        black, and `Output.withheld` says which. None draws without it.
+        black, and `Output.withheld` says which. None draws without it, and does not download it.
     progress: called while a model is converted; see `sdjax.convert.convert`.
     Raises InputError for a model that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
@@ -86,8 +87,10 @@ def load(
     lora_files = [(read_lora(path), scale) for path, scale in loras]
     upscalers = None if upscaler_dir is None else UpscalerFolder(upscaler_dir)
     keep_compiled_programs()
+    checks = safety_checker is not None
+    choices = single_file or Choices()
     opened = read_model(
-        resolve(model, variant=variant, revision=revision, single_file=single_file or Choices(), progress=progress)
+        resolve(model, variant=variant, revision=revision, single_file=choices, progress=progress, checker=checks)
     )
     modules = {name: component.module for name, component in opened.components.items()}
     adapters: dict[str, Lora] = {}
@@ -98,7 +101,6 @@ def load(
     preview: Component | Literal["linear"] | None = None
     if preview_vae is not None:
         preview = "linear" if preview_vae == "linear" else _other_vae(opened, preview_vae, progress)
-    checks = safety_checker is not None
     pipe = Pipeline(opened, precision, vae_tiling, preview, lora_dir=lora_dir, checks=checks, upscalers=upscalers)
     pipe.facts = replace(pipe.facts, open_net=net_opener(progress))
     pipe.use_loras(adapters)
@@ -122,9 +124,10 @@ def load_condition(
     variant: str | None = None,
     revision: str | None = None,
     progress=None,
-) -> ConditionNet | PictureNet:
-    """Open a ControlNet, a T2I adapter or an IP-Adapter, which its files tell apart. Called with a picture, it gives
-    one of a picture's `conditions`.
+) -> ConditionNet | PictureNet | JudgeNet:
+    """Open a ControlNet, a T2I adapter, an IP-Adapter or a classifier, which its files tell apart.
+
+    Called with a picture, a classifier with words, it gives one of a picture's `conditions`.
 
     net: an embedded one's name ("outline"), an sdjax or diffusers directory, a single file (lllyasviel's, kohya's
         differences, Control-LoRA, TencentARC's), or a hub id such as "lllyasviel/control_v11p_sd15_canny". It is
@@ -147,6 +150,9 @@ def load_condition(
     if image_encoder is not None:
         raise InputError(f"{name} is no IP-Adapter: only those have an image encoder")
     opened = resolve(found, variant=variant, revision=place.revision, single_file=choices, progress=progress)
+    if "judge" in component_classes(read_index(opened), opened):
+        judge = read_alone(opened, "judge")
+        return JudgeNet(name, judge.module, judge.params)
     component = read_alone(opened, "condition")
     return ConditionNet(name, component.module, component.params)
 
@@ -201,7 +207,7 @@ def net_opener(progress=None) -> NetOpener:
     """What opens the nets that conditions name, each of them once."""
     open_once = cache(partial(load_condition, progress=progress))
 
-    def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet | PictureNet, str]:
+    def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet | PictureNet | JudgeNet, str]:
         if name not in CONDITIONS or Path(name).exists():
             return open_once(name), ""
         annotator, of_sd1, of_xl = CONDITIONS[name]

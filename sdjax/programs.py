@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import schedulers
+from sdjax.gradients import Judge, Wish, pulled
 from sdjax.guidance import Guidance, Pair, combined, composed
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
@@ -37,8 +38,9 @@ class Conditioning(NamedTuple):
     """What a network reads beside the sample and the time: trees, whose leaves start with the batch.
 
     positive, negative: one tree each, of the conditional and of the unconditional half: the context, and whatever else
-        differs between them. shared: alike in both halves: channels, class labels, hints. Only the denoiser of a kind
-        of model (`unet_denoiser`) knows what is in them.
+        differs between them. negative is None where guidance only goes away from what is perturbed. shared: alike in
+        both halves: channels, class labels, hints. Only the denoiser of a kind of model (`unet_denoiser`) knows what is
+        in them.
     perturbed: as positive (of several conditions, the first), with self-attention perturbed; None where none is.
     image: as negative, with the picture that a model is told to change; None for other models.
     """
@@ -72,7 +74,7 @@ Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (ByRow, Conditioning, Composed, Perturb, Guidance, Known, State, Plan, Rows):
+for _structure in (ByRow, Conditioning, Composed, Perturb, Guidance, Known, State, Plan, Rows, Wish):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 
 
@@ -144,10 +146,14 @@ def denoise(
     noise: jax.Array,
     stop: jax.Array,
     net_params: Sequence[Params] = (),
+    judge_params: Sequence[Params] = (),
+    wishes: Sequence[Wish] = (),
     *,
     guided: bool,
     halves: str | None = None,
     nets: Sequence[nn.Module] = (),
+    judges: Sequence[Judge] = (),
+    decoder: nn.Module | None = None,
 ) -> State:
     """Run every picture's plan up to its row `stop`.
 
@@ -157,9 +163,17 @@ def denoise(
         compile (`python -m benchmarks compile`), and most runs need one of them.
     halves: the axis of devices that all have the same pictures, and share out the halves of guidance.
     nets: ControlNets and T2I adapters, which see hints, with their parameters in net_params.
+    judges, judge_params, wishes: see `sdjax.gradients`. decoder: the VAE, whose parameters come last in judge_params,
+        where any of them sees pictures.
     """
     predict = unet_denoiser(unet, params, list(zip(nets, net_params)))
+
+    def decoded(latents: jax.Array) -> jax.Array:
+        assert decoder is not None
+        return raw_pictures(decoder, judge_params[-1], latents)
+
     model = denoiser(predict, conditioning, guidance, guided, halves)
+    model = pulled(model, judges, judge_params[: len(judges)], wishes, decoded)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         source = schedulers.noise_source(state.denoised.shape, noise)
     else:
@@ -293,7 +307,7 @@ def denoiser(
 
     def all_of_them(x: jax.Array, row: PlanRow) -> list[jax.Array]:
         """The unconditional prediction, that of every part, and where there are any the perturbed and the image's."""
-        each_of = (negative, *parts, *(each for each in (perturbed, image) if each is not None))
+        each_of = [each for each in (negative, *parts, perturbed, image) if each is not None]
         timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in each_of]
         if not halves:
             return predicted(x, timesteps, conditions)
@@ -306,7 +320,8 @@ def denoiser(
 
     def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        unconditional, *outputs = all_of_them(x, row)
+        outputs = all_of_them(x, row)
+        unconditional = outputs[0] if negative is None else outputs.pop(0)
         conditional, others = outputs[0], outputs[len(parts) :]
         away_from = None if perturbed is None else others[0]
         of_image = None if image is None else others[perturbed is not None]
@@ -366,3 +381,10 @@ def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | No
         return vae.apply({"params": params}, scaled, method="decode")[0].astype(jnp.float32)
 
     return jnp.clip(jax.lax.map(one, latents) / 2 + 0.5, 0, 1)
+
+
+def raw_pictures(vae: nn.Module, params: Params, latents: jax.Array) -> jax.Array:
+    """Latents [batch, h, w, channels] as a VAE decodes them, all at once: around [-1, 1], float32, for judges."""
+    shift, scale = _latents_of(vae)
+    scaled = (latents / scale + shift).astype(jax.tree.leaves(params)[0].dtype)
+    return vae.apply({"params": params}, scaled, method="decode").astype(jnp.float32)

@@ -41,7 +41,7 @@ def test_away_from_perturbed_attention(pipe, compilations):
     np.testing.assert_allclose(drawn[0], plain[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(drawn[1], plain[1], atol=1e-3) and not np.allclose(drawn[2], drawn[1], atol=1e-3)
     compilations.clear()
-    pipe([PROMPT] * 3, pag_scale=2.0, seg_blur=0.7, guidance_scale=1.0, **DRAW)
+    pipe([PROMPT] * 3, pag_scale=2.0, seg_blur=0.7, guidance_scale=1.5, **DRAW)
     assert not compilations
 
 

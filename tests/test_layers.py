@@ -15,7 +15,7 @@ LAYERS = [
     {"settings", "annotators"},
     {"files"},
     {"prompts", "random"},
-    {"guidance"},
+    {"guidance", "gradients"},
     {"targets"},
     {"programs", "parallel"},
     {"reading"},

@@ -102,6 +102,22 @@ def test_conditions_are_composed_by_their_weights():
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_away_from_the_perturbed_alone_asks_for_no_unconditional_half():
+    asked = []
+
+    def unet(x, timesteps, own, shared):
+        asked.append(len(x))
+        return predict(x, timesteps, own["context"])
+
+    other = np.random.default_rng(2).standard_normal(CONTEXT.shape).astype(np.float32)
+    both = conditioning(NEGATIVE)._replace(negative=None, perturbed={"context": jnp.array(other)})
+    guidance = cfg(np.ones_like(SCALE))._replace(perturbed=jnp.full(BATCH, 2.5))
+    got, _, _ = denoiser(unet, both, guidance, guided=True)(jnp.array(X), rows([0, 3, 2]), MEMORY)
+    expected = POSITIVE + 2.5 * (POSITIVE - np.asarray(predict(X, TIMESTEPS, other)))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert asked == [2 * BATCH]
+
+
 APG = list(GUIDANCES).index("apg")
 
 

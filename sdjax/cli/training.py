@@ -9,6 +9,7 @@ from sdjax.cli import options
 from sdjax.cli.help import Command, Group
 from sdjax.cli.run_settings import Pictures, Run, open_model, train_in, with_settings
 from sdjax.cli.training_conditions import adapter, controlnet
+from sdjax.cli.training_judges import classifier
 from sdjax.errors import InputError
 
 if TYPE_CHECKING:  # optax and orbax are slow to import: the commands do it
@@ -231,5 +232,5 @@ def lcm(
 
 
 train = typer.Typer(cls=Group, help="Train networks, and look at what they are trained on.", no_args_is_help=True)
-for command in (text_to_image, textual_inversion, lcm, controlnet, adapter, vae, ddpm, noise):
+for command in (text_to_image, textual_inversion, lcm, controlnet, adapter, classifier, vae, ddpm, noise):
     train.command(cls=Command)(command)

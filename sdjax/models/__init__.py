@@ -9,6 +9,7 @@ import jax
 from sdjax.errors import ConfigError
 from sdjax.models.adapter import T2IAdapter, T2IAdapterConfig
 from sdjax.models.attention import attention
+from sdjax.models.classifier import LatentClassifier, LatentClassifierConfig
 from sdjax.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
 from sdjax.models.clip_vision import CLIPVisionModelWithProjection, StableDiffusionSafetyChecker
 from sdjax.models.config import AutoencoderTinyConfig, CLIPTextConfig, CLIPVisionConfig, VAEConfig
@@ -36,6 +37,8 @@ __all__ = [
     "ControlNetModel",
     "ControlNetUnionConfig",
     "ControlNetUnionModel",
+    "LatentClassifier",
+    "LatentClassifierConfig",
     "StableDiffusionSafetyChecker",
     "T2IAdapter",
     "T2IAdapterConfig",
@@ -56,7 +59,7 @@ MODELS: dict[str, type[nn.Module]] = {
         *(AutoencoderKL, AutoencoderTiny, CLIPTextModel, CLIPTextModelWithProjection),
         *(CLIPVisionModelWithProjection, StableDiffusionSafetyChecker),
         *(UNet2DConditionModel, UNet2DModel),
-        *(ControlNetModel, ControlNetUnionModel, T2IAdapter),
+        *(ControlNetModel, ControlNetUnionModel, T2IAdapter, LatentClassifier),
     )
 }
 
@@ -68,9 +71,10 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel", "UNet2DModel"),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
     "condition": ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter"),  # a network that sees a hint, by itself
+    "judge": ("LatentClassifier",),  # that guides by its gradients
     "vision_encoder": ("CLIPVisionModelWithProjection",),  # that an IP-Adapter reads
 }
-ALONE = ("vae", "condition", "vision_encoder")  # that directories and repositories may hold by themselves
+ALONE = ("vae", "condition", "judge", "vision_encoder")  # that directories and repositories may hold by themselves
 
 
 def build(class_name: str, config: Mapping[str, Any]) -> nn.Module:

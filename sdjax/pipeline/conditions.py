@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from sdjax.errors import InputError
+from sdjax.gradients import Judge, Wish
 from sdjax.parallel import shard
 from sdjax.pipeline.hints import opened
 from sdjax.pipeline.images import Repaint
 from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.wishes import JudgeNet
 from sdjax.programs import ByRow
 from sdjax.prompts import bucket
 from sdjax.settings import Picture
@@ -87,11 +89,20 @@ class Looks(NamedTuple):
     places: tuple[tuple[Any, ...], ...] = ()
 
 
+class Wishes(NamedTuple):
+    """Judges, their parameters (at the end those of the VAE, where one sees pictures), and what they are to see."""
+
+    judges: tuple[Judge, ...] = ()
+    params: tuple[Any, ...] = ()
+    wishes: tuple[Wish, ...] = ()
+
+
 class Conditions(NamedTuple):
     """What a batch sees beside its prompts, on the devices."""
 
     nets: Nets = Nets()
     looks: Looks = Looks()
+    wishes: Wishes = Wishes()
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -159,6 +170,22 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
         places.append(shard(tuple(np.stack(level) for level in zip(*masks))))
     weights = tuple(ByRow(shard(table)) for table in order.look_weights)
     return Looks(tuple(prompted), tuple(other), weights, tuple(places))
+
+
+def wishes_of(order: "Order", params_of: Callable[[JudgeNet], Any], vae_params: Any) -> Wishes:
+    """What the judges of a batch are to see. Raises InputError for targets of several shapes."""
+    judges, params, wishes = [], [], []
+    for slot, table in zip(order.wishes, order.wish_weights):
+        known = [wish for other in order.wishes if other.net is slot.net for wish in other.hints if wish is not None]
+        none = np.zeros_like(known[0].array)
+        if any(wish.array.shape != none.shape for wish in known):
+            raise InputError(f"what {slot.net.name} is to see has other shapes in some pictures than {none.shape}")
+        targets = np.stack([none if wish is None else wish.array for wish in slot.hints])
+        judges.append(slot.net.judge)
+        params.append(params_of(slot.net))
+        wishes.append(Wish(shard(targets), shard(table)))
+    sees_pictures = any(judge.sees == "picture" for judge in judges)
+    return Wishes(tuple(judges), (*params, *([vae_params] if sees_pictures else [])), tuple(wishes))
 
 
 def _parts(order: "Order", images: Sequence["ImageInputs"]) -> list[Repaint | None]:

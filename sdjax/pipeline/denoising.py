@@ -110,8 +110,9 @@ class Batch:
             off, on = (shard(marks(self.order.pictures, layers, each)) for each in (False, True))
             perturbed, negative = parts[0] | on, negative | off
             parts, image = [part | off for part in parts], image and image | off
+        other = None if perturbed is not None and not self.order.reads_negative else negative
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
-        conditioning = Conditioning(positive, negative, self.shared | self.nets.shared, perturbed, image)
+        conditioning = Conditioning(positive, other, self.shared | self.nets.shared, perturbed, image)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 

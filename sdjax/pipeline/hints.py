@@ -24,6 +24,7 @@ from sdjax.pipeline.images import (
     to_array,
 )
 from sdjax.pipeline.looks import Look, PictureNet
+from sdjax.pipeline.wishes import JudgeNet, PictureWish
 from sdjax.settings.unit import KINDS, NO_ANNOTATOR, Unit, check_names, check_numbers, is_by_block
 
 SOFT = 0.825  # of A1111, from one residual of a ControlNet to the one before
@@ -226,12 +227,14 @@ class Hint:
 
 
 # Opens a net by its name, or a short name that goes with a UNet; and says which annotator that asks for, "" for none.
-NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet | PictureNet, str]]
+NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet | PictureNet | JudgeNet, str]]
 
 
-def opened(unit: Unit | Hint | Look, open_net: NetOpener | None, unet: UNetConfig) -> Hint | Look:
+def opened(
+    unit: Unit | Hint | Look | PictureWish, open_net: NetOpener | None, unet: UNetConfig
+) -> Hint | Look | PictureWish:
     """A unit as a hint or a look. Raises InputError for a net or a picture that is not there, or what is no unit."""
-    if isinstance(unit, Hint | Look):
+    if isinstance(unit, Hint | Look | PictureWish):
         return unit
     if not isinstance(unit, Unit):
         raise InputError(f"conditions are what a net of `sdjax.load_condition` gives for a picture, not {unit!r}")
@@ -241,6 +244,8 @@ def opened(unit: Unit | Hint | Look, open_net: NetOpener | None, unet: UNetConfi
     net, goes_with = open_net(unit.net, unet)
     if isinstance(net, PictureNet):
         return Look.of(net, unit)
+    if isinstance(net, JudgeNet):
+        raise InputError(f"{net.name} judges pictures, and sees none: it is for Python (`sdjax.load_condition`)")
     chosen = goes_with if unit.annotator is None else unit.annotator
     annotated = "" if chosen == NO_ANNOTATOR else chosen
     scale: Any = unit.scale  # which a hint looks at itself

@@ -12,6 +12,7 @@ import numpy as np
 from sdjax import programs
 from sdjax.errors import CheckpointError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
+from sdjax.gradients import Judge
 from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
 from sdjax.parallel import AXIS, pmap, shard, unshard
@@ -50,7 +51,7 @@ class Networks:
         return cls(
             modules=modules,
             encode_text=_text_program(modules),
-            denoise=_denoising_program(modules["unet"]),
+            denoise=_denoising_program(modules["unet"], modules["vae"]),
             encode_hint=_hint_program(),
             encode_look=_look_program(),
             autoencoder=Autoencoder(model.vae, precision, vae_tiling, preview),
@@ -70,19 +71,24 @@ def _text_program(modules: Mapping[str, nn.Module]) -> Callable[..., dict[str, j
     return lambda params, *arrays: encode(tuple(params[name] for name in names), *map(shard, arrays))
 
 
-def _denoising_program(unet: nn.Module) -> Callable[..., State]:
+def _denoising_program(unet: nn.Module, vae: nn.Module) -> Callable[..., State]:
     @cache
-    def of_form(guided: bool, halves: str | None, nets: tuple[nn.Module, ...]) -> Callable[..., State]:
+    def of_form(
+        guided: bool, halves: str | None, nets: tuple[nn.Module, ...], judges: tuple[Judge, ...]
+    ) -> Callable[..., State]:
+        decoder = vae if any(judge.sees == "picture" for judge in judges) else None
         return pmap(
-            partial(programs.denoise, unet, guided=guided, halves=halves, nets=nets),
-            in_axes=(None, 0, 0, 0, 0, 0, 0, None, None),
+            partial(programs.denoise, unet, guided=guided, halves=halves, nets=nets, judges=judges, decoder=decoder),
+            in_axes=(None, 0, 0, 0, 0, 0, 0, None, None, None, 0),
             donate_argnums=(2,),
         )
 
     def denoise(params: Params, nets: Conditions, pictures: int, guided: bool, *arguments: Any) -> State:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
-        halves = AXIS if guided and pictures == 1 < len(devices()) else None
-        return of_form(guided, halves, nets.nets.modules)(params, *arguments, nets.nets.params)
+        judges, judge_params, wishes = nets.wishes
+        side_by_side = guided and pictures == 1 < len(devices()) and all(judge.sees == "noisy" for judge in judges)
+        program = of_form(guided, AXIS if side_by_side else None, nets.nets.modules, judges)
+        return program(params, *arguments, nets.nets.params, judge_params, wishes)
 
     return denoise
 

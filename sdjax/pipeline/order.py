@@ -24,6 +24,7 @@ from sdjax.pipeline.looks import Look, PictureNet
 from sdjax.pipeline.perturbing import chosen_layers
 from sdjax.pipeline.resolve import Facts, Recipe, recipe_of
 from sdjax.pipeline.tasks import Size
+from sdjax.pipeline.wishes import JudgeNet, PictureWish
 from sdjax.pipeline.xl import check_xl
 from sdjax.prompts import Tokens, bucket, tokens_by_row
 from sdjax.schedulers import SOLVERS, Plan
@@ -48,6 +49,7 @@ class GroupKey(NamedTuple):
     parts: int  # conditions of each picture that are computed
     edited: int  # rows of the plan where the prompt changes on the way, else 0
     guided: tuple[bool, ...]  # one where all rows are alike
+    negative: bool  # whether the unconditional half is computed where a row is guided
     perturbed: tuple[str, ...]  # layers whose self-attention is
     noise: str  # where it is drawn
     nets: tuple[str, ...]  # that see hints
@@ -146,6 +148,11 @@ class Order:
         return needed
 
     @cached_property
+    def reads_negative(self) -> bool:
+        """Whether any picture needs the unconditional half at any row: perturbed attention alone does without."""
+        return any(recipe.reads_negative.any() for recipe in self.recipes)
+
+    @cached_property
     def draws(self) -> np.ndarray:
         """[pictures, nfe], whether a row uses fresh noise."""
         draws = np.zeros((len(self.recipes), self.nfe), bool)
@@ -201,27 +208,45 @@ class Order:
         """For each place of `looks` [pictures, rows, layers]."""
         layers = self.facts.attentions
         return [
-            self._by_row(slot, len(layers), lambda look, steps: look.weights(steps, layers)[None])[0]
+            self._by_row(slot, len(layers), lambda look, recipe: look.weights(recipe.step_of_row, layers)[None])[0]
             for slot in self.looks
+        ]
+
+    @cached_property
+    def wishes(self) -> list[Slot[JudgeNet, PictureWish]]:
+        """The places for judges, and what they are to see of every picture."""
+        return slots_of([[each for each in own.conditions if isinstance(each, PictureWish)] for own in self.pictures])
+
+    @cached_property
+    def wish_weights(self) -> list[np.ndarray]:
+        """For each place of `wishes` [pictures, rows]."""
+        return [
+            self._by_row(slot, 1, lambda wish, recipe: wish.weights(recipe)[None, :, None])[0, ..., 0]
+            for slot in self.wishes
         ]
 
     @cached_property
     def hint_weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """For each slot [pictures, rows, residuals], of the prompted half and of the other."""
         tables = [
-            self._by_row(slot, slot.net.module.config.residuals, lambda hint, steps: np.stack(hint.weights(steps)), 2)
+            self._by_row(
+                slot,
+                slot.net.module.config.residuals,
+                lambda hint, recipe: np.stack(hint.weights(recipe.step_of_row)),
+                2,
+            )
             for slot in self.slots
         ]
         return [own for own, _ in tables], [other for _, other in tables]
 
     def _by_row(
-        self, slot: Slot[Any, Any], columns: int, weights: Callable[[Any, np.ndarray], np.ndarray], halves: int = 1
+        self, slot: Slot[Any, Any], columns: int, weights: Callable[[Any, Recipe], np.ndarray], halves: int = 1
     ) -> np.ndarray:
-        """[halves, pictures, rows, columns], of weights that map a hint and the steps of rows to [halves, rows, ..]."""
+        """[halves, pictures, rows, columns], of weights that map a hint and a recipe to [halves, rows, ..]."""
         tables = np.zeros((halves, len(self.recipes), self.rows, columns), np.float32)
         for k, (recipe, hint) in enumerate(zip(self.recipes, slot.hints)):
             if hint is not None:
-                found = weights(hint, recipe.step_of_row)
+                found = weights(hint, recipe)
                 tables[:, k, : found.shape[1]] = found
                 if self.adaptive:
                     tables[:, k] = found[:, :1]
@@ -254,6 +279,7 @@ class Order:
             parts=self.weights.shape[1],
             edited=self.nfe if is_edited else 0,
             guided=guided if len(set(guided)) > 1 else guided[:1],
+            negative=self.reads_negative,
             perturbed=self.perturbed_layers,
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
             nets=tuple(hint.net.name for hint in picture.conditions),
@@ -293,7 +319,7 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     order.perturbed_layers  # noqa: B018 - refuses layers that there are not
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
-    _ = order.hint_weights, order.look_weights  # refuses a wrong number of scales
+    _ = order.hint_weights, order.look_weights, order.wish_weights  # refuses a wrong number of scales
     return order
 
 

@@ -23,7 +23,7 @@ from sdjax.models.precision import Precision
 from sdjax.parallel import fitting_in_memory, placed
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
-from sdjax.pipeline.conditions import Conditions, looks_of, nets_of
+from sdjax.pipeline.conditions import Conditions, looks_of, nets_of, wishes_of
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
 from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
@@ -37,6 +37,7 @@ from sdjax.pipeline.refining import check_refiner, for_refiner, refined_steps
 from sdjax.pipeline.request import OUTPUT_TYPES, pictures_of
 from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.start import batch_start, checked_noise, image_inputs
+from sdjax.pipeline.wishes import JudgeNet
 from sdjax.prompts import Words
 from sdjax.random import noise_of
 from sdjax.schedulers import State
@@ -80,7 +81,7 @@ class Pipeline:
         self.facts = replace(facts, readers=readers, loras=folder, upscalers=upscalers)
         self.loras: dict[str, Lora] = {}
         self.refiner: Pipeline | None = None
-        self._nets: WeakKeyDictionary[ConditionNet | PictureNet, Any] = WeakKeyDictionary()
+        self._nets: WeakKeyDictionary[ConditionNet | PictureNet | JudgeNet, Any] = WeakKeyDictionary()
         with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
             self.checker = Checker.of(model, self.precision.offload) if checks else None
             self.networks = Networks.of(model, self.precision, vae_tiling, preview)
@@ -155,7 +156,8 @@ class Pipeline:
         latents = checked_noise(latents, order)
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
         looks = looks_of(order, images, self._encode_look)
-        nets = Conditions(nets_of(order, images, self._encode_hint), looks)
+        wishes = wishes_of(order, self._judge_params, self.params["vae"])
+        nets = Conditions(nets_of(order, images, self._encode_hint), looks, wishes)
         noise = noise_of(
             order.pictures[0].rng,
             [picture.seed for picture in order.pictures],
@@ -176,10 +178,15 @@ class Pipeline:
         params = self._params_of(net, "vision_encoder", lambda: net.params_for(self.facts.unet))
         return self.networks.encode_look(net, params, pixels, blank)
 
-    def _params_of(self, net: ConditionNet | PictureNet, component: str, params: Callable[[], Any]) -> Any:
+    def _judge_params(self, net: JudgeNet) -> Any:
+        return self._params_of(net, "judge", lambda: net.params)
+
+    def _params_of(self, net: ConditionNet | PictureNet | JudgeNet, component: str, params: Callable[[], Any]) -> Any:
         if net not in self._nets:
-            with fitting_in_memory(f"the parameters of {net.name} in {self.precision}"):
-                self._nets[net] = placed(component, params(), self.precision)
+            # Scores of any module are in float32, as the samples that it is given.
+            precision = Precision("float32") if component == "judge" else self.precision
+            with fitting_in_memory(f"the parameters of {net.name} in {precision}"):
+                self._nets[net] = placed(component, params(), precision)
         return self._nets[net]
 
     def denoise(self, batch: Batch, stops: Iterable[int] = (), state: State | None = None) -> Iterator[Step]:

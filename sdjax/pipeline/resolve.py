@@ -182,15 +182,14 @@ class Recipe:
 
     @property
     def guided(self) -> np.ndarray:
+        """[nfe], whether a row needs more than the conditional prediction."""
+        return (self.reads_negative | (self.picture.pag_scale > 0)) & (not self.embeds_guidance)
+
+    @property
+    def reads_negative(self) -> np.ndarray:
         """[nfe], whether a row needs the unconditional half."""
-        needed = (
-            (self.scales_by_row != 1)
-            | (self.image_scale != 1)
-            | self.cfg_plus_plus
-            | (len(self.conditions) > 1)
-            | (self.picture.pag_scale > 0)
-        )
-        return needed & (not self.embeds_guidance)
+        asks = self.image_scale != 1 or self.cfg_plus_plus or len(self.conditions) > 1
+        return ((self.scales_by_row != 1) | asks) & (not self.embeds_guidance)
 
     @property
     def image_scale(self) -> float:

@@ -57,13 +57,11 @@ class Unit:
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
 
-def check_numbers(scale: Any, start: Any, end: Any) -> None:
+def check_numbers(scale: Any, start: Any, end: Any, largest: float = LARGEST_SCALE) -> None:
     """Raises InputError for a scale that is no number, or no list of some, and a window that ends too early."""
     scales = scale if isinstance(scale, tuple | list) and scale else [scale]
-    if not all(_is_scale(each) for each in scales):
-        raise InputError(
-            f"the scale of a hint is a number up to {LARGEST_SCALE:g}, or one for each step, not {scale!r}"
-        )
+    if not all(_is_scale(each, largest) for each in scales):
+        raise InputError(f"the scale of a hint is a number up to {largest:g}, or one for each step, not {scale!r}")
     if not (_is_number(start) and _is_number(end) and 0 <= start < end <= 1):
         raise InputError(f"a hint counts from start to end, 0 <= start < end <= 1, not {start!r} to {end!r}")
 
@@ -73,13 +71,15 @@ def is_by_block(scale: Scale) -> bool:
     return any(isinstance(each, Mapping) for each in (scale if isinstance(scale, list | tuple) else [scale]))
 
 
-def _is_scale(value: Any, depth: int = 2) -> bool:
+def _is_scale(value: Any, largest: float, depth: int = 2) -> bool:
     """Whether it is a number, or numbers by block: of places, then of blocks, then a list of layers."""
     if isinstance(value, Mapping):
-        return bool(depth) and all(isinstance(name, str) and _is_scale(own, depth - 1) for name, own in value.items())
+        return bool(depth) and all(
+            isinstance(name, str) and _is_scale(own, largest, depth - 1) for name, own in value.items()
+        )
     if depth < 2 and isinstance(value, list | tuple):
-        return bool(value) and all(not isinstance(each, list | tuple) and _is_scale(each, 0) for each in value)
-    return _is_number(value) and abs(value) <= LARGEST_SCALE
+        return bool(value) and all(not isinstance(each, list | tuple) and _is_scale(each, largest, 0) for each in value)
+    return _is_number(value) and abs(value) <= largest
 
 
 def check_names(mode: Any, fit: Any, kind: Any) -> None:

@@ -74,9 +74,8 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=() if way == "two at once, masks" else pytest.mark.long) for way in WAYS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
 def test_pictures_that_are_looked_at(made, way):
     components, ours, folder = made
     names, scales, masks = WAYS[way]
@@ -128,9 +127,10 @@ def test_with_stable_diffusion_xl(made, cache):
     compare("IP-Adapter, Stable Diffusion XL", got, expected)
 
 
-def test_a_pickle_holds_what_safetensors_do(made):
-    _, _, folder = made
-    file = adapter_for(unet_of(UNET), "plus", 24)
+def test_a_pickle_holds_what_safetensors_do(tmp_path, cache):
+    unet, folder = unet_of(UNET), tmp_path
+    write_adapters(folder / "models", unet, 24)
+    file = adapter_for(unet, "plus", 24)
     parts = {part: {name: torch.from_numpy(array) for name, array in own.items()} for part, own in file.items()}
     torch.save(parts, folder / "models" / "plus.bin")
     one, other = (sdjax.load_condition(folder / "models" / f"plus.{end}").adapter for end in ("bin", "safetensors"))

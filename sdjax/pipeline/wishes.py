@@ -1,0 +1,121 @@
+"""Wishes: what a judge is to see in a picture, by whose gradients it is drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import numpy as np
+
+from sdjax.errors import InputError, did_you_mean
+from sdjax.gradients import SEES, Judge
+from sdjax.models import LatentClassifier, UNetConfig
+from sdjax.settings.unit import check_numbers, is_by_block
+
+STRONGEST = 1e6  # a scale: scores of all kinds are in units of their own
+
+if TYPE_CHECKING:
+    from sdjax.pipeline.resolve import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class JudgeNet:
+    """A network that judges what is drawn. Called with what it is to see, it gives a `PictureWish` for `conditions`.
+
+    name: where it comes from. params: on the host. sees: "noisy", "estimate" or "picture"; see `sdjax.gradients`.
+    module: any Flax module with a method `score(seen, timesteps, target)` that gives [batch]; or a `LatentClassifier`.
+    """
+
+    name: str
+    module: nn.Module
+    params: dict[str, Any]
+    sees: str = "noisy"
+
+    def __post_init__(self) -> None:
+        if self.sees not in SEES:
+            raise InputError(f"a judge sees {', '.join(SEES)}, not {self.sees!r}")
+        if not callable(getattr(self.module, "score", None)):
+            raise InputError(f"{self.name} cannot judge: {type(self.module).__name__} has no method `score`")
+
+    def __call__(
+        self, target: str | np.ndarray, *, scale: float | Sequence[float] = 1.0, start: float = 0.0, end: float = 1.0
+    ) -> "PictureWish":
+        """A wish for one picture.
+
+        target: words that the classifier knows, such as "red star"; or the array that the module's `score` is given
+            for one picture.
+        scale: how strongly the prediction is pulled: a number, or one for each step. 1 is what the classifier's
+            probabilities say; more than that draws clearer and less varied pictures.
+        start, end: the part of the steps in which it counts, from 0 to 1.
+        Raises InputError for words that the classifier does not know, and for numbers that cannot work.
+        """
+        return PictureWish(self, target, scale, start, end)
+
+    @property
+    def judge(self) -> Judge:
+        """As the program takes it."""
+        return Judge(self.module, self.sees)
+
+    def check(self, unet: UNetConfig) -> None:
+        """Raises InputError where the judge reads other latents than the UNet draws."""
+        own = getattr(getattr(self.module, "config", None), "in_channels", None)
+        if self.sees != "picture" and own not in (None, unet.out_channels):
+            raise InputError(f"{self.name} reads {own} channels of latents, this model has {unet.out_channels}")
+
+
+@dataclass(frozen=True, eq=False)
+class PictureWish:
+    """What a judge is to see of one picture, how strongly and when. Made by a `JudgeNet`; fields: see there."""
+
+    net: JudgeNet
+    target: Any
+    scale: float | Sequence[float] = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    changes = True  # from row to row, with the noise
+
+    def __post_init__(self) -> None:
+        check_numbers(self.scale, self.start, self.end, STRONGEST)
+        if is_by_block(self.scale):
+            raise InputError(f"scales by block are of IP-Adapters, and {self.net.name} is a judge")
+        if not np.isfinite(self.array).all():
+            raise InputError(f"what {self.net.name} is to see holds values that are not finite")
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The target as the module takes it, of one picture."""
+        if not isinstance(self.target, str):
+            return np.asarray(self.target, np.float32)
+        if not isinstance(self.net.module, LatentClassifier):
+            raise InputError(f"{self.net.name} knows no words: give the array that its `score` takes")
+        known, words = self.net.module.config.words, self.target.replace(",", " ").split()
+        for word in words:
+            if word not in known:
+                raise InputError(f"{self.net.name} does not know {word!r}{did_you_mean(word, known)}")
+        if not words:
+            raise InputError(f"say what {self.net.name} is to see: some of {', '.join(known)}")
+        return np.array([word in words for word in known], np.float32)
+
+    def settings(self) -> dict[str, Any]:
+        """What is written beside a picture."""
+        scale = self.scale if isinstance(self.scale, int | float) else tuple(map(float, self.scale))
+        found = {"net": self.net.name, "target": self.target, "scale": scale, "start": self.start, "end": self.end}
+        return {name: value for name, value in found.items() if isinstance(value, str | int | float | tuple)}
+
+    def weights(self, recipe: "Recipe") -> np.ndarray:
+        """How far the score's gradient moves the network's prediction at each row of a plan, [rows].
+
+        An estimate moves by (spread² / signal) times scale and gradient, for every kind of prediction. Raises
+        InputError for a wrong number of scales.
+        """
+        step_of_row = recipe.step_of_row
+        steps = step_of_row[-1] + 1
+        given = np.atleast_1d(np.asarray(self.scale, float))
+        if len(given) not in (1, steps):
+            raise InputError(f"{len(given)} scales were given to a wish for a picture of {steps} steps")
+        counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
+        sigmas, by_output = recipe.plan.rows.sigmas, recipe.plan.rows.estimate[:, 1]
+        moved = sigmas**2 / recipe.scheduler.noise.scale(sigmas)
+        units = np.divide(moved, by_output, out=np.zeros_like(moved), where=by_output != 0)
+        return (np.broadcast_to(given, steps)[step_of_row] * counts * units).astype(np.float32)
