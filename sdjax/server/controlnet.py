@@ -46,7 +46,7 @@ def units_in(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     units = [unit for each in args if isinstance(each, list) for unit in each]
     if not all(isinstance(each, list) for each in args) or not all(isinstance(unit, dict) for unit in units):
         raise Refused("args of ControlNet must be objects, one for each unit", 422, "alwayson_scripts")
-    on = [unit for unit in units if unit.get("enabled") is not False and not _is_nothing(unit.get("model"))]
+    on = [unit for unit in units if unit and unit.get("enabled") is not False]
     if len(on) > MOST_HINTS:
         raise Refused(f"a request has at most {MOST_HINTS} units of ControlNet, not {len(on)}", 422, "alwayson_scripts")
     return on
@@ -58,9 +58,9 @@ def hints_of(fields: Mapping[str, Any], image: Any, nets: Nets, limits: Limits) 
 
 
 def _hint(unit: Mapping[str, Any], fields: Mapping[str, Any], image: Any, nets: Nets, limits: Limits) -> Hint:
-    name = unit["model"]
-    if not isinstance(name, str):
-        raise Refused("the model of a unit must be a text", 422, "model")
+    name = unit.get("model")
+    if _is_nothing(name) or not isinstance(name, str):
+        raise Refused("a unit of ControlNet that is enabled names its model: see /controlnet/model_list", 422, "model")
     net = nets.find(name.partition(" [")[0])
     if unit.get("hr_option") not in (None, 0, "Both", "HiResFixOption.BOTH"):
         raise Refused("hr_option: units count in both passes here", 422, "hr_option")
