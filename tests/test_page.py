@@ -84,10 +84,16 @@ def test_inpaints_where_somebody_draws(page, server, tmp_path):
     canvas = page.locator("#editor canvas").first
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.wait_for_timeout(2000)  # until the picture itself has been sent
+    sent: list[str] = []
+    page.on("response", lambda answer: answer.url.endswith("/upload") and sent.append(answer.url))
     page.mouse.move(x - 15, y)
     page.mouse.down()
     page.mouse.move(x + 15, y, steps=8)
     page.mouse.up()
+    while len(sent) < 3:  # the picture, the drawing, and both
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(1000)
     say(page, "mask_blur", "0")
     say(page, "num_inference_steps", "6")
     (image,) = paint(page, server)

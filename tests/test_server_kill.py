@@ -57,7 +57,7 @@ class Load:
 
     def _ask(self, client: int) -> None:
         number = 0
-        while not self.stop.is_set():
+        while True:  # what has been asked is asked until it is answered
             key, seed = f"{client}-{number}", 1000 * client + number
             how = {"prompt": "a ring", "seed": seed, "num_inference_steps": 3 + seed % 20, "sampler": "euler"}
             headers = {"content-type": "application/json", "idempotency-key": key}
@@ -66,6 +66,8 @@ class Load:
                 with urlopen(request, timeout=PATIENCE) as answer:
                     data = json.load(answer)["data"][0]
                 self.answers[key] = data["seed"], base64.b64decode(data["b64_json"])
+                if self.stop.is_set():
+                    return
                 number += 1
             except (OSError, ValueError, HTTPException):
                 time.sleep(0.05)  # nobody is there: again

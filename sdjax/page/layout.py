@@ -93,8 +93,8 @@ def _tabs(page: Page, of_images: list[str]) -> Tabs:
 def _seeing() -> Seen:
     canvas = gr.HTML(EMPTY, elem_id="stage")
     gallery = gr.Gallery(
-        label="Your pictures", columns=6, height="auto", object_fit="contain", allow_preview=False, elem_id="gallery",
-        buttons=[], visible=False,
+        label="Your pictures", columns=6, fit_columns=False, height="auto", object_fit="contain", allow_preview=False,
+        elem_id="gallery", buttons=[], visible=False,
     )  # fmt: skip
     with gr.Group(visible=False) as details:
         text = gr.Textbox(label="How it was made", lines=4, buttons=["copy"], elem_id="how")
