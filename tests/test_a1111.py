@@ -13,6 +13,7 @@ from sdjax.errors import InputError
 from sdjax.schedulers import SOLVERS
 
 
+@pytest.mark.few(60)
 @pytest.mark.parametrize("schedule", plain_a1111.SCHEDULES)
 @pytest.mark.parametrize("label", a1111.SAMPLERS)
 def test_each_sampler_on_each_schedule_type_ends_where_a1111s_does(label, schedule):

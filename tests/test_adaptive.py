@@ -58,6 +58,7 @@ def test_the_pipelines_loop(pipe, compilations):
         assert np.isfinite(noisy.images).all() and noisy.settings[0]["sampler"] == label
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -73,6 +73,7 @@ def test_other_rows_compile_nothing(pipe, tmp_path, compilations):
     assert not compilations
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("container", ["tar", "parquet"])
 def test_a_damaged_shard_is_made_again(pipe, container, tmp_path):
     output = Output(tmp_path, container, shard_size=2)

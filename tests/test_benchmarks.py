@@ -24,6 +24,7 @@ def test_a_benchmark_prints_a_table_and_writes_json(tmp_path):
         assert 0 < row["min"] <= row["median"] <= row["max"]
 
 
+@pytest.mark.long
 def test_what_speed_measured_in_several_runs_becomes_one_table_and_plot(tmp_path):
     row = {"part": "unet", "batch": 2, "pixels": 512, "dtype": "float32", "beside": "pytorch", "range": "0.8-0.9"}
     row |= {"sdjax s": 8.9, "other s": 10.7, "ratio": 0.83, "TFLOP/s": 0.2, "of peak": 0.88, "error": 1.7e-6}

@@ -224,6 +224,7 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.long
 def test_a_name_that_is_not_utf_8_is_written_and_printed_as_it_is(small, tmp_path):
     path = os.fsencode(tmp_path / "star-") + b"\xff.png"
     painting = [*SDJAX, "generate", "a star", "--model", small, "--steps", "1", "-o", path]
@@ -377,6 +378,7 @@ def test_info_says_how_a_picture_was_made(tmp_path, capsys):
     assert "ring.png" in complaint(capsys)
 
 
+@pytest.mark.long
 def test_like_paints_a_picture_again(small, tmp_path, capsys):
     vectors = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
     save_file({"emb_params": vectors}, tmp_path / "odd.safetensors")

@@ -70,6 +70,7 @@ def plain_loss(kind, x0, noise, index, kernel, bias, change, contexts, guidance)
     return np.mean(np.sqrt(error + 1e-6) - 1e-3)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_loss_is_that_of_the_paper(kind, guidance):

@@ -39,7 +39,7 @@ def test_a_diffusers_directory_comes_back_as_it_was(tiny, tmp_path, dtype):
         ("sd-1", "bfloat16"),
         pytest.param("sd-2-inpainting", "float16", marks=pytest.mark.long),
         pytest.param("sd-2-x4-upscaler", "bfloat16", marks=pytest.mark.long),
-        ("sdxl-base", "float16"),
+        pytest.param("sdxl-base", "float16", marks=pytest.mark.long),
         pytest.param("sdxl-refiner", "float32", marks=pytest.mark.long),
     ],
 )

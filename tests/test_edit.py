@@ -18,6 +18,7 @@ def model(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("edit") / "edit", CONFIGS)
 
 
+@pytest.mark.long
 def test_scales_and_pictures_change_nothing_that_is_compiled(model, compilations):
     pipe = sdjax.load(model)
     random = np.random.default_rng(0)

@@ -39,6 +39,7 @@ def end_of_run(solver, options, steps):
     return np.median(np.abs(got - exact))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("solver", "options", "order"),
     [

@@ -120,6 +120,7 @@ def test_a_lora_makes_a_model_a_distilled_one_and_back(named, tmp_path):
     assert pipe.facts.defaults == {"guidance_scale": 5.0}
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("scale", [0, 0.0, 1.0])
 def test_no_guidance_is_1_or_as_in_diffusers_0(named, scale):

@@ -29,7 +29,8 @@ def planned(small):
     return programs_of(wish(small), jax.local_devices())
 
 
-@pytest.mark.parametrize("weights", [None, pytest.param("int8", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("weights", [None, "int8"])
 def test_what_is_planned_is_what_is_run(small, planned, weights):
     pipe = sdjax.load(small, weights=weights)
     with noting_programs() as made:

@@ -252,6 +252,7 @@ def test_every_plan_is_finite_and_falls(solver, spacing, steps, strength):
     assert 0 <= plan.timesteps.min() <= plan.timesteps.max() <= 999
 
 
+@pytest.mark.few(300)
 @pytest.mark.parametrize(
     ("solver", "spacing"),
     [

@@ -147,6 +147,7 @@ def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
         assert {name: getattr(picture, name) for name in values} == {name: OTHER[name] for name in values}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("model", "values", "without"),
     [

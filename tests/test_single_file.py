@@ -183,6 +183,7 @@ def test_marks_of_files_of_xl(xl, tokenizer, tmp_path, marks, scheduler, vae):
     sdjax.schedulers.from_config(config).plan(4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("prefix", "says"),
     [
@@ -372,6 +373,7 @@ def test_the_tokenizer_comes_from_the_hub(shared, file, tmp_path, hub, ask_hub, 
         assert "--tokenizer" in refused(file, tmp_path)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 def test_vocabulary_and_merges_alone_are_a_tokenizer(shared, tokenizer, tmp_path, pad):
     bare, made = tmp_path / "bare", tmp_path / "made"

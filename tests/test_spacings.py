@@ -178,6 +178,7 @@ def test_explain_prints_what_the_loop_computes():
     assert text.splitlines()[-1] == "     x <- denoised"
 
 
+@pytest.mark.few(90)
 @pytest.mark.parametrize(
     "solver", [name for name in SOLVERS if not name.endswith("inverse")]
 )  # which starts from pictures

@@ -35,9 +35,8 @@ def pictures(rng: str, sampler: str, after: float):
     return pictures_of(PROMPTS, settings, seed=3)
 
 
-@pytest.mark.parametrize(
-    ("rng", "sampler"), [pytest.param("jax", "dpmpp_2m", marks=pytest.mark.long), ("torch", "euler_ancestral")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("rng", "sampler"), [("jax", "dpmpp_2m"), ("torch", "euler_ancestral")])
 def test_a_run_goes_on_in_another_process_under_other_settings(pipe, small, tmp_path, rng, sampler):
     order = pipe.prepare(pictures(rng, sampler, BEFORE))
     batch = pipe.begin(order)

@@ -24,6 +24,7 @@ def strings() -> list[str]:
     return ["", " ", "   ", "\n", "a", *words, *mixed, *overlong, *readable]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "repository",
     [

@@ -144,6 +144,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(undisturbed, tmp_path, re
     assert np.array_equal(losses_of(folder), losses_of(undisturbed[0]))
 
 
+@pytest.mark.long
 def test_a_signal_saves_what_was_learned(tmp_path):
     """As machines that are lent are taken back: SIGTERM, and soon SIGKILL; what is not in the log yet is kept too."""
     model, run = write_tiny_model(tmp_path / "model"), tmp_path / "run"
@@ -161,6 +162,7 @@ def test_a_signal_saves_what_was_learned(tmp_path):
         assert 5 <= 5 * len(losses_of(run)) <= manager.latest_step() < 5 * len(losses_of(run)) + 5
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_and_computing_twice_change_nothing(tmp_path):
     ends = []
     for accumulate, remat in ((1, False), (4, True)):

@@ -254,6 +254,7 @@ def test_the_refiner_takes_over_where_it_is_told_to(refining, xl):
     np.testing.assert_allclose(*both, atol=1e-4)
 
 
+@pytest.mark.long
 def test_nothing_compiles_for_another_change_of_models(refining, compilations):
     drawn(refining, denoising_end=0.5, **LONGER)
     compilations.clear()
