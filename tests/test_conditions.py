@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from PIL import Image
 from tiny_training import PAINTING
 
 import sdjax
+from benchmarks.scorer import read_picture
 from sdjax.cli import main
 from sdjax.errors import InputError
+from sdjax.files.checkpoint import read_model
 from sdjax.files.infotext import read_infotext, write_infotext
+from sdjax.files.layout import embedded_models
 from sdjax.files.pictures import read_settings
+from sdjax.loading import net_opener
 from sdjax.models import ControlNetUnionConfig, ControlNetUnionModel, build
 from sdjax.pipeline.hints import ConditionNet, Hint, fitted
 from sdjax.settings import Picture
@@ -290,6 +295,30 @@ def test_the_command_line_and_rows_of_a_batch(small, folder, edges, pipe, monkey
     capsys.readouterr()
     assert main(["generate", "--like", "one.png", "--yes", "-o", "again.png"]) == 0
     assert "not followed: edges:hint.png:0.7:0.0-0.5:mode=prompt (say it as --control)" in capsys.readouterr().err
+
+
+def test_the_embedded_net_is_for_the_embedded_model_and_sees_drawings(capsys):
+    unet = read_model(embedded_models()["shapes"]).unet.module.config
+    net, annotator = net_opener()("outline", unet)
+    assert annotator == "scribble"  # dark lines on paper
+    net.check(unet)
+    assert main(["info", "outline"]) == 0
+    assert "ControlNetModel" in capsys.readouterr().out
+    assert main(["generate", "a red ring", "--model", "outline", "-o", "ring.png"]) == 1
+    assert "lacks text_encoder, unet" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_sketch_says_where_and_which_shape(tmp_path):
+    """The README's drawing: a heart at the left, a ring at the right."""
+    sketch = Path(__file__).parents[1] / "docs" / "sketch.png"
+    pipe = sdjax.load()
+    caption = "a red heart left of a blue ring on a white background"
+    image = pipe(caption, conditions=[Unit("outline", str(sketch))], sampler="dpmpp_2m karras").images[0]
+    seen = sorted(read_picture(np.asarray(image)).objects, key=lambda each: each.circle.x)
+    assert [(each.colour, each.shape) for each in seen] == [("red", "heart"), ("blue", "ring")]
+    for each, (x, y) in zip(seen, ((66 / 4, 122 / 4), (190 / 4, 134 / 4))):
+        assert np.hypot(each.circle.x - x, each.circle.y - y) < 4
 
 
 def test_hints_are_what_nets_make(edges):

@@ -222,6 +222,7 @@ def test_alphas_in_the_configuration_of_peft(loaded, write):
     assert next(iter(read_lora(path).changes.values())).scale == 3 / 4**0.5
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("scale", [0.0, -0.0])
 def test_at_scale_0_the_model_is_the_plain_one_bit_for_bit(pipe, both, scale):
     plain = pipe(HEART, **STEPS).images
@@ -525,6 +526,7 @@ def folder(tmp_path, write):
     return tmp_path / "loras"
 
 
+@pytest.mark.long
 def test_loras_in_prompts_are_those_of_the_pipeline(folder, compilations):
     pipe = sdjax.load(lora_dir=folder)
     plain = pipe(HEART, **STEPS).images

@@ -376,6 +376,7 @@ def test_images_do_not_see_each_other():
     np.testing.assert_array_equal(apply({"params": params}, *inputs)[0], apply({"params": params}, *mixed)[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("class_embed_type", [None, "timestep"])
 def test_classes_matter(class_embed_type):
     config = {**UNET, "class_embed_type": class_embed_type, "num_class_embeds": 10}
@@ -425,6 +426,7 @@ def test_decoding_has_the_size_of_the_encoded(class_name, config):
 CONFIGS = {"UNet2DConditionModel": UNET, "AutoencoderKL": VAE, "AutoencoderTiny": TINY_VAE, "CLIPTextModel": CLIP}
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("class_name", CONFIGS)
 def test_bfloat16_is_followed_throughout(class_name):

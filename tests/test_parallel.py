@@ -41,6 +41,7 @@ def drawn(small, tmp_path_factory):
     return cache(lambda devices: run(devices, folder, small, code=DRAW))
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("devices", [2, 4])  # three pictures divide over neither
 def test_pictures_do_not_depend_on_the_devices(devices, drawn):
@@ -69,6 +70,7 @@ np.savez(sys.argv[2], x=unshard(seen["x"], 3))
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_batch_is_shared_out_and_comes_back_without_its_padding(devices, tmp_path):
     assert np.array_equal(run(devices, tmp_path, code=SHARES)["x"], np.arange(6.0).reshape(3, 2))

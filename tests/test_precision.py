@@ -52,6 +52,7 @@ def dtypes_of(pipe, component):
     return {leaf.dtype.name for leaf in jax.tree.leaves(pipe.params[component])}
 
 
+@pytest.mark.long
 def test_a_vae_that_overflows_computes_in_float32(small_xl):
     pipe = sdjax.load(small_xl, dtype="float16")
     assert dtypes_of(pipe, "vae") == {"float32"} and dtypes_of(pipe, "unet") == {"float16"}
@@ -93,6 +94,7 @@ def test_eight_bits_are_within_half_a_unit(kernel):
     assert (np.abs(values.reshape(-1, kernel.shape[-1])).max(0) == 127)[largest > 1e-30].all()
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_kernels_that_are_kept_in_less(small_xl, weights):
@@ -122,6 +124,7 @@ def test_kernels_that_are_kept_in_less(small_xl, weights):
     assert not np.array_equal(got, np.asarray(plain("a cat", **HOW).images))
 
 
+@pytest.mark.long
 def test_a_lora_on_kernels_of_8_bits(small_xl, tmp_path):
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_1_attn1_to_q"
     factors = {"down": np.ones((1, 8), np.float32), "up": np.ones((8, 1), np.float32)}

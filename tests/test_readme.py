@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.scenes import read_caption
@@ -12,6 +13,7 @@ from benchmarks.scorer import facts_that_hold, read_picture
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_the_example_draws_the_picture(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -73,7 +73,8 @@ class Output:
         found = {}
         for item in items if self.kind == "jpeg" else ():
             texts = [value for value in item.settings.values() if isinstance(value, str)]
-            if sum(len(json.dumps(text)) + 2 * len(text) for text in texts) > JPEG_ROOM:
+            lengths = [len(json.dumps(text)) + len(text.encode("utf-16-be", "surrogatepass")) for text in texts]
+            if sum(lengths) > JPEG_ROOM:
                 found[item.row] = Problem(item.row, "its texts are too long for a JPEG: take --format webp or png")
         return list(found.values())
 

@@ -171,13 +171,17 @@ def build_module(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Mo
         raise ConfigError(f"{folder / 'config.json'}: {error}") from error
 
 
-def check_amount(module: nn.Module, tensors: Collection[str], problem: str) -> None:
-    """Raises CheckpointError, which begins with `problem`, for a network that has more layers than there are tensors.
+MANY = 100  # tensors
 
-    Shapes of a network are known after it was traced, which takes the longer the more layers there are.
+
+def check_amount(module: nn.Module, tensors: Collection[str], problem: str) -> None:
+    """Raises CheckpointError, which begins with `problem`, for a network of many more layers than there are tensors.
+
+    Shapes of a network are known after it was traced, which takes the longer the more layers there are. Where fewer are
+    missing, it is better said which.
     """
     least = module.config.least_arrays
-    if len(tensors) < least:
+    if least > len(tensors) + MANY:
         raise CheckpointError(f"{problem}: it has {len(tensors):,} tensors, and {least:,} are the least for its layers")
 
 
