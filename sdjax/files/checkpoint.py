@@ -177,11 +177,11 @@ MANY = 100  # tensors
 def check_amount(module: nn.Module, tensors: Collection[str], problem: str) -> None:
     """Raises CheckpointError, which begins with `problem`, for a network of many more layers than there are tensors.
 
-    Shapes of a network are known after it was traced, which takes the longer the more layers there are. Where fewer are
-    missing, it is better said which.
+    Shapes of a network are known after it was traced, which takes the longer the more layers there are; of a small one
+    it is better said which tensors are missing.
     """
     least = module.config.least_arrays
-    if least > len(tensors) + MANY:
+    if least > max(len(tensors), MANY):
         raise CheckpointError(f"{problem}: it has {len(tensors):,} tensors, and {least:,} are the least for its layers")
 
 
