@@ -183,6 +183,8 @@ def _place_of(net: str | os.PathLike, subfolder: str | None, weight_name: str | 
 
 
 H94 = "h94/IP-Adapter"
+# Nets that ship with the package, for its models, and the annotator that makes their hints.
+EMBEDDED = {"outline": "scribble"}
 # Short names of conditions: the annotator that makes the hint, and a net for Stable Diffusion 1 and for XL.
 CONDITIONS = {
     "canny": ("canny", "lllyasviel/control_v11p_sd15_canny", "diffusers/controlnet-canny-sdxl-1.0"),
@@ -209,7 +211,7 @@ def net_opener(progress=None) -> NetOpener:
 
     def open_net(name: str, unet: UNetConfig) -> tuple[ConditionNet | PictureNet | JudgeNet, str]:
         if name not in CONDITIONS or Path(name).exists():
-            return open_once(name), ""
+            return open_once(name), EMBEDDED.get(name, "")
         annotator, of_sd1, of_xl = CONDITIONS[name]
         found = of_xl if unet.is_xl else of_sd1 if unet.cross_attention_dim == SD1_CONTEXT else ""
         if not found:

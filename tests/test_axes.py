@@ -56,6 +56,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(axes, says, tmp_path, c
     assert not sheet.exists()
 
 
+@pytest.mark.long
 def test_cells_are_what_generate_draws(pipe, compilations):
     x, y = axis_of("guidance_scale=1,4"), axis_of("prompt=red,a big blue")
     cells = cells_of("a red ring", 3, {"num_inference_steps": 2}, x, y)

@@ -42,6 +42,7 @@ def test_what_is_planned_is_what_is_run(small, planned, weights):
         assert [getattr(each, name) for each in real] == [getattr(each, name) for each in plan]
 
 
+@pytest.mark.long
 def test_most_is_held_with_the_parameters_of_all_components(small, planned):
     text, unet, vae = (each.parameters for each in planned)
     assert held(wish(small), planned) >= text + unet + vae

@@ -50,6 +50,7 @@ def test_pictures_do_not_depend_on_the_devices(devices, drawn):
     assert np.abs(alone - several).max() <= 1 / 255
 
 
+@pytest.mark.long
 def test_two_devices_share_the_halves_of_one_pictures_guidance(drawn):
     alone, shared = (drawn(devices)["one"] for devices in (1, 2))
     assert np.abs(alone - shared).max() <= 1e-4 * np.abs(alone).max()

@@ -64,6 +64,7 @@ def test_a_vae_that_overflows_computes_in_float32(small_xl):
     assert np.isfinite(mixed("a cat", **HOW).images).all()
 
 
+@pytest.mark.long
 def test_never_black(tmp_path):
     """A VAE whose values float16 cannot hold: drawn where its configuration says so, said where somebody insists."""
     folder = write_tiny_model(tmp_path / "model", XL)

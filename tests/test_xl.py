@@ -115,6 +115,7 @@ def test_there_and_back_bit_for_bit(small_xl, tmp_path):
     assert len(read_model(again).tokenizers) == 2
 
 
+@pytest.mark.long
 def test_a_lora_of_one_of_the_stacked_blocks(small_xl, tmp_path):
     pipe = sdjax.load(small_xl)
     plain = drawn(pipe)

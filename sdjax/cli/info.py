@@ -85,16 +85,19 @@ def info(
         _describe_file(Path(model))
         return
     path = _directory_of(model)
-    index, scheduler = read_index(path), read_json(path / "scheduler" / SCHEDULER)
-    settings = {key: scheduler[key] for key in SCHEDULER_KEYS if key in scheduler}
-    console = Console()
+    index, console = read_index(path), Console()
     console.print(_components_table(path, component_classes(index, path)))
     console.print()
-    _line(console, "scheduler", f"{scheduler.get('_class_name')}, {_listing(settings)}")
+    if (path / "scheduler" / SCHEDULER).is_file():  # not of a net or a VAE by itself
+        scheduler = read_json(path / "scheduler" / SCHEDULER)
+        settings = {key: scheduler[key] for key in SCHEDULER_KEYS if key in scheduler}
+        _line(console, "scheduler", f"{scheduler.get('_class_name')}, {_listing(settings)}")
     if defaults := index["sdjax"].get("defaults"):
         _line(console, "defaults", _listing(defaults))
     _line(console, "source", str(index["sdjax"].get("source")))
     _line(console, "path", str(path))
+    if blocks and not (path / "unet").is_dir():
+        raise InputError(f"{model} has no UNet to show block by block")
     if blocks:
         from sdjax.files.checkpoint import read_model
 

@@ -92,7 +92,9 @@ def _shapes(tensors: TensorFile) -> dict[str, tuple[int, ...]]:
 
 
 def _family_of(path: Path) -> str:
-    """What the UNet of a model directory says of it."""
+    """What the UNet of a model directory says of it; or what is there by itself."""
+    if (path / "condition").is_dir():
+        return "for --control"
     try:
         config = read_json(path / "unet" / "config.json")
         width, channels = config.get("cross_attention_dim"), config.get("in_channels")

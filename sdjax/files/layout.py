@@ -47,14 +47,14 @@ def is_model(path: Path) -> bool:
 
 
 def embedded_models() -> dict[str, Path]:
-    """The models that ship with the package, by name."""
+    """The models that ship with the package, by name; and nets that see hints."""
     assets = Path(str(resources.files("sdjax"))) / "assets"
     return {path.parent.name: path.parent for path in sorted(assets.glob(f"*/{INDEX}"))}
 
 
 def nearest(name: str, others: Collection[str] = ()) -> str:
     """Which embedded model, or other name, was probably meant, as the end of an error message."""
-    names = list(embedded_models())
+    names = [name for name, path in embedded_models().items() if (path / "unet").is_dir()]
     close = difflib.get_close_matches(name, [*names, *others], n=1)
     listed = f"; names of models on the hub: {', '.join(others)}" if others else ""
     return f"did you mean {close[0]!r}?" if close else f"embedded models: {', '.join(names)}{listed}"
