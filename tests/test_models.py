@@ -317,6 +317,7 @@ def test_a_tpu_multiplies_row_by_row_where_it_serves(pictures, size, by_row):
     assert ("conv_general_dilated" in str(traced)) != by_row
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(
     batch=st.integers(1, 3),

@@ -38,7 +38,7 @@ NETS = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("size", [(7, 10), pytest.param((8, 8), marks=pytest.mark.long)])
 def test_controlnet(name, size):
@@ -155,7 +155,7 @@ def test_adapter(config, size):
         assert relative_error(ours, nhwc(their)) <= TOLERANCE
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("down", "extra"), [("A-", 0), ("-A", 0), ("--", 0), ("AA", 0), ("-A", 1)])
 @pytest.mark.parametrize("with_net", [False, True])
 def test_what_adapters_and_nets_add_to_a_unet(down, extra, with_net):

@@ -131,7 +131,7 @@ WAYS = {
 OTHERS = [pytest.param(sampler, marks=pytest.mark.long) for sampler in ("euler", "dpmpp_2m")]
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", ["ddim", *OTHERS])
 @pytest.mark.parametrize("way", WAYS)
 def test_controlnets(base, nets, way, sampler):

@@ -270,6 +270,7 @@ def ends_above_timestep_0(config, steps):
     )
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", CLASSES)
 def test_trajectories_end_where_those_of_diffusers_do(name, monkeypatch):
     compared, worst, left_out = 0, 0.0, {}
@@ -288,6 +289,7 @@ def test_trajectories_end_where_those_of_diffusers_do(name, monkeypatch):
     assert compared > 100
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("strength", [1.0, 0.95, 0.8, 0.5, 0.3, 0.06])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
