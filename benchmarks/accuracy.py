@@ -7,16 +7,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from PIL import Image
-from rich.progress import track
 
 import sdjax
+from benchmarks import sheets
 from benchmarks.frechet import SceneSpace
 from benchmarks.readings import rendered, shown
-from benchmarks.report import JsonOption, in_a_folder, publish
+from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import Scene, draw_scene
-from sdjax.files.atomic import replaced
-from sdjax.files.pictures import grid
-from sdjax.pipeline import Pipeline
+from benchmarks.sheets import SheetOption
 from sdjax.pipeline.images import to_pil
 
 FACTS = ("background", "count", "colour", "shape", "size", "place", "relation")
@@ -30,10 +28,7 @@ def accuracy(
     guidance: Annotated[float, typer.Option(min=0, help="The scale of guidance.")] = 3.0,
     sampler: Annotated[str, typer.Option(help="With its spacing.")] = "dpmpp_2m karras",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 20,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."),
-    ] = None,
+    sheet: SheetOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """How often models draw what captions of scenes say. All of them draw the same captions from the same seeds.
@@ -52,7 +47,7 @@ def accuracy(
     for model in models:
         pipe = sdjax.load(model)
         for name, scenes in kinds.items():
-            drawn[model, name] = pictures_of(pipe, scenes, batch, how, f"{Path(model).name}, {name}")
+            drawn[model, name] = sheets.drawn(pipe, captions_of(scenes), batch, how, f"{Path(model).name}, {name}")
     for name, scenes in kinds.items():
         drawn["rendered", name] = rendered(scenes)
     rows = [row(model, name, pixels, kinds[name], space) for (model, name), pixels in drawn.items()]
@@ -62,14 +57,9 @@ def accuracy(
         save_sheet(sheet, drawn, kinds)
 
 
-def pictures_of(pipe: Pipeline, scenes: Sequence[Scene], batch: int, how: dict[str, Any], title: str) -> np.ndarray:
-    """A picture of each scene's caption, [count, 64, 64, 3] in [0, 1], of seeds 0, 1, ..."""
-    parts = []
-    for start in track(range(0, len(scenes), batch), title):
-        seeds = [min(i, len(scenes) - 1) for i in range(start, start + batch)]  # all batches are one program's
-        captions = [str(scenes[i].facts) for i in seeds]
-        parts.append(np.asarray(pipe(captions, seed=seeds, output_type="np", **how).images))
-    return np.concatenate(parts)[: len(scenes)]
+def captions_of(scenes: Sequence[Scene]) -> list[str]:
+    """What is said of each scene."""
+    return [str(scene.facts) for scene in scenes]
 
 
 def row(model: str, name: str, pixels: np.ndarray, scenes: Sequence[Scene], space: SceneSpace) -> dict[str, Any]:
@@ -88,5 +78,4 @@ def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict
             if of == name:
                 rows.append(list(to_pil(pixels[:ON_SHEET])))
                 labels.append(f"{Path(model).name}, {name}")
-    with replaced(path) as partial:
-        grid(rows, labels, [str(i + 1) for i in range(len(rows[0]))]).save(partial, format="PNG")
+    sheets.save_sheet(path, rows, labels)

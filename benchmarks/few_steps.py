@@ -8,13 +8,12 @@ import typer
 from PIL import Image
 
 import sdjax
-from benchmarks.accuracy import FACTS, ON_SHEET, pictures_of
+from benchmarks.accuracy import FACTS, ON_SHEET, captions_of
 from benchmarks.frechet import SceneSpace
 from benchmarks.readings import shown
-from benchmarks.report import JsonOption, in_a_folder, publish
+from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import draw_scene
-from sdjax.files.atomic import replaced
-from sdjax.files.pictures import grid
+from benchmarks.sheets import SheetOption, drawn, save_sheet
 from sdjax.pipeline.images import to_pil
 
 WITHOUT = {"sampler": "dpmpp_2m", "spacing": "karras", "guidance_scale": 3.0}
@@ -26,10 +25,7 @@ def few_steps(
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Once for each.", show_default="1, 2, 4, 8")] = None,
     reference: Annotated[int, typer.Option(min=1, help="Steps of the model alone to compare with.")] = 20,
     pictures: Annotated[int, typer.Option(min=16, help="How many of each.")] = 200,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."),
-    ] = None,
+    sheet: SheetOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """How often pictures show what captions of scenes say: the model alone, and with LoRAs of `sdjax train lcm`.
@@ -48,7 +44,7 @@ def few_steps(
     pipes = {lora: sdjax.load(model, loras=[(lora, 1.0)] if lora else []) for lora in (None, *loras)}
     for name, lora, count in runs:
         how = {"num_inference_steps": count} | ({} if lora else WITHOUT)
-        pixels = pictures_of(pipes[lora], scenes, 20, how, f"{name}, {count}")
+        pixels = drawn(pipes[lora], captions_of(scenes), 20, how, f"{name}, {count}")
         found = shown(pixels, scenes, space)
         shares = {fact: found["facts"].get(fact, "") for fact in FACTS}
         evaluations = count * (1 if lora else 2)
@@ -57,6 +53,4 @@ def few_steps(
         shows.append(list(to_pil(pixels[:ON_SHEET])))
     publish("few-steps", rows, json_file, f"{model}, {pictures} captions")
     if sheet is not None:
-        labels = [f"{name}, {count} steps" for name, _, count in runs]
-        with replaced(sheet) as partial:
-            grid(shows, labels, [str(i + 1) for i in range(ON_SHEET)]).save(partial, format="PNG")
+        save_sheet(sheet, shows, [f"{name}, {count} steps" for name, _, count in runs])

@@ -1,23 +1,20 @@
 """How often pictures show what a classifier is told to see, with no prompt at all."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
-from rich.progress import track
 
 import sdjax
 from benchmarks.frechet import SceneSpace
-from benchmarks.report import JsonOption, in_a_folder, publish
+from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import HELD_OUT, PAIRS
 from benchmarks.scorer import Reading, read_picture
+from benchmarks.sheets import SheetOption, drawn, save_sheet
 from sdjax.errors import InputError
-from sdjax.files.atomic import replaced
-from sdjax.files.pictures import grid
-from sdjax.pipeline import JudgeNet, Pipeline
+from sdjax.pipeline import JudgeNet
 from sdjax.pipeline.images import to_pil
 
 SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
@@ -31,10 +28,7 @@ def judged(
     pictures: Annotated[int, typer.Option(min=16, help="Of each scale.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 16,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."),
-    ] = None,
+    sheet: SheetOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """How often pictures show what a classifier is told to see, with no prompt at all.
@@ -46,30 +40,19 @@ def judged(
     if not isinstance(judge, JudgeNet):
         raise InputError(f"{classifier} is no classifier")
     wanted = [SEEN[int(i)] for i in np.random.default_rng(0).integers(0, len(SEEN), pictures)]
-    rows, drawn = [], []
+    how: dict[str, Any] = {"sampler": "dpmpp_2m karras", "num_inference_steps": steps, "guidance_scale": 1.0}
+    rows: list[dict[str, Any]] = []
+    shown: list[list[Image.Image]] = []
     for scale in map(float, scales.split(",")):
-        drawn.append(pictures_of(pipe, judge, wanted, scale, steps, batch))
-        readings = [read_picture(picture) for picture in drawn[-1]]
-        rows.append({"scale": scale, **shares(readings, wanted), "frechet": space.distance(drawn[-1])})
+        wishes = [(judge(" ".join(pair), scale=scale),) for pair in wanted]
+        pixels = drawn(pipe, [""] * pictures, batch, how, f"scale {scale:g}", wishes.__getitem__)
+        readings = [read_picture(picture) for picture in pixels]
+        rows.append({"scale": scale, **shares(readings, wanted), "frechet": space.distance(pixels)})
+        shown.append(list(to_pil(pixels[:ON_SHEET])))
     publish("judged", rows, json_file, f"{pictures} pictures each, no prompt; {steps} steps of dpmpp_2m karras")
     if sheet is not None:
-        shown: list[list[Image.Image]] = [list(to_pil(each[:ON_SHEET])) for each in drawn]
-        with replaced(sheet) as partial:
-            titles = [" ".join(pair) for pair in wanted[:ON_SHEET]]
-            grid(shown, [f"scale {row['scale']:g}" for row in rows], titles).save(partial, format="PNG")
-
-
-def pictures_of(
-    pipe: Pipeline, judge: JudgeNet, wanted: Sequence[tuple[str, str]], scale: float, steps: int, batch: int
-) -> np.ndarray:
-    """A picture of each wish, [count, 64, 64, 3] in [0, 1], of seeds 0, 1, ..."""
-    how: dict[str, Any] = {"sampler": "dpmpp_2m karras", "num_inference_steps": steps, "guidance_scale": 1.0}
-    parts = []
-    for start in track(range(0, len(wanted), batch), f"scale {scale:g}"):
-        seeds = [min(i, len(wanted) - 1) for i in range(start, start + batch)]  # all batches are one program's
-        wishes = [[judge(" ".join(wanted[i]), scale=scale)] for i in seeds]
-        parts.append(np.asarray(pipe([""] * batch, seed=seeds, conditions=wishes, output_type="np", **how).images))
-    return np.concatenate(parts)[: len(wanted)]
+        titles = [" ".join(pair) for pair in wanted[:ON_SHEET]]
+        save_sheet(sheet, shown, [f"scale {row['scale']:g}" for row in rows], titles)
 
 
 def shares(readings: Sequence[Reading], wanted: Sequence[tuple[str, str]]) -> dict[str, float]:

@@ -1,21 +1,17 @@
 """How often pictures follow a sketch in place and shape, and their caption in colours; where both agree, and not."""
 
 import itertools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 from PIL import Image
-from rich.progress import track
 
 import sdjax
-from benchmarks.report import JsonOption, in_a_folder, publish
+from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import Facts, Scene, draw_scene, sketch
 from benchmarks.scorer import Reading, read_picture
-from sdjax.files.atomic import replaced
-from sdjax.files.pictures import grid
+from benchmarks.sheets import SheetOption, drawn, save_sheet
 from sdjax.pipeline.images import to_pil
 
 NEAR = 4.0  # pixels that an object may lie beside the sketched one
@@ -37,10 +33,7 @@ def sketches(
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="The scale of guidance.")] = 3.0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 20,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."),
-    ] = None,
+    sheet: SheetOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """How often pictures by a sketch and a caption follow the sketch in place and shape, and the caption in colours.
@@ -53,26 +46,27 @@ def sketches(
     pipe, opened = sdjax.load(model), sdjax.load_condition(net)
     scales = [float(weight) for weight in weights.split(",")]
     cases = {"agreement": agreeing(pictures), "conflict": conflicting(pictures)}
-    rows, shown = [], []
-    for kind, scale in itertools.product(cases, scales):
-        drawn = []
-        for start in track(range(0, pictures, batch), f"{kind}, weight {scale:g}"):
-            seeds = [min(i, pictures - 1) for i in range(start, start + batch)]  # all batches are one program's
-            chosen = [cases[kind][i] for i in seeds]
-            hints = [(opened(sketched(case.scene, seed), scale=scale),) for seed, case in zip(seeds, chosen)]
-            told = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": "dpmpp_2m karras"}
-            captions = [str(case.caption) for case in chosen]
-            drawn.append(np.asarray(pipe(captions, seed=seeds, conditions=hints, output_type="np", **told).images))
-        pixels = np.concatenate(drawn)[:pictures]
-        held = [followed(case, read_picture(picture)) for case, picture in zip(cases[kind], pixels)]
-        shares = {name: float(np.mean([each[name] for each in held])) for name in held[0]}
-        rows.append({"caption and sketch": kind, "weight": scale, **shares})
-        shown.append((f"{kind}, {scale:g}", to_pil(pixels[:ON_SHEET])))
-    publish(
-        "sketches", rows, json_file, f"{net} on {model}: {pictures} pictures each, {steps} steps, guidance {guidance:g}"
-    )
+    how = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": "dpmpp_2m karras"}
+    rows: list[dict[str, Any]] = []
+    shown: list[list[Image.Image]] = []
+    labels: list[str] = []
+    for kind, own in cases.items():
+        seen = [sketched(case.scene, seed) for seed, case in enumerate(own)]
+        shown.append(seen[:ON_SHEET])
+        labels.append("sketch")
+        for scale in scales:
+            hints = [(opened(each, scale=scale),) for each in seen]
+            captions = [str(case.caption) for case in own]
+            pixels = drawn(pipe, captions, batch, how, f"{kind}, weight {scale:g}", hints.__getitem__)
+            held = [followed(case, read_picture(picture)) for case, picture in zip(own, pixels)]
+            shares = {name: float(np.mean([each[name] for each in held])) for name in held[0]}
+            rows.append({"caption and sketch": kind, "weight": scale, **shares})
+            shown.append(list(to_pil(pixels[:ON_SHEET])))
+            labels.append(f"{kind}, {scale:g}")
+    note = f"{net} on {model}: {pictures} pictures each, {steps} steps, guidance {guidance:g}"
+    publish("sketches", rows, json_file, note)
     if sheet is not None:
-        save_sheet(sheet, cases, shown)
+        save_sheet(sheet, shown, labels)
 
 
 def agreeing(count: int) -> list[Case]:
@@ -116,18 +110,3 @@ def followed(case: Case, reading: Reading) -> dict[str, bool]:
     held = {"place": all(places), "shape": all(shapes)}
     held["colours"] = colours == wanted and reading.background == case.caption.background
     return held | {"all": all(held.values())}
-
-
-def save_sheet(path: Path, cases: dict[str, list[Case]], shown: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """The sketches of each kind, and below them the pictures at each weight."""
-    rows: list[list[Image.Image]] = []
-    labels: list[str] = []
-    for kind, own in cases.items():
-        rows.append([sketched(case.scene, i) for i, case in enumerate(own[:ON_SHEET])])
-        labels.append("sketch")
-        for label, images in shown:
-            if label.startswith(kind):
-                rows.append(list(images))
-                labels.append(label)
-    with replaced(path) as partial:
-        grid(rows, labels, [str(i + 1) for i in range(ON_SHEET)]).save(partial, format="PNG")
