@@ -153,13 +153,15 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
     for net in dict.fromkeys(slot.net for slot in order.looks):
         looks = [look for slot in order.looks if slot.net is net for look in slot.hints if look]
         pixels = {look.pixels.tobytes(): look.pixels for look in looks}
+        numbers = {key: number for number, key in enumerate(pixels, 1)}
         blank = np.arange(len(pixels) + 1) == 0
         none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
-        encoded[net] = list(pixels), encode(net, np.stack([none, *pixels.values()]), blank)
+        number_of = {look: numbers[look.pixels.tobytes()] for look in looks}
+        encoded[net] = number_of, encode(net, np.stack([none, *pixels.values()]), blank)
     sides = _sides(order)
     for slot in order.looks:
-        known, found = encoded[slot.net]
-        chosen = [0 if look is None else 1 + known.index(look.pixels.tobytes()) for look in slot.hints]
+        own_number, found = encoded[slot.net]
+        chosen = [0 if look is None else own_number[look] for look in slot.hints]
         for half, own in ((prompted, chosen), (other, [0] * len(chosen))):
             half.append(shard(jax.tree.map(lambda leaf, own=own: leaf[own], found)))
         everywhere = [np.ones(height * width, np.float32) for height, width in sides]

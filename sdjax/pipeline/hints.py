@@ -13,6 +13,7 @@ from PIL import Image
 from sdjax.annotators import annotate, annotator
 from sdjax.errors import InputError
 from sdjax.models import UNetConfig
+from sdjax.pipeline.counting import scales_by_row
 from sdjax.pipeline.images import (
     GivenImage,
     Repaint,
@@ -213,15 +214,10 @@ class Hint:
     def weights(self, step_of_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The weights at each row of a plan, [rows, residuals], of the prompted half and of the other.
 
-        step_of_row: [rows], from 0. A step counts, as in diffusers, when it lies within start and end as a whole.
-        Raises InputError for a wrong number of scales.
+        step_of_row: [rows], from 0. Raises InputError for a wrong number of scales.
         """
-        steps = step_of_row[-1] + 1
         given = np.atleast_1d(np.asarray(self.scale, np.float32))
-        if len(given) not in (1, steps):
-            raise InputError(f"{len(given)} scales were given to a hint for a picture of {steps} steps")
-        counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
-        scales = np.broadcast_to(given, steps)[step_of_row] * counts
+        scales = scales_by_row(given, self.start, self.end, step_of_row, "a hint")
         own, other = (scales[:, None].astype(np.float32) * half for half in self.by_residual)
         return own, other
 

@@ -15,6 +15,7 @@ from sdjax.adapters.ip_adapter import IPAdapter, kernels_of
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component
 from sdjax.models import UNetConfig
+from sdjax.pipeline.counting import scales_by_row
 from sdjax.pipeline.images import GivenImage, Repaint, bicubic, check_picture, read_image, read_mask, resized, to_array
 from sdjax.settings.unit import Scale, Unit, check_numbers
 from sdjax.sight.processor import Processor
@@ -143,13 +144,12 @@ class Look:
 
         step_of_row: [rows], from 0. Raises InputError for a wrong number of scales, and for blocks that there are not.
         """
-        steps = step_of_row[-1] + 1
         given = [self.scale] if isinstance(self.scale, int | float | Mapping) else list(self.scale)
-        if len(given) not in (1, steps):
-            raise InputError(f"{len(given)} scales were given to {self._what}, which is looked at in {steps} steps")
-        tables = np.array([by_layer(scale, layers) for scale in given], np.float32)
-        counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
-        return np.broadcast_to(tables, (steps, len(layers)))[step_of_row] * counts[:, None].astype(np.float32)
+
+        def table(scales: Sequence[float | Mapping[str, Any]]) -> np.ndarray:
+            return np.array([by_layer(scale, layers) for scale in scales], np.float32)
+
+        return scales_by_row(given, self.start, self.end, step_of_row, self._what, table)
 
 
 def by_layer(scale: float | Mapping[str, Any], layers: Sequence[str]) -> list[float]:

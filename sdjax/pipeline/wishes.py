@@ -11,6 +11,7 @@ import numpy as np
 from sdjax.errors import InputError, did_you_mean
 from sdjax.gradients import SEES, Judge
 from sdjax.models import LatentClassifier, UNetConfig
+from sdjax.pipeline.counting import scales_by_row
 from sdjax.settings.unit import check_numbers, is_by_block
 
 STRONGEST = 1e6  # a scale: scores of all kinds are in units of their own
@@ -109,13 +110,9 @@ class PictureWish:
         An estimate moves by (spread² / signal) times scale and gradient, for every kind of prediction. Raises
         InputError for a wrong number of scales.
         """
-        step_of_row = recipe.step_of_row
-        steps = step_of_row[-1] + 1
         given = np.atleast_1d(np.asarray(self.scale, float))
-        if len(given) not in (1, steps):
-            raise InputError(f"{len(given)} scales were given to a wish for a picture of {steps} steps")
-        counts = (step_of_row / steps >= self.start) & ((step_of_row + 1) / steps <= self.end)
+        scales = scales_by_row(given, self.start, self.end, recipe.step_of_row, "a wish")
         sigmas, by_output = recipe.plan.rows.sigmas, recipe.plan.rows.estimate[:, 1]
         moved = sigmas**2 / recipe.scheduler.noise.scale(sigmas)
         units = np.divide(moved, by_output, out=np.zeros_like(moved), where=by_output != 0)
-        return (np.broadcast_to(given, steps)[step_of_row] * counts * units).astype(np.float32)
+        return (scales * units).astype(np.float32)
