@@ -12,7 +12,7 @@ from benchmarks.frechet import SceneSpace
 from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import HELD_OUT, PAIRS
 from benchmarks.scorer import Reading, read_picture
-from benchmarks.sheets import SheetOption, drawn, save_sheet
+from benchmarks.sheets import SheetOption, drawn, numbers_of, save_sheet
 from sdjax.errors import InputError
 from sdjax.pipeline import JudgeNet
 from sdjax.pipeline.images import to_pil
@@ -36,6 +36,7 @@ def judged(
     Each picture is told a colour and a shape. shape, colour, both: the share in which an object has them, and has both
     (colour: it, or the background). frechet: the distance of the pictures, as a set, from rendered scenes.
     """
+    strengths = numbers_of(scales)
     pipe, judge, space = sdjax.load(model), sdjax.load_condition(classifier), SceneSpace()
     if not isinstance(judge, JudgeNet):
         raise InputError(f"{classifier} is no classifier")
@@ -43,7 +44,7 @@ def judged(
     how: dict[str, Any] = {"sampler": "dpmpp_2m karras", "num_inference_steps": steps, "guidance_scale": 1.0}
     rows: list[dict[str, Any]] = []
     shown: list[list[Image.Image]] = []
-    for scale in map(float, scales.split(",")):
+    for scale in strengths:
         wishes = [(judge(" ".join(pair), scale=scale),) for pair in wanted]
         pixels = drawn(pipe, [""] * pictures, batch, how, f"scale {scale:g}", wishes.__getitem__)
         readings = [read_picture(picture) for picture in pixels]

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks.report import in_a_folder
+from sdjax.errors import InputError
 from sdjax.files.atomic import replaced
 from sdjax.files.pictures import grid
 from sdjax.pipeline import Pipeline
@@ -20,6 +21,14 @@ SheetOption = Annotated[
         "--sheet", metavar="FILE.png", dir_okay=False, callback=in_a_folder, help="Also show the first pictures."
     ),
 ]
+
+
+def numbers_of(text: str) -> list[float]:
+    """Numbers from a text with commas between them. Raises InputError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{text!r} is no list of numbers with commas between them, such as 0,0.5,1") from None
 
 
 def drawn(

@@ -11,7 +11,7 @@ import sdjax
 from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import Facts, Scene, draw_scene, sketch
 from benchmarks.scorer import Reading, read_picture
-from benchmarks.sheets import SheetOption, drawn, save_sheet
+from benchmarks.sheets import SheetOption, drawn, numbers_of, save_sheet
 from sdjax.pipeline.images import to_pil
 
 NEAR = 4.0  # pixels that an object may lie beside the sketched one
@@ -43,8 +43,8 @@ def sketches(
     within 4 pixels of each sketched one. shape: it has that one's shape. colours: those of the caption's objects and
     background. all: all three.
     """
+    scales = numbers_of(weights)
     pipe, opened = sdjax.load(model), sdjax.load_condition(net)
-    scales = [float(weight) for weight in weights.split(",")]
     cases = {"agreement": agreeing(pictures), "conflict": conflicting(pictures)}
     how = {"num_inference_steps": steps, "guidance_scale": guidance, "sampler": "dpmpp_2m karras"}
     rows: list[dict[str, Any]] = []

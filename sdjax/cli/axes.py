@@ -132,7 +132,8 @@ def scaled(units: Sequence["Unit"], name: str, scale: float) -> tuple["Unit", ..
     Raises InputError where there are none.
     """
     if not any(name in ("", unit.net) for unit in units):
-        raise InputError(f"there is no condition {name!r} to scale: --control NET:PICTURE gives one")
+        which = f" {name!r}" if name else ""
+        raise InputError(f"there is no condition{which} to scale: --control NET:PICTURE gives one")
     return tuple(replace(unit, scale=scale) if name in ("", unit.net) else unit for unit in units)
 
 
