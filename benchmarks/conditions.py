@@ -116,6 +116,7 @@ def sdjax(folder: Path, arrays: dict[str, np.ndarray]) -> Callable[[str], Run]:
     import jax
 
     from sdjax import load, load_condition, programs
+    from sdjax.denoisers import unet_denoiser
 
     pipe = load(folder)
     unet = pipe.networks.modules["unet"]
@@ -133,9 +134,7 @@ def sdjax(folder: Path, arrays: dict[str, np.ndarray]) -> Callable[[str], Run]:
         @jax.jit
         def evaluate(params, net_params, sample, timesteps, context, weights, features):
             with jax.default_matmul_precision("highest"):
-                predict = programs.unet_denoiser(
-                    unet, params, [(net.module, own) for net, own in zip(nets, net_params)]
-                )
+                predict = unet_denoiser(unet, params, [(net.module, own) for net, own in zip(nets, net_params)])
                 own = {"context": context, "hint_weights": weights}
                 shared = {"channels": sample[..., :0], "class_labels": None, "guidance": None, "hints": features}
                 return predict(sample, timesteps, own, shared)

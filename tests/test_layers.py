@@ -15,7 +15,7 @@ LAYERS = [
     {"settings", "annotators"},
     {"files"},
     {"prompts", "random"},
-    {"guidance", "gradients"},
+    {"guidance", "gradients", "denoisers"},
     {"targets"},
     {"programs", "parallel"},
     {"reading"},

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.denoisers import unet_denoiser
 from sdjax.guidance import GUIDANCES, cfg
-from sdjax.programs import Composed, Conditioning, denoiser, unet_denoiser
+from sdjax.programs import Composed, Conditioning, denoiser
 from sdjax.schedulers.loop import PlanRow
 from sdjax.schedulers.plan import Rows
 

@@ -1,0 +1,82 @@
+"""What networks predict of a sample: one half of guidance, with all that it reads, and with nets that see hints."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax.models.transformer import Seen
+from sdjax.models.unet import Residuals
+from sdjax.models.unet_encoder import Added
+
+Params = dict[str, Any]
+# Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
+# network's prediction, float32.
+Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
+
+
+def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Module, Params]] = ()) -> Predict:
+    """The prediction of a UNet of Stable Diffusion, and of `nets` that see hints.
+
+    It reads {"context": [batch, T, features]} of its half, and for Stable Diffusion XL "pooled" and "time_ids" (see
+    `models.unet_encoder.Added`); and of the shared part {"channels": [batch, h, w, extra], "class_labels": [batch] or
+    None, "guidance": [batch] or None}, where the channels are put after those of the sample. With nets it reads of its
+    half "hint_weights", for each net [batch, residuals], and of the shared part "hints", for each net its features.
+    "edited" of its half, [batch, h, w, channels], are further channels: the picture that is changed, or zeros.
+    "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done. Of pictures that are looked
+    at it reads of its half "looks", for each what `encode_look` gives, and "look_weights", [batch, layers]; and of the
+    shared part "look_places", for each and for each level [batch, height * width].
+    """
+
+    def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
+        dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
+        context = own["context"].astype(dtype)
+        edited = [own["edited"]] if "edited" in own else []
+        sample = jnp.concatenate([x, shared["channels"], *edited], axis=-1).astype(dtype)
+        added = Added(own["pooled"].astype(dtype), own["time_ids"]) if "pooled" in own else None
+        of_the_step = (sample, timesteps, context, shared["class_labels"], added)
+        residuals = None
+        if nets:
+            found = zip(nets, own["hint_weights"], shared["hints"])
+            residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
+        changed = {"perturb": own["perturb"]} if "perturb" in own else {}
+        if "looks" in own:
+            looks = list(zip(own["looks"], own["look_weights"], shared["look_places"]))
+            changed["seen"] = {
+                name: [Seen(look[name][0], look[name][1], weights[:, i], places) for look, weights, places in looks]
+                for i, name in enumerate(unet.config.attentions)
+            }
+        output = unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals, **changed)
+        return output.astype(jnp.float32)
+
+    return predict
+
+
+def _weighted(net: nn.Module, params: Params, weights: jax.Array, features: Any, of_the_step: Any) -> Residuals:
+    """What a net adds, times weights [batch, residuals]. Where all of them are 0 it is not computed."""
+    sample, timesteps, context, class_labels, added = of_the_step
+    sample = sample[..., : getattr(net.config, "in_channels", 0)]  # of an inpainting UNet the latents alone
+
+    def run() -> Residuals:
+        found = net.apply(
+            {"params": params}, features, sample, timesteps, context, class_labels, added, method="residuals"
+        )
+        leaves, structure = jax.tree.flatten(found)
+        columns = weights.astype(context.dtype).T[..., None, None, None]
+        return jax.tree.unflatten(structure, [leaf * column for leaf, column in zip(leaves, columns, strict=True)])
+
+    shapes = jax.eval_shape(run)
+    return jax.lax.cond(jnp.any(weights != 0), run, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+
+
+def _summed(residuals: Sequence[Residuals]) -> Residuals:
+    """Those of ControlNets together, and those of adapters."""
+    of_nets, of_adapters = ([each for each in residuals if bool(each.levels) == kind] for kind in (False, True))
+    skips, middle, levels = (), None, ()
+    if of_nets:
+        skips, middle, _ = jax.tree.map(lambda *leaves: sum(leaves), *of_nets)
+    if of_adapters:
+        levels = jax.tree.map(lambda *leaves: sum(leaves), *(each.levels for each in of_adapters))
+    return Residuals(skips, middle, levels)
