@@ -13,9 +13,11 @@ from benchmarks.budgets import affordable
 from sdjax import a1111
 from sdjax.errors import InputError
 from sdjax.files.cache import cached
+from sdjax.files.plans import plans_in
 from sdjax.pipeline import Pipeline
 from sdjax.schedulers import SOLVERS
 from sdjax.schedulers.names import parse_sampler
+from sdjax.schedulers.tuned import is_tuned
 from sdjax.settings import Picture
 
 REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few
@@ -34,6 +36,7 @@ class Run:
 
     @property
     def stochastic(self) -> bool:
+        """Whether it draws noise on the way."""
         return SOLVERS[parse_sampler(self.sampler).solver].stochastic
 
     def picture(self, prompt: str, seed: int) -> Picture:
@@ -41,7 +44,7 @@ class Run:
             prompt,
             seed=seed,
             sampler=self.sampler,
-            spacing=self.spacing,
+            spacing=self.spacing or None,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
         )
@@ -57,6 +60,10 @@ def planned(
     """The runs that there is a plan for; of samplers that draw noise, only those whose pictures are read."""
     runs = []
     for sampler, spacing in kinds:
+        if is_tuned(sampler):
+            own = {plan.nfe for plan in plans_in(pipe.facts.plans)} & set(budgets)
+            runs += [Run(sampler, "", scale, budget, budget, budget) for budget in sorted(own) for scale in scales]
+            continue
         scheduler = pipe.facts.scheduler.with_solver(
             sampler, spacing or (None if sampler in a1111.SAMPLERS else "leading")
         )

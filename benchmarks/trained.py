@@ -17,6 +17,7 @@ from benchmarks.runs import converged, errors, latents_of, planned
 from benchmarks.scenes import draw_scene
 from sdjax.errors import InputError
 from sdjax.schedulers.names import parse_sampler
+from sdjax.schedulers.tuned import is_tuned
 
 SAMPLERS = (
     "ddim leading,ddim trailing,heun trailing,dpmpp_2m karras,dpmpp_2m trailing,unipc trailing,dpmpp_2m_sde trailing"
@@ -60,7 +61,10 @@ def trained(
             rich_help_panel=OWN,
         ),
     ] = None,
-    samplers: Annotated[str, typer.Option(help="Samplers with their spacings, with commas between them.")] = SAMPLERS,
+    samplers: Annotated[
+        str,
+        typer.Option(help="Samplers with their spacings, with commas between them; `tuned` for the model's own plans."),
+    ] = SAMPLERS,
     budgets: Annotated[str, typer.Option(help="Evaluations that a picture may take.")] = "5,10,20,50",
     guidance: Annotated[str, typer.Option(help="The scales at which errors are measured.")] = "1,3,7.5",
     read_at: Annotated[
@@ -90,7 +94,7 @@ def trained(
     if prompts is None and (clip or inception or against):
         raise InputError("--clip, --inception and --against are for a model of your own: give --model and --prompts")
     scales, sizes = numbers("--guidance", guidance), [int(budget) for budget in numbers("--budgets", budgets)]
-    kinds = [(named.label or named.solver, named.spacing) for named in map(parse_sampler, samplers.split(","))]
+    kinds = [kind_of(name.strip()) for name in samplers.split(",")]
     if prompts is None:
         scenes = [draw_scene(np.random.default_rng([0, i])) for i in range(pictures)]
         texts, readers = [str(scene.facts) for scene in scenes], [of_scenes(scenes)]
@@ -123,6 +127,14 @@ def trained(
     publish("trained", told, json_file, note, rows)
     if plot_file is not None:
         quality_curves(rows, plot_file)
+
+
+def kind_of(name: str) -> tuple[str, str | None]:
+    """A sampler and its spacing; "tuned" for the model's own tuned plans."""
+    if is_tuned(name):
+        return name, None
+    named = parse_sampler(name)
+    return named.label or named.solver, named.spacing
 
 
 def numbers(option: str, named: str) -> list[float]:

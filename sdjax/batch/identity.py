@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from sdjax.batch.output import hash_of
 from sdjax.batch.rows import Item
 from sdjax.errors import InputError
 from sdjax.files.atomic import PARTIAL, replaced
-from sdjax.pipeline import Pipeline
+from sdjax.files.identity import hash_of
 from sdjax.version import __version__
 
 RUN = "run.json"
@@ -49,26 +47,6 @@ def hint_files(item: Item) -> list[Path]:
     """The pictures and masks of an item's conditions."""
     names = [name for unit in item.settings.get("conditions", ()) for name in (unit.image, unit.mask)]
     return [Path(name) for name in names if name is not None]
-
-
-def model_hash(pipe: Pipeline, files: Sequence[tuple[Path, float]]) -> str:
-    """The SHA-256 of a model: its configurations, tokenizer and parameters, and files added to it, each with its scale.
-
-    It does not depend on where the model lies.
-    """
-    total = hashlib.sha256()
-    model = pipe.model
-    parts: dict[str, Any] = {name: repr(component.module.config) for name, component in model.components.items()}
-    parts |= {"scheduler": model.scheduler_config, "low_res": model.low_res_config, "defaults": model.defaults}
-    for folder in model.tokenizers:
-        parts[folder.name] = {path.name: hash_of(path) for path in sorted(folder.iterdir())}
-    parts["files"] = [(hash_of(path), scale) for path, scale in files]
-    total.update(json.dumps(parts, sort_keys=True).encode())
-    for name in sorted(model.components):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model.components[name].params):
-            total.update(f"{name}{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-            total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
-    return total.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from PIL import Image
 from sdjax.batch.rows import Item, Problem
 from sdjax.errors import InputError
 from sdjax.files.atomic import replaced
+from sdjax.files.identity import hash_of
 from sdjax.files.pictures import encoded, read_settings
 
 CONTAINERS = ("files", "tar", "parquet")
@@ -120,15 +121,6 @@ class Output:
 
     def _pictures(self, shard: int) -> Path:
         return self.folder / PARTS / f"{shard:05d}" if self.packs else self.folder / f"{shard:05d}"
-
-
-def hash_of(path: Path) -> str:
-    """The SHA-256 of a file, "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _told_in(item: Item, path: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from sdjax.batch.groups import Batch, Placed, batches_of
 from sdjax.batch.hosts import Hosts
 from sdjax.batch.identity import check_vacant_or_ours, claim
 from sdjax.batch.journal import Journal, State, lock, merge, read_state
-from sdjax.batch.output import Output, hash_of
+from sdjax.batch.output import Output
 from sdjax.batch.rows import Item
+from sdjax.files.identity import hash_of
 
 log = logging.getLogger("sdjax")
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "info": ("info:info", MODELS),
     "convert": ("convert:convert", MODELS),
     "train": ("training:train", MODELS),
+    "tune": ("tune:tune", MODELS),
     "cache": ("cache:cache", MACHINE),
     "compile": ("compile:compile_ahead", MACHINE),
 }

@@ -55,9 +55,9 @@ def run_of(
     versions: dict[str, str],
 ) -> "Run":
     """The run, with all that its bits depend on, such as the fingerprint of its rows; says which are left out."""
-    from sdjax.batch.identity import model_hash
     from sdjax.batch.rows import complain
     from sdjax.batch.runner import Run
+    from sdjax.files.identity import model_hash
 
     files = [(Path(path), scale) for path, scale in loading.loras] + [(path, 1.0) for path in loading.embeddings]
     named = {mention.name for each in placed for mention in each.key.loras}
@@ -70,7 +70,7 @@ def run_of(
         "rows": fingerprint,
         "pictures": len(placed),
         "model": loading.model,
-        "model_hash": model_hash(pipe, files),
+        "model_hash": model_hash(pipe.model, files),
         "dtype": str(pipe.precision),
         "weights": pipe.precision.weights,
         "batch_size": batch_size,

@@ -1,5 +1,6 @@
 """What all commands share which train: options, those of `Settings` and of `Intervals`, and the run itself."""
 
+import shutil
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from sdjax.cli.interrupt import much_to_save
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.signature import extended, option
+from sdjax.files.atomic import replaced
 
 if TYPE_CHECKING:  # optax and orbax are slow to import: the commands do it
     from sdjax.files.checkpoint import Model
@@ -103,8 +105,10 @@ def open_model(model: str) -> "Model":
     return read_model(sdjax.convert.resolve(model))
 
 
-def train_in(task: "Task", folder: Path, settings: "Settings", intervals: "Intervals") -> None:
-    """Trains in a run's folder with a progress bar, and prints the result's path."""
+def train_in(
+    task: "Task", folder: Path, settings: "Settings", intervals: "Intervals", destination: Path | None = None
+) -> None:
+    """Trains in a run's folder with a progress bar, copies the result if it is to be elsewhere, and prints its path."""
     from sdjax.loading import keep_compiled_programs
     from sdjax.training import fit
 
@@ -116,4 +120,7 @@ def train_in(task: "Task", folder: Path, settings: "Settings", intervals: "Inter
             report(stage, done, total, amount)
 
         result = fit.train(task, fit.Run(folder, settings, intervals, reported))
-    typer.echo(result)
+    if destination is not None:
+        with replaced(destination) as partial:
+            shutil.copyfile(result, partial)
+    typer.echo(destination or result)

@@ -1,11 +1,13 @@
 """`sdjax samplers`: what `--sampler` and `--spacing` may be."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from sdjax.errors import InputError
 from sdjax.limits import STEPS
 
 FEW, MORE = 5, 10  # steps of two plans, off which is read what a further step costs
@@ -13,7 +15,10 @@ FEW, MORE = 5, 10  # steps of two plans, off which is read what a further step c
 
 def samplers(
     explain: Annotated[
-        str | None, typer.Option(metavar="SAMPLER", help="Print what this sampler computes, row by row.")
+        str | None,
+        typer.Option(
+            metavar="SAMPLER", help="Print what this sampler, or a file of `sdjax tune`, computes, row by row."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=STEPS, help="Steps of the explained plan.")] = 4,
     spacing: Annotated[str | None, typer.Option(help="Spacing of the explained plan.", show_default="leading")] = None,
@@ -30,8 +35,14 @@ def samplers(
     sdjax samplers --explain "DPM++ 2M Karras" --steps 3
     """
     from sdjax import a1111, comfyui, compvis, schedulers
+    from sdjax.schedulers.tuned import is_tuned
 
     console = Console()
+    if explain is not None and explain.endswith(".json"):
+        console.print(_explained(explain), markup=False, highlight=False)
+        return
+    if explain is not None and is_tuned(explain):
+        raise InputError(f"{explain} is a model's own: give the file of the plan, as FILE.json")
     if explain is not None:
         console.print(
             schedulers.explain(schedulers.create(explain, spacing).plan(steps)), markup=False, highlight=False
@@ -46,8 +57,24 @@ def samplers(
         evaluations = f"{(more - few) / (MORE - FEW):.3g}"
         table.add_row(name, str(solver.order), evaluations, "yes" if solver.stochastic else "", solver.source)
     console.print(table)
+    console.print("\n[bold]tuned[/bold]  the model's own, for few evaluations: `sdjax tune` fits them; or such a file")
     console.print(f"\n[bold]spacings[/bold]  {', '.join(schedulers.SPACINGS)}")
     names = [label.removeprefix("ComfyUI ") for label in comfyui.SAMPLERS]
     console.print(f"\n[bold]as in A1111[/bold]  {', '.join(a1111.SAMPLERS)}")
     console.print(f"\n[bold]as in ComfyUI, after the word ComfyUI[/bold]  {', '.join(names)}")
     console.print(f"\n[bold]as in the original code[/bold]  {', '.join(compvis.SAMPLERS)}")
+
+
+def _explained(file: str) -> str:
+    """A tuned plan in words, at each of its guidance scales. Raises InputError for a file that is none."""
+    from sdjax import schedulers
+    from sdjax.files.plans import read_plan
+
+    tuned, own = read_plan(file), schedulers.create("ddim")
+    noise = replace(own.noise, prediction_type=str(tuned.noise.get("prediction_type")))
+    parts = []
+    for scale in tuned.scales:
+        scheduler = replace(own, noise=noise).with_table(tuned, float(scale))
+        plan = scheduler.plan(sigmas=[*tuned.at(float(scale)).levels, 0.0])
+        parts.append(f"at guidance {scale:g}: {schedulers.explain(plan)}")
+    return "\n\n".join(parts)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.errors import InputError, did_you_mean
+from sdjax.files.plans import use_plan
 from sdjax.limits import CALL
 from sdjax.pipeline.images import GivenImage, read_depth, read_image, read_mask
 from sdjax.random import image_seeds
@@ -34,7 +35,8 @@ def pictures_of(
     """The pictures of a call, those of one prompt next to each other.
 
     settings: fields of `Picture`, each one value for all pictures or a list of one for each; texts and images one for
-    all prompts, or a list of one for each. Raises InputError for what suits no model.
+    all prompts, or a list of one for each; a sampler may be a file of `sdjax tune`. Raises InputError for what suits
+    no model.
     """
     if not is_whole(num_images_per_prompt) or num_images_per_prompt < 1:
         raise InputError(f"num_images_per_prompt must be a whole number from 1, not {num_images_per_prompt!r}")
@@ -57,6 +59,8 @@ def pictures_of(
             columns[name] = [each for each in by_prompt for _ in range(num_images_per_prompt)]
         else:
             columns[name] = _for_each_picture(name, value, count)
+    if "sampler" in columns:
+        columns["sampler"] = [use_plan(name) if str(name).endswith(".json") else name for name in columns["sampler"]]
     return [Picture(**dict(zip(columns, values))) for values in zip(*columns.values())]
 
 

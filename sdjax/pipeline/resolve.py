@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from sdjax.a1111 import Mention, mentions_of, without_mentions
 from sdjax.adapters.lora_folder import LoraFolder
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Model
+from sdjax.files.plans import find_plan
 from sdjax.models import UNetConfig
 from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.hints import NetOpener
@@ -19,11 +21,13 @@ from sdjax.pipeline.tasks import Size, Task, task_of
 from sdjax.prompts import Reader, load_tokenizer, parts_of
 from sdjax.schedulers import SOLVERS, NoiseSchedule, Plan, Scheduler
 from sdjax.schedulers.portion import switch_row
+from sdjax.schedulers.tuned import TunedPlan, is_tuned
 from sdjax.settings import SETTINGS, Picture
 from sdjax.upscaling import UpscalerFolder
 
 XL_GUIDANCE = 5.0  # as diffusers has it
 REFINED_FROM = 0.8  # of the way, where nobody says
+LEVELS = ("discard_penultimate_sigma", "rho", "sigma_min", "sigma_max")  # settings of `Scheduler.with_levels`
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # settings that are options of a solver
 
 
@@ -40,6 +44,7 @@ class Facts:
     time_ids: how many sizes the UNet reads, 0 for models that are no Stable Diffusion XL. zeros_for_none: whether no
     negative prompt is zeros, and not an empty text. embeds_guidance: whether the UNet reads the guidance scale.
     attentions: the names of its layers with self-attention. scaling: what the VAE's latents are multiplied by.
+    plans: the folder of its tuned plans.
     """
 
     task: Task
@@ -61,6 +66,7 @@ class Facts:
     embeds_guidance: bool
     attentions: tuple[str, ...]
     scaling: float
+    plans: Path
     upscalers: UpscalerFolder | None = None
 
     @classmethod
@@ -96,6 +102,7 @@ class Facts:
             embeds_guidance=unet.embeds_guidance,
             attentions=tuple(unet.attentions),
             scaling=vae.scaling_factor,
+            plans=model.path / "plans",
         )
 
 
@@ -211,6 +218,7 @@ class Recipe:
         resolved = {
             "sampler": self.scheduler.label or self.scheduler.solver,
             "spacing": self.scheduler.sigma_spacing or self.scheduler.spacing,
+            **({"sampler": self.picture.sampler, "spacing": None} if self.scheduler.table else {}),
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "width": size.pixels[0],
@@ -233,20 +241,26 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
     scale = 7.5 if picture.guidance_scale is None else picture.guidance_scale
     strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
     options = tuple((name, float(value)) for name in OPTIONS if (value := getattr(picture, name)) is not None)
-    levels = (picture.discard_penultimate_sigma, picture.rho, picture.sigma_min, picture.sigma_max)
-    scheduler = _scheduler(facts.scheduler, picture.sampler, picture.spacing, options, levels)
+    levels = tuple(getattr(picture, name) for name in LEVELS)
+    tuned = None
+    if picture.sampler is not None and is_tuned(picture.sampler):
+        picture, tuned = _with_plan(picture, facts, int(steps))
+        scheduler = _tuned_scheduler(facts.scheduler, tuned, float(np.max(scale)))
+    else:
+        scheduler = _scheduler(facts.scheduler, picture.sampler, picture.spacing, options, levels)
     goes_on = facts.refiner is not None and picture.handover == "a1111"
     end = REFINED_FROM if facts.refiner and picture.denoising_end is None else picture.denoising_end
     start, stop = picture.denoising_start, None if goes_on else end
-    if picture.timesteps is not None or picture.sigmas is not None:
+    own_levels = picture.sigmas if scheduler.table is None else (*scheduler.table.levels, 0.0)
+    if picture.timesteps is not None or own_levels is not None:
         plan = scheduler.plan(
             strength=1.0 if start else strength,
             timesteps=picture.timesteps,
-            sigmas=picture.sigmas,
+            sigmas=own_levels,
             start=start,
             end=stop,
         )
-        steps = len(picture.timesteps or (picture.sigmas or ())[1:])
+        steps = len(picture.timesteps or (own_levels or ())[1:])
     else:
         # A1111 takes all steps of a second pass, diffusers a share.
         takes_all = is_second_pass and scheduler.label is not None
@@ -271,6 +285,22 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
     if facts.loras:
         facts.loras.open(recipe.loras)  # refuses those that do not fit the model
     return recipe
+
+
+def _with_plan(picture: Picture, facts: Facts, steps: int) -> tuple[Picture, TunedPlan]:
+    """A picture with its tuned plan by name and hash, and the plan. InputError for what would change its levels."""
+    for name in ("spacing", "timesteps", "sigmas", *OPTIONS, *LEVELS):
+        if SETTINGS[name].is_set(getattr(picture, name)):
+            raise InputError(
+                f"{name} does not suit the sampler {picture.sampler!r}: a tuned plan has levels of its own"
+            )
+    name, tuned = find_plan(picture.sampler or "", facts.plans, steps)
+    return replace(picture, sampler=name), tuned
+
+
+@lru_cache(maxsize=1024)
+def _tuned_scheduler(own: Scheduler, tuned: TunedPlan, guidance_scale: float) -> Scheduler:
+    return own.with_table(tuned, guidance_scale)
 
 
 @lru_cache(maxsize=1024)  # the pictures of a batch mostly share their settings

@@ -10,6 +10,7 @@ from sdjax.errors import InputError, brief
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.spacings import TIMESTEP_SPACINGS
+from sdjax.schedulers.tuned import is_tuned
 
 SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
@@ -40,8 +41,11 @@ def parse_sampler(name: str) -> Named:
 
     "dpmpp_2m" is the solver. "DPM++ 2M" is A1111's sampler, in capitals or not; where only capitals tell it from a
     solver ("DDIM", "Euler"), they do. "ComfyUI dpm_2" is ComfyUI's, "CompVis DDIM" that of the original code. All may
-    end with a spacing: "DPM++ 2M Karras". Raises InputError, with the nearest known names, for any other.
+    end with a spacing: "DPM++ 2M Karras". "tuned" and names of tuned plans are multistep methods like "dpmpp_2m", whose
+    tables a pipeline finds. Raises InputError, with the nearest known names, for any other.
     """
+    if is_tuned(str(name)):
+        return Named("dpmpp_2m")
     words = " ".join(str(name).replace("_", " ").split())
     words = re.sub(" gpu$", "", words, flags=re.IGNORECASE)  # ComfyUI's, with noise drawn on the GPU
     for spacing in (None, *sorted(SPACINGS, key=len, reverse=True)):
@@ -59,7 +63,7 @@ def parse_sampler(name: str) -> Named:
         for label, sampler in LABELS.items():
             if label.lower().replace("_", " ") == spoken:
                 return Named(sampler.solver, spacing, label)
-    raise unknown("sampler", name, [*SOLVERS, *ALIASES, *map(str.lower, LABELS)])
+    raise unknown("sampler", name, ["tuned", *SOLVERS, *ALIASES, *map(str.lower, LABELS)])
 
 
 def parse_spacing(name: str) -> str:

@@ -1,6 +1,6 @@
 """A scheduler: noise schedule, spacing and solver together, and its construction by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from sdjax.schedulers.plan import Plan
 from sdjax.schedulers.portion import rows_until, steps_before
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS, TAKE_RHO
 from sdjax.schedulers.solvers import SOLVERS
+from sdjax.schedulers.solvers.rows import Row
 from sdjax.schedulers.spacings import (
     A1111_COMPVIS_FAMILY,
     A1111_FAMILY,
@@ -23,6 +24,7 @@ from sdjax.schedulers.spacings import (
     Convention,
     Grid,
 )
+from sdjax.schedulers.tuned import Table, TunedPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class Scheduler:
     final: the level that the last step goes to, where it is none of `final_sigmas_type`.
     clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
         of their absolute values, at most threshold[1], and divided by it. For models in pixel space.
+    table: of a tuned plan, which is then run instead of the solver's rows.
     """
 
     noise: NoiseSchedule
@@ -63,6 +66,7 @@ class Scheduler:
     final: float | None = None
     clip_range: float | None = None
     threshold: tuple[float, float] | None = None
+    table: Table | None = None
 
     def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":
         """The same noise schedule, prediction type and spacing (unless given) with another solver.
@@ -89,6 +93,14 @@ class Scheduler:
             low, high = self.noise.sigmas[[0, -1]]
             return replace(scheduler, spacing="linspace", sigma_spacing=spacing, sigma_min=low, sigma_max=high)
         return replace(scheduler, spacing=spacing, sigma_spacing=None)
+
+    def with_table(self, tuned: TunedPlan, guidance_scale: float) -> "Scheduler":
+        """The same noise schedule and prediction type with a tuned plan, whose levels `plan` is to be given.
+
+        Raises InputError for a plan that was fitted on another noise schedule.
+        """
+        tuned.check(self.noise)
+        return replace(self.with_solver("dpmpp_2m"), table=tuned.at(guidance_scale))
 
     def with_levels(
         self,
@@ -179,14 +191,13 @@ class Scheduler:
         start_scale, result_scale = self._scales(grid)
         latents_sigma = grid.sigmas[skipped - 1] if self.laid_by.noised_above and skipped > 0 else None
         latents_scale = None
-        solver = SOLVERS[self.solver]
         if start is not None:
-            skipped = steps_before(grid, start, solver.rows(grid, **self.all_options))
+            skipped = steps_before(grid, start, self._rows(grid))
             latents_sigma, latents_scale = 0.0, self._scale_at(grid.sigmas[skipped])
         grid = grid.tail(skipped)
         try:
             with np.errstate(all="ignore"):  # the plan's own check says which row it was
-                rows = list(solver.rows(grid, **self.all_options))
+                rows = list(self._rows(grid))
                 scales = (start_scale, result_scale, latents_sigma, latents_scale)
                 plan = Plan.from_rows(rows, grid, *scales, self.clip_range, self.threshold)
                 if end is None or (count := rows_until(plan, end, len(self.noise))) == len(rows):
@@ -199,6 +210,11 @@ class Scheduler:
             options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
             using = f" with {options}" if options else ""
             raise SolverError(f"solver {self.solver!r}{using} gives no plan: {error}") from error
+
+    def _rows(self, grid: Grid) -> Iterator[Row]:
+        if self.table is not None:
+            return self.table.rows(grid)
+        return SOLVERS[self.solver].rows(grid, **self.all_options)
 
     @property
     def guidance_factor(self) -> float:

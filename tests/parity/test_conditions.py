@@ -271,6 +271,7 @@ def test_a_net_and_an_adapter_at_once_in_each_mode_of_a1111(base, nets, mode):
     compare(f"ControlNet and adapter, {mode}", got, expected)
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("what", ["controlnet", "adapter", "union"])
 def test_with_stable_diffusion_xl(components, opened, what):

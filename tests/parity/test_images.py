@@ -171,6 +171,7 @@ def both(theirs, ours, sampler, theirs_only=None, ours_only=None, **arguments):
     return got, expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scale", "of_image"),
     [
@@ -230,6 +231,7 @@ def test_inpainting_with_an_inpainting_model(inpainting_model, sampler, strength
     compare(f"inpainting, 9 channels, {sampler}, strength {strength}", decoded, expected)
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", THREE)
 def test_depth(depth_model, sampler, monkeypatch):
@@ -249,6 +251,7 @@ def test_depth(depth_model, sampler, monkeypatch):
     compare(f"depth, {sampler}", got, expected)
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", THREE)
 def test_upscaling(upscaling_model, sampler, monkeypatch):

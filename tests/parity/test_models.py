@@ -212,7 +212,7 @@ UNETS = {
 }
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(name, report):
     config, size = UNETS[name]

@@ -53,7 +53,7 @@ def set_scheduler(pipe, original: dict, sampler: str, spacing: str | None) -> No
     pipe.scheduler = getattr(diffusers, name).from_config(original, **settings)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("sampler", "spacing"),
     [

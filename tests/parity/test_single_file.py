@@ -132,7 +132,7 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
         return relative(got, expected.sample)
 
 
-@pytest.mark.few(8)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("component", CLASSES)
 def test_a_converted_file_computes_what_diffusers_does(component, kind, file, configs, converted):
     if component.startswith("text_encoder") and component not in encoders_of(kind):
@@ -144,6 +144,7 @@ def test_a_converted_file_computes_what_diffusers_does(component, kind, file, co
     assert error <= TOLERANCE
 
 
+@pytest.mark.long
 def test_averaged_weights_are_those_that_diffusers_extracts(shared, tmp_path):
     kind = "sd-1"
     configs = small_configs(shared, kind, tmp_path / "configs")

@@ -223,6 +223,7 @@ def inception() -> Inception:
     return model
 
 
+@pytest.mark.long
 def test_the_features_of_fid(inception, tmp_path):
     """Of pictures smaller and larger than the network's input, from both kinds of files."""
     torch.save(inception.state_dict(), tmp_path / "inception.pth")

@@ -80,6 +80,7 @@ def test_unet_and_text_encoder(prediction_type):
     error("text encoder", ours["text_encoder"], gradients_of(text, their_text))
 
 
+@pytest.mark.long
 def test_autoencoder():
     vae, params, theirs = pair("AutoencoderKL", config("vae"))
     random, keys = np.random.default_rng(0), jax.random.split(jax.random.key(3), BATCH)

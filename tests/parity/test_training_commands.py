@@ -33,6 +33,7 @@ from sdjax.training.losses import TextToImage
 from sdjax.training.models import fresh
 
 
+@pytest.mark.long
 def test_a_lora_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -68,6 +69,7 @@ def test_a_lora_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path):
     assert difference.max() <= 2 and difference.mean() <= 0.1 and without > 2
 
 
+@pytest.mark.long
 def test_a_learned_word_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path, capsys):
     """Green stars teach a word that begins as a red one; the file is loaded by both."""
     pictures = tmp_path / "pictures"
@@ -136,6 +138,7 @@ def test_a_lora_is_trained_beside_the_model(tmp_path):
     assert len(lora.changes) == len(downs)
 
 
+@pytest.mark.long
 def test_pixels_are_trained_on_and_drawn(tmp_path, capsys):
     pictures = write_pictures(tmp_path / "pictures", 2)
     wanted = ["train", "ddpm", str(pictures), str(tmp_path / "run"), "--size", "4", "--channels", "8"]

@@ -204,6 +204,7 @@ def test_image_to_image(base, monkeypatch):
     compare("SDXL, image to image", *from_image(monkeypatch, theirs, ours, strength=0.7))
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 def test_inpainting(make, strength, monkeypatch):
@@ -270,6 +271,7 @@ ROWS_THAT_DRAW = {"scheduling_euler_ancestral_discrete": 4, "scheduling_lcm": 3,
 FEW = {"num_inference_steps": 4, "guidance_scale": 0.0}
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_turbo(make, steps, monkeypatch):

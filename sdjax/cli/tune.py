@@ -1,0 +1,83 @@
+"""`sdjax tune`: a sampler fitted to a model, for few evaluations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sdjax.cli.progress import progress_bars
+from sdjax.cli.run_settings import train_in, with_settings
+from sdjax.errors import InputError
+
+if TYPE_CHECKING:
+    from sdjax.training.fit import Intervals
+    from sdjax.training.step import Settings
+
+
+@with_settings(
+    steps=100,
+    batch_size=12,
+    learning_rate=0.02,
+    warmup_steps=1,
+    cosine_decay=True,
+    ema_decay=0.0,
+    save_every=10,
+    log_every=5,
+)
+def tune(
+    *,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of `sdjax generate`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The plan's file, its name ends in .json.")],
+    prompts: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="A prompt in each line, as pictures will be asked for.")
+    ],
+    nfe: Annotated[int, typer.Option(min=2, max=64, help="Evaluations of the network that a picture may take.")] = 5,
+    guidance: Annotated[str, typer.Option(help="Guidance scales to fit, rising; what lies between is fitted too.")] = (
+        "1,3,7.5"
+    ),
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of the teacher, from the prompts in turn.")] = 96,
+    teacher: Annotated[int, typer.Option(min=20, max=999, help="Evaluations that each of them takes.")] = 100,
+    spacing: Annotated[str, typer.Option(help="The levels to begin with.")] = "trailing",
+    method: Annotated[
+        Literal["fit", "gits"],
+        typer.Option(help="By gradient; or GITS (arXiv:2405.11326), which finds levels alone, in the teacher's time."),
+    ] = "fit",
+    settings: "Settings",
+    intervals: "Intervals",
+) -> None:
+    """Fit a sampler to a model: its noise levels, time inputs and weights, for so many evaluations.
+
+    A teacher draws pictures with many evaluations; by gradient the plan learns to draw the same from the same noise. It
+    is then a sampler like others: --sampler FILE.json; in the model's folder `plans`, --sampler tuned finds it. Stopped
+    and begun again it goes on; log and curve are in a folder beside the file.
+
+    [bold]Example[/bold]
+
+    sdjax tune sd15 --nfe 6 --prompts prompts.txt -o sd15-6.json
+    """
+    from sdjax import load
+    from sdjax.files.plans import write_plan
+    from sdjax.training.gits import gits_plan
+    from sdjax.training.teacher import Lesson
+    from sdjax.training.tuning import tuning_task
+
+    if output.suffix != ".json":
+        raise InputError(f"{output}: a plan's file has a name that ends in .json")
+    lines = tuple(line.strip() for line in prompts.read_text().splitlines() if line.strip())
+    if not lines:
+        raise InputError(f"{prompts} holds no prompt: write one in each line")
+    try:
+        scales = tuple(float(part) for part in guidance.split(","))
+    except ValueError:
+        raise InputError(f"--guidance is a list of numbers, such as 1,3,7.5, not {guidance!r}") from None
+    if nfe >= teacher:
+        raise InputError(f"the teacher takes more evaluations than the plan: --teacher above {nfe}")
+    if min(scales) < 1 or list(scales) != sorted(set(scales)) or max(scales) > 100:
+        raise InputError(f"--guidance has scales from 1 to 100 that rise, not {guidance!r}")
+    pipe, lesson = load(model, safety_checker=None), Lesson(lines, scales, pictures, teacher)
+    if method == "fit":
+        train_in(tuning_task(pipe, lesson, nfe, spacing), output.with_suffix(""), settings, intervals, output)
+        return
+    with progress_bars() as report:
+        write_plan(gits_plan(pipe, lesson, nfe, settings.batch_size, report), output)
+    typer.echo(output)

@@ -1,0 +1,110 @@
+"""Files of tuned plans: JSON that `sdjax tune` writes, and where samplers' names find them."""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from sdjax.errors import InputError, brief
+from sdjax.files.atomic import replaced
+from sdjax.schedulers.tuned import NAMED, ORDER, TunedPlan
+
+FORMAT = "sdjax tuned plan 1"
+BYTES = 1 << 20  # of a file
+ROWS = 128  # the most rows of a plan: those of the smallest compiled program
+CLOSE = 1e-6  # how far the weights of a row may add up to something else than 1
+
+PLANS: dict[str, TunedPlan] = {}  # by their hashes, those that files were read of
+
+
+def write_plan(plan: TunedPlan, path: str | PathLike[str]) -> None:
+    """Writes a plan as JSON."""
+    said = {"format": FORMAT, **plan.numbers(), "hash": plan.hash, "about": dict(plan.about)}
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(said, indent=1) + "\n")
+
+
+def read_plan(path: str | PathLike[str]) -> TunedPlan:
+    """Reads a file of `sdjax tune`. Raises InputError that says what is wrong with it."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > BYTES:
+            raise InputError(f"{path} is no tuned plan: it is larger than {BYTES:,} bytes")
+        said = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no tuned plan: it is no JSON ({brief(error)})") from error
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise InputError(f"{path} is no tuned plan: `sdjax tune` makes them")
+    try:
+        scales, levels, timesteps, weights = (
+            np.array(said[name], np.float64) for name in ("scales", "levels", "timesteps", "weights")
+        )
+        plan = TunedPlan(scales, levels, timesteps, weights, dict(said["noise"]), dict(said.get("about", {})))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no whole tuned plan: {brief(error)}") from error
+    for problem, is_so in _problems(plan):
+        if is_so:
+            raise InputError(f"{path}: {problem}")
+    if said.get("hash") != plan.hash:
+        raise InputError(
+            f"{path}: its hash is {brief(said.get('hash'))}, that of its numbers {plan.hash}: it was changed"
+        )
+    return plan
+
+
+def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
+    """What may be wrong with the numbers of a plan, and whether it is; each presumes that those before are not."""
+    count, rows = len(plan.scales), plan.levels.shape[-1] if plan.levels.ndim else 0
+    numbers = (plan.scales, plan.levels, plan.timesteps, plan.weights)
+    shapes = [(count,), (count, rows), (count, rows), (count, rows, ORDER)]
+    yield "its tables have other shapes than its scales and rows", [x.shape for x in numbers] != shapes
+    yield f"it has {rows} rows; from 2 to {ROWS} are possible", not 2 <= rows <= ROWS
+    yield "it is for no guidance scale", count == 0
+    yield "its numbers are not all finite", not all(np.isfinite(x).all() for x in numbers)
+    yield (
+        "its guidance scales do not rise, or begin below 1",
+        bool((np.diff(plan.scales) <= 0).any() or plan.scales[0] < 1),
+    )
+    falls = bool((np.diff(plan.levels) < 0).all() and (plan.levels > 0).all())
+    yield "its levels do not fall from each row to the next, to above 0", not falls
+    trained = plan.noise.get("trained")
+    yield "its noise schedule has no number of timesteps", not isinstance(trained, int)
+    apart = np.abs(plan.weights.sum(-1) - 1)
+    row = int(apart.max(0).argmax())
+    yield f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1", bool(apart.max() > CLOSE)
+
+
+def use_plan(path: str | PathLike[str]) -> str:
+    """Reads a file of `sdjax tune` and returns the name by which a picture's `sampler` may be it. See `read_plan`."""
+    plan = read_plan(path)
+    PLANS[plan.hash] = plan
+    return f"{Path(path).name}@{plan.hash}"
+
+
+def find_plan(name: str, folder: Path, steps: int) -> tuple[str, TunedPlan]:
+    """The plan of a name: among those that were read, or those in a model's folder; and its name with its hash.
+
+    "tuned" is the one in the folder whose evaluations are nearest to `steps`. Raises InputError where there is none.
+    """
+    named = NAMED.fullmatch(name)
+    own = plans_in(folder)
+    if named is not None:
+        known = {plan.hash: plan for plan in own} | PLANS
+        if named[2] not in known:
+            raise InputError(f"the tuned plan {name} is not here: give its file as the sampler (--sampler FILE.json)")
+        return name, known[named[2]]
+    if not own:
+        raise InputError(f"this model has no tuned plans: make some with `sdjax tune` and put them into {folder}")
+    nearest = min(own, key=lambda plan: (abs(plan.nfe - steps), plan.nfe))
+    return f"tuned@{nearest.hash}", nearest
+
+
+@lru_cache
+def plans_in(folder: Path) -> tuple[TunedPlan, ...]:
+    """The tuned plans in a folder, which need not be there."""
+    return tuple(read_plan(path) for path in sorted(folder.glob("*.json")))

@@ -1,0 +1,82 @@
+"""Noise levels by calculation: the shortest way over a teacher's trajectories, in steps of first order.
+
+GITS: Chen et al. (2024), arXiv:2405.11326. The teacher visits many levels. From each of its samples, a step of Euler's
+method to each later level lands at some distance from the teacher's sample there; dynamic programming finds the levels
+whose distances add up to the least. It takes no gradient, and no more evaluations than the teacher's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdjax.pipeline import Pipeline
+from sdjax.schedulers.tuned import TunedPlan, described
+from sdjax.settings import Picture
+from sdjax.training.fit import Report
+from sdjax.training.teacher import Lesson, check_tunable
+from sdjax.training.tuning import multistep_weights
+
+
+def gits_plan(pipe: Pipeline, lesson: Lesson, nfe: int, batch_size: int, report: Report) -> TunedPlan:
+    """A plan of `nfe` evaluations for each of the lesson's scales: levels by GITS, weights of DPM++ 2M.
+
+    Raises InputError for models that do not draw from prompts alone.
+    """
+    check_tunable(pipe)
+    noise, pictures = pipe.facts.scheduler.noise, lesson.drawn()
+    tables = []
+    for scale in lesson.scales:
+        own = [picture for picture in pictures if picture.guidance_scale == scale]
+        costs = []
+        for start in range(0, len(own), batch_size):
+            report("encode", start, len(own), f"the teacher draws at guidance {scale:g}, {start}/{len(own)}")
+            levels, samples, estimates = trajectories(pipe, own[start : start + batch_size])
+            costs.append(distances(levels, samples, estimates))
+        chosen = levels[shortest(np.mean(costs, axis=0), nfe)]
+        tables.append((chosen, noise.timestep(chosen), multistep_weights(np.log(chosen))))
+    levels, timesteps, weights = (np.stack(leaves) for leaves in zip(*tables))
+    about = {"method": "gits", "nfe": nfe, "pictures": lesson.pictures, "evaluations": lesson.evaluations}
+    return TunedPlan(np.array(lesson.scales), levels, timesteps, weights, described(noise), about)
+
+
+def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The teacher's levels [rows], and there its samples [rows + 1, pictures, ...] and estimates [rows, pictures, ...].
+
+    Samples are x0 + sigma * noise; the last one is the picture.
+    """
+    batch = pipe.begin(pipe.prepare(pictures))
+    plan = batch.order.recipes[0].plan
+    levels, rows = plan.sigmas, int(plan.nfe)
+    scales = np.sqrt(1 + np.append(levels[1:], 0.0) ** 2)
+    samples, estimates = [batch.first * np.sqrt(1 + levels[0] ** 2)], []
+    for step in pipe.denoise(batch, range(1, rows)):
+        state = batch.on_host(step)
+        samples.append(np.asarray(state.registers[:, 0]) * scales[step.row - 1])
+        estimates.append(np.asarray(state.denoised))
+    return levels, np.stack(samples), np.stack(estimates)
+
+
+def distances(levels: np.ndarray, samples: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """[rows, rows + 1]: how far a step of Euler's method from one level to a later one lands from the sample there."""
+    rows, targets = len(levels), np.append(levels, 0.0)
+    found = np.full((rows, rows + 1), np.inf)
+    for i in range(rows):
+        direction = (samples[i] - estimates[i]) / levels[i]
+        for j in range(i + 1, rows + 1):
+            apart = estimates[i] + targets[j] * direction - samples[j]
+            found[i, j] = np.sqrt((apart**2).mean(tuple(range(1, apart.ndim)))).mean()
+    return found
+
+
+def shortest(costs: np.ndarray, steps: int) -> np.ndarray:
+    """[steps], the rows that a way of so many steps from the first row to the end goes through at the least cost."""
+    rows = len(costs)
+    best, before = np.full((steps + 1, rows + 1), np.inf), np.zeros((steps + 1, rows + 1), int)
+    best[0, 0] = 0
+    for k in range(1, steps + 1):
+        through = best[k - 1, :rows, None] + costs
+        before[k], best[k] = through.argmin(0), through.min(0)
+    way = [rows]
+    for k in range(steps, 0, -1):
+        way.append(before[k, way[-1]])
+    return np.array(way[:0:-1])
