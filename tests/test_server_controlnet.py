@@ -8,11 +8,13 @@ import requests
 import webuiapi
 from PIL import Image
 from safetensors.numpy import save_file
-from serving import SLOTS, edges_net, served
+from serving import NET, SLOTS, edges_net, served
 from upscaling_files import compact
 
 from sdjax.annotators import annotate
-from sdjax.errors import SdjaxError
+from sdjax.errors import InputError, SdjaxError
+from sdjax.models import ControlNetUnionConfig, ControlNetUnionModel
+from sdjax.pipeline import ConditionNet
 from sdjax.server.a1111_extras import enlarged, enlarging_of
 from sdjax.server.a1111_lists import upscalers
 from sdjax.server.controlnet import hints_of
@@ -76,6 +78,20 @@ def test_units_are_read_as_the_extension_reads_them(nets):
     assert masked.seen_mask.getextrema() == (255, 255)
     assert not hints_of({"alwayson_scripts": {"controlnet": {"args": [{"enabled": False, "model": "x"}]}}}, None, nets,
                         Limits())  # fmt: skip
+
+
+def test_a_unit_says_what_its_hint_is_for_a_union():
+    """As webuiapi sends it: the names of the control types; units for other nets say "Unknown"."""
+    own = dict.fromkeys(("num_trans_channel", "num_proj_channel"), NET["block_out_channels"][0])
+    own |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 56}
+    config = ControlNetUnionConfig.from_dict(NET | own | {"addition_embed_type": "text_time"})
+    nets = Nets({"edges": lambda: ConditionNet("edges", ControlNetUnionModel(config), {})})
+    for name, kind in {"OpenPose": "openpose", "Soft Edge": "softedge", "Hard Edge": "canny", "mlsd": "canny"}.items():
+        assert hint(nets, photo(), union_control_type=name).kind == kind
+    with pytest.raises(InputError, match="several kinds of hints"):
+        hint(nets, photo(), union_control_type="Unknown")
+    with pytest.raises(InputError, match="kind"):
+        hint(nets, photo(), union_control_type="Tile")  # which nets of the first release do not know
 
 
 @pytest.mark.parametrize(

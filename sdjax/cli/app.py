@@ -156,6 +156,7 @@ def _show_notes() -> None:
     log = logging.getLogger("sdjax")
     log.setLevel(logging.INFO)
     log.handlers = [_Notes()]
+    logging.getLogger().addHandler(logging.NullHandler())  # or a library would add one that says all of it again
     warnings.showwarning = lambda message, *_: _say(str(message), fg="yellow")
 
 

@@ -30,6 +30,11 @@ MODES = {0: "balanced", 1: "prompt", 2: "control", "Balanced": "balanced", "My p
 FITS = {0: "stretch", 1: "crop", 2: "fill", "Just Resize": "stretch", "Crop and Resize": "crop",
         "Resize and Fill": "fill", "Scale to Fit (Inner Fit)": "crop", "Inner Fit (Scale to Fit)": "crop",
         "Envelope (Outer Fit)": "fill", "Outer Fit (Shrink to Fit)": "fill"}  # fmt: skip
+# What a hint for a ControlNet-Union is (union_control_type), by its names there and by the control types of the page.
+UNION = {"openpose": "openpose", "depth": "depth", "soft edge": "softedge", "softedge": "softedge",
+         "scribble": "softedge", "hard edge": "canny", "canny": "canny", "lineart": "canny", "mlsd": "canny",
+         "normal map": "normal", "normalmap": "normal", "segmentation": "seg", "tile": "tile",
+         "inpaint": "inpaint"}  # fmt: skip
 RESOLUTION = 512  # at which a picture is looked at where nobody says
 FINEST = 2048
 # Those that read no file.
@@ -74,7 +79,9 @@ def _hint(unit: Mapping[str, Any], fields: Mapping[str, Any], image: Any, nets: 
     mode = 2 if unit.get("guessmode") else one_of(unit, "control_mode", list(MODES), 0)
     end = _number(unit, "guidance_end", _number(unit, "guidance", 1.0))
     weight, start = _number(unit, "weight", 1.0), _number(unit, "guidance_start", 0.0)
-    return Hint(nets.open(net), seen, weight, start, end, MODES[mode], FITS[fit], None if module else mask)
+    opened_net, kept = nets.open(net), None if module else mask
+    kind = UNION.get(str(unit.get("union_control_type")).lower()) if opened_net.kinds else None
+    return Hint(opened_net, seen, weight, start, end, MODES[mode], FITS[fit], kept, kind=kind)
 
 
 def _pictures(unit: Mapping[str, Any], image: Any, limits: Limits) -> tuple[Any, Any]:
