@@ -28,6 +28,7 @@ from benchmarks.stacked import stacked
 from benchmarks.start import start
 from benchmarks.trained import trained
 from benchmarks.training import training
+from benchmarks.tuned import tuned
 from benchmarks.vae import vae
 from sdjax.errors import SdjaxError
 
@@ -55,6 +56,7 @@ app.command("kills", rich_help_panel=LONG)(kills)
 app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)
+app.command("tuned", rich_help_panel=LONG)(tuned)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("judged", rich_help_panel=LONG)(judged)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)

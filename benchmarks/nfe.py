@@ -58,13 +58,15 @@ def chosen(named: str | None, known: Collection[str], left_out: Collection[str])
     return names
 
 
-def measure(names: Sequence[str], spacings: Sequence[str], count: int) -> list[dict[str, Any]]:
+def measure(
+    names: Sequence[str], spacings: Sequence[str], count: int, budgets: Sequence[int] = BUDGETS
+) -> list[dict[str, Any]]:
     """One row for each solver, spacing and budget that there is a plan for."""
     noise = np.random.default_rng(1).standard_normal((count, DIMENSIONS))
     exact = exact_ends(noise, scheduler_for("euler", "linspace"))
     data, others = samples(count, 2), samples(count, 3)
     floor = sliced_wasserstein(others, data)
-    planned = [each for name in track(names, "plans") for spacing in spacings for each in plans(name, spacing)]
+    planned = [each for name in track(names, "plans") for spacing in spacings for each in plans(name, spacing, budgets)]
     planned.sort(key=lambda each: each[0]["nfe"])  # a batch runs as long as its longest
 
     def measured(row: dict[str, Any], end: np.ndarray) -> dict[str, Any]:
@@ -92,10 +94,10 @@ def ends(plans: Sequence[schedulers.Plan], noise: np.ndarray) -> np.ndarray:
     return np.asarray(run(stacked, x, keys))[: len(plans), :, 0]
 
 
-def plans(name: str, spacing: str) -> Iterator[tuple[dict[str, Any], schedulers.Plan]]:
+def plans(name: str, spacing: str, budgets: Sequence[int]) -> Iterator[tuple[dict[str, Any], schedulers.Plan]]:
     """For every budget, the plan with as many steps as it affords; none where that is as many as for a smaller one."""
     scheduler, seen = scheduler_for(name, spacing), 0
-    for budget in BUDGETS:
+    for budget in budgets:
         found = affordable(scheduler, budget)
         if found is not None and found[0] > seen:
             seen, plan = found

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import jax
@@ -114,14 +114,15 @@ def converged(pipe: Pipeline, scales: Sequence[float], steps: int, texts: Sequen
             np.save(file, latents_of(pipe, {run: len(texts)}, texts, len(texts))[run])
             return file.getvalue()
 
-        key = (identity(pipe), jax.default_backend(), run, texts)
+        key = (identity(pipe), jax.default_backend(), astuple(run), texts)  # a class of ours would not be cached
         found[scale] = np.load(io.BytesIO(cached("references", key, draw)))
     return found
 
 
 def identity(pipe: Pipeline) -> tuple:
     """Tells a model's state on disk, and what it is computed in, from another."""
-    files = sorted(path for path in pipe.model.path.resolve().rglob("*") if path.is_file())
+    found = pipe.model.path.resolve().rglob("*")
+    files = sorted(path for path in found if path.is_file() and path.parent.name != "plans")
     return (str(pipe.precision), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 

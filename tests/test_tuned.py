@@ -189,7 +189,7 @@ def test_a_name_without_its_file_is_refused(pipe):
         (lambda said: said.pop("weights"), "no whole tuned plan"),
         (lambda said: said["timesteps"][0].__setitem__(0, 11.0), "it was changed"),
         (lambda said: said.update(format="something"), "no tuned plan"),
-        (lambda said: said.update(noise={}), "no number of timesteps"),
+        (lambda said: said.update(noise={}), "noise schedule is not described"),
         (lambda said: [said[name].clear() for name in ("scales", "levels", "timesteps", "weights")], "other shapes"),
     ],
 )
@@ -269,3 +269,12 @@ def test_steps_of_a_straight_trajectory_cost_nothing():
     samples = np.stack([picture + level * noise for level in (*levels, 0.0)])
     costs = distances(levels, samples, np.stack([picture] * 3))
     assert np.allclose(costs[np.isfinite(costs)], 0) and np.isinf(costs[1, 1])
+
+
+def test_a_plan_is_explained_row_by_row(tmp_path, capsys):
+    write_plan(fitted()[2], tmp_path / "plan.json")
+    assert main(["samplers", "--explain", str(tmp_path / "plan.json")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("5 evaluations") == 3 and "at guidance 7.5" in said
+    assert main(["samplers", "--explain", "tuned"]) == 1
+    assert "give the file" in capsys.readouterr().err

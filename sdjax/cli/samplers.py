@@ -1,6 +1,5 @@
 """`sdjax samplers`: what `--sampler` and `--spacing` may be."""
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -67,14 +66,20 @@ def samplers(
 
 def _explained(file: str) -> str:
     """A tuned plan in words, at each of its guidance scales. Raises InputError for a file that is none."""
+    import numpy as np
+
     from sdjax import schedulers
     from sdjax.files.plans import read_plan
 
-    tuned, own = read_plan(file), schedulers.create("ddim")
-    noise = replace(own.noise, prediction_type=str(tuned.noise.get("prediction_type")))
+    tuned = read_plan(file)
+    low, high = (float(tuned.noise[name]) for name in ("sigma_min", "sigma_max"))
+    levels = np.geomspace(
+        low, high, int(tuned.noise["trained"])
+    )  # of which rows that say their timesteps need the ends
+    noise = schedulers.NoiseSchedule(levels, str(tuned.noise["prediction_type"]), float(tuned.noise["data_std"]))
     parts = []
     for scale in tuned.scales:
-        scheduler = replace(own, noise=noise).with_table(tuned, float(scale))
+        scheduler = schedulers.Scheduler(noise, "ddim").with_table(tuned, float(scale))
         plan = scheduler.plan(sigmas=[*tuned.at(float(scale)).levels, 0.0])
         parts.append(f"at guidance {scale:g}: {schedulers.explain(plan)}")
     return "\n\n".join(parts)

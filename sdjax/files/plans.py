@@ -72,8 +72,8 @@ def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     )
     falls = bool((np.diff(plan.levels) < 0).all() and (plan.levels > 0).all())
     yield "its levels do not fall from each row to the next, to above 0", not falls
-    trained = plan.noise.get("trained")
-    yield "its noise schedule has no number of timesteps", not isinstance(trained, int)
+    numbers_of_noise = [plan.noise.get(name) for name in ("trained", "sigma_min", "sigma_max", "data_std")]
+    yield "its noise schedule is not described", not all(isinstance(x, int | float) and x > 0 for x in numbers_of_noise)
     apart = np.abs(plan.weights.sum(-1) - 1)
     row = int(apart.max(0).argmax())
     yield f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1", bool(apart.max() > CLOSE)

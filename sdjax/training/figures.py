@@ -47,7 +47,10 @@ def save_loss_curve(log: Path) -> None:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "gradient_norm")):
-        axes.semilogy([int(row["step"]) for row in rows], [float(row[name]) for row in rows], ".-", lw=0.8, ms=3)
+        values = [float(row[name]) for row in rows]
+        axes.plot([int(row["step"]) for row in rows], values, ".-", lw=0.8, ms=3)
+        if min(values) > 0:  # a loss may be a logarithm already
+            axes.set_yscale("log")
         axes.set(title=name.replace("_", " "), xlabel="step")
         axes.grid(which="both", lw=0.3)
     with replaced(log.with_name("loss.png")) as partial:

@@ -22,6 +22,7 @@ from sdjax.guidance import cfg
 from sdjax.pipeline import Pipeline
 from sdjax.programs import Conditioning
 from sdjax.schedulers import NoiseSchedule, Plan
+from sdjax.schedulers.loop import RowModel
 from sdjax.schedulers.plan import Rows
 from sdjax.schedulers.solvers.rows import D1, D2, D3, INPUTS, REGISTERS, D, X
 from sdjax.schedulers.tuned import ORDER, TunedPlan, described
@@ -29,6 +30,8 @@ from sdjax.training.fit import Run, Task
 from sdjax.training.step import Metrics, TrainState, Tree
 from sdjax.training.teacher import Lesson, check_tunable, taught
 
+# Maps a network's parameters, a batch and the number of rows to what the loop asks.
+Asked = Callable[[Tree, Tree, int], RowModel]
 Numbers = Any  # an array of numpy or, traced, of JAX
 TIMESTEP = 100.0  # timesteps in a parameter's unit; the others count in logarithms and in weights
 
@@ -112,12 +115,12 @@ class Tuning:
     The logarithm, because pictures differ by a factor of ten in how far few evaluations lead, and all count.
     """
 
-    unet: nn.Module
+    model: Asked
     noise: NoiseSchedule
     first: First
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
-        """batch: see `Example`."""
+        """batch: "noise", "target" and "share", and what the model reads; see `teacher.taught`."""
         distance = self.distance(params, frozen, batch)
         return {"loss": jnp.log(distance), "rmse": distance}
 
@@ -135,13 +138,21 @@ class Tuning:
             return jax.tree.map(jnp.asarray, plan)
 
         plan = jax.vmap(plan_at)(batch["share"])
-        predict = jax.checkpoint(unet_denoiser(self.unet, frozen))
-        conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
-        scales: Any = jnp.repeat(batch["scale"][:, None], rows, 1)
-        model = programs.denoiser(predict, conditioning, cfg(scales), guided=True)
         state = schedulers.init_state(plan, batch["noise"])
         source = schedulers.noise_source(batch["noise"].shape, None)
-        return schedulers.result(plan, schedulers.advance(plan, state, model, source, rows))
+        return schedulers.result(plan, schedulers.advance(plan, state, self.model(frozen, batch, rows), source, rows))
+
+
+def guided(unet: nn.Module) -> Asked:
+    """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row."""
+
+    def asked(frozen: Tree, batch: Tree, rows: int) -> RowModel:
+        predict = jax.checkpoint(unet_denoiser(unet, frozen))
+        conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
+        scales: Any = jnp.repeat(batch["scale"][:, None], rows, 1)
+        return programs.denoiser(predict, conditioning, cfg(scales), guided=True)
+
+    return asked
 
 
 def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacing: str) -> Task:
@@ -150,28 +161,41 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacing: str) -> Task:
     Raises InputError for models that do not draw from prompts alone.
     """
     check_tunable(pipe)
-    noise = pipe.facts.scheduler.noise
-    first = first_plan(pipe, nfe, spacing)
-    scales = len(lesson.scales)
-    shapes = {"start": (scales,), "steps": (scales, nfe - 1), "timesteps": (scales, nfe)}
-    shapes["weights"] = (scales, nfe, ORDER - 1)
-    about = {"nfe": nfe, "spacing": spacing, **asdict(lesson)}
+    first, noise = first_plan(pipe, nfe, spacing), pipe.facts.scheduler.noise
+    return fitting_task(
+        Tuning(guided(pipe.networks.modules["unet"]), noise, first),
+        jax.device_get(pipe.params["unet"]),
+        lesson.scales,
+        {"nfe": nfe, "spacing": spacing, **asdict(lesson)},
+        lambda run: taught(pipe, lesson, run.settings.batch_size, run.report),
+        lesson.pictures,
+    )
+
+
+def fitting_task(
+    tuning: Tuning,
+    frozen: Tree,
+    scales: Sequence[float],
+    about: dict[str, Any],
+    teach: Callable[[Run], Sequence[Any]],
+    count: int,
+) -> Task:
+    """Fits a plan to the examples, `count` of them, that `teach` gives; see `Task`."""
+    nfe, knots = len(tuning.first.timesteps), len(scales)
+    shapes = {"start": (), "steps": (nfe - 1,), "timesteps": (nfe,), "weights": (nfe, ORDER - 1)}
+    said = {name: value for name, value in about.items() if name != "prompts"}
 
     def write(state: TrainState, path: Path) -> None:
-        about_it = about | {"steps": int(state.step)}
-        write_plan(plan_of(first, jax.device_get(state.ema), lesson.scales, noise, about_it), path)
-
-    def open_examples(run: Run) -> Callable[[int], Any]:
-        examples = taught(pipe, lesson, run.settings.batch_size, run.report)
-        return examples.__getitem__
+        plan = plan_of(tuning.first, state.ema, scales, tuning.noise, said | {"steps": int(state.step)})
+        write_plan(plan, path)
 
     return Task(
         about=about,
-        init=lambda seed: {name: jnp.zeros(shape) for name, shape in shapes.items()},
-        frozen=jax.device_get(pipe.params["unet"]),
-        loss=Tuning(pipe.networks.modules["unet"], noise, first),
-        count=lesson.pictures,
-        open=open_examples,
+        init=lambda seed: {name: jnp.zeros((knots, *shape)) for name, shape in shapes.items()},
+        frozen=frozen,
+        loss=tuning,
+        count=count,
+        open=lambda run: teach(run).__getitem__,
         show=lambda state, folder: None,
         result="plan-{step}.json",
         write=write,

@@ -1,0 +1,105 @@
+"""A plan that is fitted, beside every sampler on every spacing, on the model whose answer is known."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.progress import Progress
+
+from benchmarks.mixture import DIMENSIONS, denoised, exact_ends, scheduler_for
+from benchmarks.nfe import OF_ANOTHER_KIND, SAME_OR_FOREIGN, chosen, measure
+from benchmarks.report import JsonOption, publish
+from benchmarks.trained import numbers
+from sdjax.files.plans import read_plan
+from sdjax.schedulers import SOLVERS, SPACINGS, of_timesteps
+from sdjax.schedulers.tuned import TunedPlan
+from sdjax.training.fit import Intervals, Run, train
+from sdjax.training.step import Settings
+from sdjax.training.tuning import First, Tuning, fitting_task, multistep_weights
+
+TAUGHT, HELD_OUT = 100, 1  # seeds; the second is that of `benchmarks nfe`
+BATCH = 256
+
+
+def tuned(
+    count: Annotated[
+        int, typer.Option(min=BATCH, help="Samples that are fitted to, and others that are judged.")
+    ] = 512,
+    budgets: Annotated[str, typer.Option(help="Evaluations that a sample may take.")] = "4,5,6,8,10",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 2000,
+    json_file: JsonOption = None,
+) -> None:
+    """Plans fitted to a Gaussian mixture, beside the best of all samplers and spacings at as many evaluations.
+
+    Error: the median distance from where the exact flow carries the same noise, relative to the data's deviation, of
+    samples that nothing was fitted to. `benchmarks trained --samplers tuned,...` is the same for a trained model.
+    """
+    sizes = sorted(map(int, numbers("--budgets", budgets)))
+    rows = measure(chosen(None, SOLVERS, OF_ANOTHER_KIND), chosen(None, SPACINGS, SAME_OR_FOREIGN), count, sizes)
+    exact = scheduler_for("euler", "linspace")
+    examples = _examples(count, TAUGHT)
+    held_out = _examples(count, HELD_OUT)
+    found = []
+    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
+        for budget in sizes:
+            known = [row for row in rows if row["nfe"] <= budget and not row["stochastic"]]
+            best = min(known, key=lambda row: row["error"])
+            task = progress.add_task(f"{budget} evaluations", total=steps)
+            tuning = Tuning(_mixture, exact.noise, _first(budget))
+
+            def report(stage: str, done: int, total: int, text: str | None, task=task) -> None:
+                progress.update(task, completed=done)
+
+            fitted = fitting_task(tuning, (), [1.0], {"nfe": budget}, lambda run: examples, count)
+            settings = Settings(steps, BATCH, 0.01, 20, ema_decay=0, cosine_decay=True)
+            path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
+            error = _error(read_plan(path), held_out)
+            found.append(
+                {"NFE": budget, "best by hand": f"{best['sampler']} {best['spacing']}", "its error": best["error"]}
+                | {"tuned": error, "tuned over best": error / best["error"]}
+            )
+    publish("tuned", found, json_file, f"{count} samples in {DIMENSIONS} dimensions; {len(rows)} runs by hand")
+
+
+def _first(rows: int) -> First:
+    levels = np.geomspace(scheduler_for("euler", "linspace").noise.sigmas[-1], 0.1, rows)
+    log_levels = np.log(levels)
+    return First(log_levels, scheduler_for("euler", "linspace").noise.timestep(levels), multistep_weights(log_levels))
+
+
+def _examples(count: int, seed: int) -> list[dict[str, Any]]:
+    noise = np.random.default_rng(seed).standard_normal((count, DIMENSIONS))
+    ends = exact_ends(noise, scheduler_for("euler", "linspace"))
+    one = np.ones(1, np.float32)
+    pairs = zip(noise[:, None, None].astype(np.float32), ends[:, None, None].astype(np.float32))
+    return [{"noise": first, "target": end, "share": one} for first, end in pairs]
+
+
+def _mixture(frozen: Any, batch: Any, rows: int) -> Any:
+    sigmas = jnp.asarray(scheduler_for("euler", "linspace").noise.sigmas, jnp.float32)
+
+    def model(x: jax.Array, timesteps: jax.Array) -> jax.Array:
+        sigma = jnp.interp(timesteps, jnp.arange(len(sigmas)), sigmas)[:, None, None, None]
+        return denoised(x * jnp.sqrt(1 + sigma**2), sigma)
+
+    return of_timesteps(model)
+
+
+def _error(plan: TunedPlan, examples: list[dict[str, Any]]) -> float:
+    """The median error of a plan, through the loop that draws."""
+    from sdjax import schedulers
+
+    table = plan.at(1.0)
+    scheduler = scheduler_for("euler", "linspace").with_table(plan, 1.0)
+    written = scheduler.plan(sigmas=[*table.levels, 0.0])
+    stacked = {name: np.stack([example[name] for example in examples]) for name in ("noise", "target")}
+    model = _mixture((), None, 0)
+    noise = schedulers.noise_source(stacked["noise"].shape, None)
+    state = schedulers.init_state(written, stacked["noise"])
+    ends = schedulers.result(written, schedulers.advance(written, state, model, noise, len(table.levels)))
+    apart = np.asarray(ends) - stacked["target"]
+    return float(np.median(np.sqrt((apart**2).mean((1, 2, 3)))))
