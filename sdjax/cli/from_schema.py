@@ -26,7 +26,7 @@ LETTERS = {"width": "-W", "height": "-H"}
 def _samplers(incomplete: str) -> list[str]:
     from sdjax.schedulers import SOLVERS
 
-    return [name for name in SOLVERS if name.startswith(incomplete)]
+    return [name for name in ("tuned", *SOLVERS) if name.startswith(incomplete)]
 
 
 def _spacings(incomplete: str) -> list[str]:

@@ -16,7 +16,7 @@ from sdjax.settings.picture import XL
 WIDEST = 2**53  # whole numbers from here on lose their last digits in a browser
 SLID = 16  # up to which numbers have a slider
 TUPLES = ("numbers", "interval", "pair", "levels")
-NAMES: Mapping[str, Iterable[str]] = {"sampler": (*SOLVERS, *a1111.SAMPLERS), "spacing": SPACINGS}
+NAMES: Mapping[str, Iterable[str]] = {"sampler": ("tuned", *SOLVERS, *a1111.SAMPLERS), "spacing": SPACINGS}
 
 
 def settings_for(facts: Facts) -> list[Setting]:

@@ -102,7 +102,8 @@ class Picture:
         "Where self-attention is perturbed: mid, up, down, or as up.block_1 or up.block_1.attentions_0, with commas "
         "between several.", GUIDANCE, alike=True, needs="pag_scale")] = "mid"
     sampler: Annotated[str | None, Setting(
-        "One of those that `sdjax samplers` lists, or A1111's name.", SAMPLING, unset="the model's own")] = None
+        "One of those that `sdjax samplers` lists, A1111's name, or a file of `sdjax tune`.", SAMPLING,
+        unset="the model's own")] = None
     spacing: Annotated[str | None, Setting(
         "Which noise levels are visited.", SAMPLING, unset="the model's own")] = None
     eta: Annotated[float | None, Setting(
