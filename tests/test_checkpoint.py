@@ -68,7 +68,8 @@ def test_the_embedded_model_is_shapes_sd_trained_further(shapes_sd, tmp_path):
         shapes_sd, tmp_path / "again", dtype="float16", defaults={"guidance_scale": 3.0, "num_inference_steps": 20}
     )
     shipped = embedded_models()["shapes"]
-    files = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
+    found = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
+    files = {path for path in found if path.parts[0] != "plans"}  # which `sdjax tune` has fitted
     assert files == {path.relative_to(again) for path in again.rglob("*") if path.is_file()}
     for file in files:
         if file.suffix == ".safetensors":
