@@ -197,6 +197,7 @@ def test_tucker_decompositions_are_their_products(ours, theirs, tmp_path):
     check("LoCon with lora_mid, against a merge in float64", ours, theirs)
 
 
+@pytest.mark.long
 def test_pictures_are_those_of_diffusers(ours, theirs, tmp_path):
     path = write_kohya(tmp_path / "a.safetensors", theirs, LINEAR + CONVOLUTIONS + TEXT, 4, 2.0)
     theirs.load_lora_weights(path)

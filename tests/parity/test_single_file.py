@@ -213,6 +213,7 @@ def test_what_a_pickled_file_must_not_hold_is_named(shared, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.ckpt"]
 
 
+@pytest.mark.few(3)
 def test_the_configurations_are_the_published_ones(kind, configs, converted):
     """Up to notes, defaults, and what the reference data have from a neighbouring model."""
     for component in (*encoders_of(kind), "unet", "vae", "scheduler"):

@@ -209,6 +209,7 @@ def quickly_compiled() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.mark.long
 def test_training_on_the_command_line(quickly_compiled, tmp_path, capsys):
     """A VAE, and then a model on its latents, from scratch."""
     model, pictures = write_tiny_model(tmp_path / "model"), str(write_pictures(tmp_path / "pictures", 2))

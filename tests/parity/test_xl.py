@@ -190,6 +190,7 @@ def from_image(monkeypatch, *pipes, **arguments):
     return both(*pipes, image=[drawn_picture(SIZE), drawn_picture(SIZE).rotate(90)], **arguments)
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("what", ["no negative prompt", "a negative prompt", "scores"])
 def test_the_refiner_from_an_image(refiner, what, monkeypatch):
@@ -283,6 +284,7 @@ def test_turbo(make, steps, monkeypatch):
     compare(f"Turbo, {steps} steps", *from_noise(*pipes, **FEW | {"num_inference_steps": steps}))
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_lcm_that_reads_the_guidance_scale(make, scale, monkeypatch):
@@ -295,6 +297,7 @@ def test_lcm_that_reads_the_guidance_scale(make, scale, monkeypatch):
     compare(f"LCM, guidance {scale}", *from_noise(*pipes, **FEW | {"guidance_scale": scale}))
 
 
+@pytest.mark.long
 def test_levels_of_dmd2(base, monkeypatch):
     theirs, ours = base
     original, theirs.scheduler = theirs.scheduler, diffusers.LCMScheduler.from_config(SCHEDULER)
