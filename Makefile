@@ -87,8 +87,8 @@ clean:
 # $(call install,VENV,WHAT)
 define install
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/pip install -q --disable-pip-version-check --no-compile uv
-	$(1)/bin/uv pip install -q --python $(1)/bin/python --editable "$(2)" || \
+	$(1)/bin/pip install -q --disable-pip-version-check --no-compile uv && \
+		$(1)/bin/uv pip install -q --python $(1)/bin/python --editable "$(2)" || \
 		$(1)/bin/pip install -q --disable-pip-version-check --no-compile --editable "$(2)"
 endef
 

@@ -21,6 +21,7 @@ from sdjax.schedulers.noise import BETA_SCHEDULES
 from sdjax.schedulers.tuned import TunedPlan, described
 from sdjax.settings import Picture
 from sdjax.training.gits import distances, shortest
+from sdjax.training.teacher import Lesson
 from sdjax.training.tuning import First, first_plan, plan_of, tables, traced_plan
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
@@ -189,6 +190,8 @@ def test_a_name_without_its_file_is_refused(pipe):
         (lambda said: said.pop("weights"), "no whole tuned plan"),
         (lambda said: said["timesteps"][0].__setitem__(0, 11.0), "it was changed"),
         (lambda said: said.update(format="something"), "no tuned plan"),
+        (lambda said: said.update(scales=3), "other shapes"),
+        (lambda said: said["noise"].update(trained=10**12), "noise schedule is not described"),
         (lambda said: said.update(noise={}), "noise schedule is not described"),
         (lambda said: [said[name].clear() for name in ("scales", "levels", "timesteps", "weights")], "other shapes"),
     ],
@@ -278,3 +281,28 @@ def test_a_plan_is_explained_row_by_row(tmp_path, capsys):
     assert said.count("5 evaluations") == 3 and "at guidance 7.5" in said
     assert main(["samplers", "--explain", "tuned"]) == 1
     assert "give the file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"a\xff\xfe\n", [], "prompt"),
+        (b"\n \n", [], "holds no prompt"),
+        (b"a star\n", ["--guidance", "1,nan"], "scales from 1 to 100"),
+        (b"a star\n", ["--pictures", "2"], "fewer than the guidance scales"),
+        (b"a star\n", ["--spacing", "nope"], "unknown spacing"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_before_a_model_is_opened(tmp_path, capsys, content, options, message):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes(content)
+    command = ["tune", str(tmp_path / "no-model"), "--prompts", str(prompts), "-o", str(tmp_path / "plan.json")]
+    assert main([*command, *options]) == 1
+    said = capsys.readouterr().err
+    assert message in said and "fault of sdjax" not in said
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 3.0), (1.0, 2.0, 3.0, 4.0)])
+def test_every_scale_has_pictures_of_its_own(scales):
+    drawn = [picture.guidance_scale for picture in Lesson(("a star",), scales, 32, 20).drawn()]
+    assert set(scales) <= set(drawn) and (len(scales) == 1 or set(drawn) - set(scales))

@@ -56,14 +56,16 @@ def tune(
     sdjax tune sd15 --nfe 6 --prompts prompts.txt -o sd15-6.json
     """
     from sdjax import load
+    from sdjax.batch.formats import read_rows
     from sdjax.files.plans import write_plan
+    from sdjax.schedulers.names import parse_spacing
     from sdjax.training.gits import gits_plan
     from sdjax.training.teacher import Lesson
     from sdjax.training.tuning import tuning_task
 
     if output.suffix != ".json":
         raise InputError(f"{output}: a plan's file has a name that ends in .json")
-    lines = tuple(line.strip() for line in prompts.read_text().splitlines() if line.strip())
+    lines = tuple(row["prompt"].strip() for row in read_rows(prompts, "txt") if isinstance(row, dict))
     if not lines:
         raise InputError(f"{prompts} holds no prompt: write one in each line")
     try:
@@ -72,9 +74,14 @@ def tune(
         raise InputError(f"--guidance is a list of numbers, such as 1,3,7.5, not {guidance!r}") from None
     if nfe >= teacher:
         raise InputError(f"the teacher takes more evaluations than the plan: --teacher above {nfe}")
-    if min(scales) < 1 or list(scales) != sorted(set(scales)) or max(scales) > 100:
+    if not all(1 <= scale <= 100 for scale in scales) or list(scales) != sorted(set(scales)):
         raise InputError(f"--guidance has scales from 1 to 100 that rise, not {guidance!r}")
-    pipe, lesson = load(model, safety_checker=None), Lesson(lines, scales, pictures, teacher)
+    if pictures < len(scales):
+        raise InputError(f"--pictures {pictures} are fewer than the guidance scales: give {len(scales)} or more")
+    parse_spacing(spacing)
+    lesson = Lesson(lines, scales, pictures, teacher)
+    lesson.drawn()  # refuses prompts that cannot be read, before a model is opened
+    pipe = load(model, safety_checker=None)
     if method == "fit":
         train_in(tuning_task(pipe, lesson, nfe, spacing), output.with_suffix(""), settings, intervals, output)
         return

@@ -10,6 +10,7 @@ import numpy as np
 
 from sdjax.errors import InputError, brief
 from sdjax.files.atomic import replaced
+from sdjax.limits import TRAINED_TIMESTEPS
 from sdjax.schedulers.tuned import NAMED, ORDER, TunedPlan
 
 FORMAT = "sdjax tuned plan 1"
@@ -59,7 +60,7 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
 
 def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     """What may be wrong with the numbers of a plan, and whether it is; each presumes that those before are not."""
-    count, rows = len(plan.scales), plan.levels.shape[-1] if plan.levels.ndim else 0
+    count, rows = plan.scales.size, plan.levels.shape[-1] if plan.levels.ndim else 0
     numbers = (plan.scales, plan.levels, plan.timesteps, plan.weights)
     shapes = [(count,), (count, rows), (count, rows), (count, rows, ORDER)]
     yield "its tables have other shapes than its scales and rows", [x.shape for x in numbers] != shapes
@@ -73,7 +74,8 @@ def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     falls = bool((np.diff(plan.levels) < 0).all() and (plan.levels > 0).all())
     yield "its levels do not fall from each row to the next, to above 0", not falls
     numbers_of_noise = [plan.noise.get(name) for name in ("trained", "sigma_min", "sigma_max", "data_std")]
-    yield "its noise schedule is not described", not all(isinstance(x, int | float) and x > 0 for x in numbers_of_noise)
+    is_described = all(isinstance(x, int | float) and 0 < x <= TRAINED_TIMESTEPS for x in numbers_of_noise)
+    yield "its noise schedule is not described", not is_described
     apart = np.abs(plan.weights.sum(-1) - 1)
     row = int(apart.max(0).argmax())
     yield f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1", bool(apart.max() > CLOSE)

@@ -242,7 +242,6 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
     strength = picture.strength if picture.image is not None and facts.task.starts else 1.0
     options = tuple((name, float(value)) for name in OPTIONS if (value := getattr(picture, name)) is not None)
     levels = tuple(getattr(picture, name) for name in LEVELS)
-    tuned = None
     if picture.sampler is not None and is_tuned(picture.sampler):
         picture, tuned = _with_plan(picture, facts, int(steps))
         scheduler = _tuned_scheduler(facts.scheduler, tuned, float(np.max(scale)))

@@ -17,7 +17,7 @@ from sdjax.settings import Picture
 from sdjax.training.fit import Report
 
 TEACHER = {"sampler": "dpmpp_2m", "spacing": "karras"}
-BETWEEN = 4  # one of so many pictures has a scale between those of the plan, so that what lies there is fitted too
+BETWEEN = 4  # one of so many rounds of the scales is drawn between them, so that what lies there is fitted too
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Lesson:
         found = []
         for i in range(self.pictures):
             scale = self.scales[i % len(self.scales)]
-            if len(self.scales) > 1 and i % BETWEEN == BETWEEN - 1:
+            if len(self.scales) > 1 and i // len(self.scales) % BETWEEN == BETWEEN - 1:
                 scale = float(np.exp(random.uniform(*np.log([self.scales[0], self.scales[-1]]))))
             prompt = self.prompts[i % len(self.prompts)]
             steps = {"num_inference_steps": self.evaluations, "guidance_scale": scale}
@@ -58,7 +58,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
     cache.
     """
     examples: list[Any] = []
-    pictures, knots = lesson.drawn(), np.log(lesson.scales)
+    pictures, knots, model = lesson.drawn(), np.log(lesson.scales), model_hash(pipe.model, [])
     for start in range(0, len(pictures), batch_size):
         report("encode", start, len(pictures), f"the teacher draws {start}/{len(pictures)}")
         own = pictures[start : start + batch_size]
@@ -70,7 +70,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
             "negative": conditioning.negative,
             "shared": conditioning.shared,
             "noise": batch.first,
-            "target": latents_of(pipe, own),
+            "target": latents_of(pipe, model, own),
             "scale": scales,
             "share": np.stack([np.interp(np.log(scales), knots, one) for one in np.eye(len(knots))], -1).astype(
                 np.float32
@@ -81,12 +81,12 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
     return examples
 
 
-def latents_of(pipe: Pipeline, pictures: Sequence[Picture]) -> np.ndarray:
-    """The latents of pictures, [pictures, h, w, channels], drawn once and then found in the cache."""
+def latents_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> np.ndarray:
+    """The latents of pictures, [pictures, h, w, channels], drawn once and then found in the cache. model: its hash."""
 
     def draw() -> bytes:
         file = io.BytesIO()
         np.save(file, np.asarray(pipe.draw(list(pictures), output_type="latent").images, np.float32))
         return file.getvalue()
 
-    return np.load(io.BytesIO(cached("teachers", (model_hash(pipe.model, []), list(pictures)), draw)))
+    return np.load(io.BytesIO(cached("teachers", (model, list(pictures)), draw)))

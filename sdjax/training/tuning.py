@@ -24,7 +24,7 @@ from sdjax.programs import Conditioning
 from sdjax.schedulers import NoiseSchedule, Plan
 from sdjax.schedulers.loop import RowModel
 from sdjax.schedulers.plan import Rows
-from sdjax.schedulers.solvers.rows import D1, D2, D3, INPUTS, REGISTERS, D, X
+from sdjax.schedulers.solvers.rows import D1, D2, D3, INPUTS, REGISTERS, SAVED, D, X
 from sdjax.schedulers.tuned import ORDER, TunedPlan, described
 from sdjax.training.fit import Run, Task
 from sdjax.training.step import Metrics, TrainState, Tree
@@ -81,7 +81,7 @@ def traced_plan(levels: Numbers, timesteps: Numbers, weights: Numbers, noise: No
     targets = jnp.append(levels[1:], 0.0)
     ratio = targets / levels
     scale, next_scale = (jnp.sqrt(1 + sigmas**2) for sigmas in (levels, targets))
-    x, saved, others = (int(one.argmax()) for one in (X, np.eye(INPUTS)[1], D1))
+    x, saved, others = (int(one.argmax()) for one in (X, SAVED, D1))
     estimates = jnp.asarray(np.stack([D, D1, D2, D3]))
     matrix = jnp.zeros((len(levels), REGISTERS, INPUTS))
     matrix = matrix.at[:, x].set(((1 - ratio) / next_scale)[:, None] * (weights @ estimates))
