@@ -106,10 +106,14 @@ def test_what_was_accepted_is_drawn_once_whatever_is_killed(small, pipe, tmp_pat
         jobs = base.execute("SELECT id, count FROM jobs").fetchall()
         reasons = base.execute("SELECT reason FROM results WHERE reason IS NOT NULL").fetchall()
         results = base.execute("SELECT job, number FROM results").fetchall()
-    print(f"{len(jobs)} jobs were accepted, {len(load.answers)} answered, {sum(left)} drawn by a later server")
+    wanted = {(job, number) for job, count in jobs for number in range(count)}
+    lost, doubled = len(wanted - {*results}), len(jobs) - len(load.answers) + len(results) - len({*results})
+    print(
+        f"{request.config.getoption('--kills')} x kill -9: {len(jobs)} jobs accepted, {len(load.answers)} answered, "
+        f"{lost} lost, {doubled} doubled; {sum(left)} times one was left to a later server"
+    )
     assert not reasons and sum(left) > 0
-    assert sorted(results) == sorted((job, number) for job, count in jobs for number in range(count))  # none is lost
-    assert len(jobs) == len(load.answers)  # none is there twice
+    assert not lost and not doubled and {*results} == wanted
     for key in rng.sample(sorted(load.answers), 3):
         seed, data = load.answers[key]
         how = {"prompt": "a ring", "seed": seed, "num_inference_steps": 3 + seed % 20, "sampler": "euler"}

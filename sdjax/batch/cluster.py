@@ -50,7 +50,7 @@ class Cluster:
         self._workers = workers or (room if self._gpus else machines)
         if self._workers > room:
             raise InputError(f"the Ray cluster has room for {room} workers, not for {workers}")
-        self.machine: Machine = ray.get(ray.remote(num_gpus=self._gpus)(_machine).remote())
+        self.machine: Machine = ray.get(ray.remote(num_gpus=self._gpus)(this_machine).remote())
         self.slots = batch_size * self.machine.devices
         self.meter = Meter()
         self._open_pipe = open_pipe
@@ -91,7 +91,7 @@ class Worker:
     def __init__(self, open_pipe: Callable[[], Pipeline], folder: str, machine: Machine, slots: int, encode: Encode):
         """folder: what relative paths start from. machine: what this one has to be like."""
         os.chdir(folder)
-        if (ours := _machine()) != machine:
+        if (ours := this_machine()) != machine:
             raise InputError(f"the machines of a run must be alike, but one is {ours}, and one {machine}")
         self._pipe, self._slots, self._encode = open_pipe(), slots, encode
 
@@ -131,7 +131,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _machine() -> Machine:
+def this_machine() -> Machine:
+    """What a process is."""
     return Machine(versions(), default_dtype(), jax.local_device_count())
 
 

@@ -2,10 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,7 +15,7 @@ import typer
 from sdjax.cli.interrupt import GLANCE, check
 from sdjax.cli.painting import Loading
 from sdjax.cli.progress import progress_bars
-from sdjax.cli.serving import Serving, with_serving
+from sdjax.cli.serving import LOOPBACK, Serving, with_serving
 from sdjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sdjax.server.engine import Engine
     from sdjax.server.gateway import Gateway
     from sdjax.server.journal import Journal
+    from sdjax.server.lanes import Drawing
 
 MONTH = 30 * 24 * 3600.0
 
@@ -42,6 +45,8 @@ def serve(*, serving: Serving) -> None:
     sdjax serve --model sdxl=stabilityai/stable-diffusion-xl-base-1.0 --port 8000
 
     sdjax serve --host 0.0.0.0 --token a-long-secret --warm 512x512
+
+    sdjax serve --engine ray --address auto
     """
     _need("server", "fastapi", "python_multipart", "uvicorn")
     _serve(serving, "OpenAI's API: {url}/v1   A1111's: {url}/sdapi/v1")
@@ -81,28 +86,57 @@ def _serve(serving: Serving, said: str, dress: Callable[["FastAPI", "Gateway"], 
     from sdjax.server.logs import log_as_lines
 
     log_as_lines()
-    engine = _engine(serving)
-    if count := engine.resume():
-        typer.echo(f"going on with {count} pictures that were accepted before", err=True)
-    if not serving.is_local and not serving.tokens:
-        typer.secho(f"whoever reaches {serving.host}:{serving.port} may ask: there is no token", fg="yellow", err=True)
-    app = application(engine, serving.tokens, serving.cors or (), dress)
-    running = Host(app, engine, serving.host, serving.port)
-    typer.echo(said.format(url=running.url), err=True)
-    try:
-        while running.is_alive:
-            check()
-            time.sleep(GLANCE)
-    except KeyboardInterrupt:
-        typer.echo(
-            f"stopping: what was accepted is finished within {PATIENCE:g} seconds, or at the next start", err=True
-        )
-        running.stop()
-        raise
+    with _drawing(serving) as lanes:
+        engine = _engine(serving, _journal(serving), lanes)
+        if count := engine.resume():
+            typer.echo(f"going on with {count} pictures that were accepted before", err=True)
+        if not serving.is_local and not serving.tokens:
+            place = f"{serving.host}:{serving.port}"
+            typer.secho(f"whoever reaches {place} may ask: there is no token", fg="yellow", err=True)
+        app = application(engine, serving.tokens, serving.cors or (), dress)
+        running = Host(app, engine, serving.host, serving.port)
+        typer.echo(said.format(url=running.url), err=True)
+        try:
+            while running.is_alive:
+                check()
+                time.sleep(GLANCE)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"stopping: what was accepted is finished within {PATIENCE:g} seconds, or at the next start", err=True
+            )
+            running.stop()
+            raise
 
 
-def _engine(serving: Serving) -> "Engine":
-    """The engine with its default model open, and all compiled that was to be. Raises InputError."""
+@contextmanager
+def _drawing(serving: Serving) -> "Iterator[Drawing | None]":
+    """The replicas that are to draw, or None where this machine is."""
+    if serving.engine != "ray":
+        yield None
+        return
+    _need("ray", "ray")
+    from sdjax.batch.cluster import ray_cluster
+    from sdjax.server.replicas import deployed
+
+    sizes = serving.sizes
+    own = replace(serving, token=None, host=LOOPBACK[0])  # nobody asks a replica but this process
+    with ray_cluster(serving.address), deployed(partial(_replica, own, Path.cwd()), serving.workers, sizes) as lanes:
+        yield lanes
+
+
+def _replica(serving: Serving, folder: Path) -> "Engine":
+    """The engine of a replica. folder: what relative paths start from."""
+    from sdjax.server.journal import Journal
+
+    os.chdir(folder)
+    return _engine(serving, Journal(seconds=0))
+
+
+def _engine(serving: Serving, journal: "Journal", lanes: "Drawing | None" = None) -> "Engine":
+    """The engine with its default model open, and all compiled that was to be, unless something else draws.
+
+    Raises InputError.
+    """
     from sdjax.loading import load_condition
     from sdjax.server.engine import Engine
     from sdjax.server.limits import Limits
@@ -123,9 +157,9 @@ def _engine(serving: Serving) -> "Engine":
     shared = serving.loading()
     openers = {name: partial(_open, replace(shared, model=path)) for name, path in serving.allowed().items()}
     nets = Nets({name: partial(load_condition, net) for name, net in serving.nets().items()})
-    engine = Engine(Models(openers, serving.keep_models), sizes, limits, _journal(serving), nets)
+    engine = Engine(Models(openers, serving.keep_models), sizes, limits, journal, nets, lanes)
     pipe = engine.ask(lambda: engine.models.open(engine.models.default)).result()
-    for each in wanted:
+    for each in wanted if lanes is None else ():
         typer.echo(f"compiling for {each.width} x {each.height} pixels", err=True)
         engine.ask(partial(warm, pipe, each, limits)).result()
     return engine

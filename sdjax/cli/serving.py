@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -15,7 +15,7 @@ from sdjax.cli.painting import Loading
 from sdjax.cli.signature import extended, option
 from sdjax.errors import InputError
 
-DOORS, ENGINE, MODELS = "Who may ask", "Batches and limits", "Models"
+DOORS, ENGINE, MODELS, CLUSTER = "Who may ask", "Batches and limits", "Models", "More than one machine"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN = "SDJAX_TOKEN"
 
@@ -113,8 +113,29 @@ class Serving:
         float, typer.Option(min=0, help="How long results can be fetched.", rich_help_panel=ENGINE)
     ] = 3600
     keep_megabytes: Annotated[int, typer.Option(min=1, help="Of results.", rich_help_panel=ENGINE)] = 1024
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="What draws: this machine's devices, or replicas in a Ray cluster.", rich_help_panel=CLUSTER),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster, or `auto`.", show_default="one of this machine", rich_help_panel=CLUSTER
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Replicas, each of which holds the models.",
+            show_default="one for each GPU, else for each machine",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
+        if self.engine != "ray" and (self.address or self.workers):
+            raise InputError("--address and --workers are for --engine ray")
         if not self.is_local and not self.tokens and not self.open_to_all:
             raise InputError(
                 f"--host {self.host} lets others ask: give a --token that they must say ({TOKEN}), "

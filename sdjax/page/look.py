@@ -18,13 +18,14 @@ CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto; }
 #title h1 { margin: 0; font-size: 1.35rem; font-weight: 650; letter-spacing: -.01em; }
 #title p { margin: 0; opacity: .65; }
-.stage { display: grid; gap: 10px; min-height: 300px; }
+.stage { display: grid; gap: 10px; }
 .stage.one { justify-items: center; }
 .stage.one figure { width: min(100%, 512px); }
 .stage.many { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); align-content: start; }
-.stage.hint { place-items: center; opacity: .55; border: 2px dashed var(--border-color-primary); border-radius: 12px; }
+.stage.hint { min-height: 300px; place-items: center; opacity: .55; border: 2px dashed var(--border-color-primary); border-radius: 12px; }
 .stage.sheet { overflow-x: auto; }
-.stage.sheet table { border-collapse: separate; border-spacing: 6px; width: 100%; }
+.stage.sheet table { border-collapse: separate; border-spacing: 6px; width: 100%; border: 0; margin: 0; }
+.stage.sheet :is(tr, th, td) { border: 0; padding: 0; }
 .stage.sheet th { font-weight: 500; font-size: .85rem; text-align: center; }
 .stage.sheet td { min-width: 84px; }
 .stage figure { margin: 0; position: relative; }
@@ -38,6 +39,7 @@ CSS = """
   background: var(--background-fill-secondary); }
 .progress div { position: absolute; inset: 0 auto 0 0; background: var(--color-accent-soft); transition: width .25s; }
 .progress span { position: relative; display: block; text-align: center; line-height: 26px; font-size: .85rem; }
-#gallery img { image-rendering: auto; }
+#gallery .grid-wrap { min-height: 0; height: auto; max-height: 26rem; padding-top: 1.6rem; }
+#gallery .gallery-container { height: auto; }
 footer { display: none !important; }
 """

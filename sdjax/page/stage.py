@@ -63,8 +63,8 @@ def _progress(job: Job, ahead: int) -> str:
     if job.is_done:
         errors = [error for unit in units if (error := unit.future.exception())]
         stopped = any(isinstance(error, Stopped) for error in errors) or any(unit.stop for unit in units)
-        seeds = ", ".join(str(unit.picture.seed) for unit in units[:4]) + (", …" if len(units) > 4 else "")
-        said = "interrupted" if stopped else f"seed {seeds}"
+        seeds = list(dict.fromkeys(str(unit.picture.seed) for unit in units))
+        said = "interrupted" if stopped else f"seed {', '.join(seeds[:4])}" + (", …" if len(seeds) > 4 else "")
         return f'<div class="progress"><span>{said}</span></div>'
     total = sum(unit.nfe for unit in units)
     share = sum(unit.nfe if unit.future.done() else unit.done for unit in units) / total

@@ -15,7 +15,7 @@ from sdjax.errors import SdjaxError
 from sdjax.files.pictures import encoded
 from sdjax.pipeline.resolve import Facts
 from sdjax.server.journal import Journal
-from sdjax.server.lanes import Ended, Lanes
+from sdjax.server.lanes import Drawing, Ended, Lanes
 from sdjax.server.limits import Limits
 from sdjax.server.logs import log, tell
 from sdjax.server.metrics import Metrics
@@ -40,14 +40,20 @@ class Engine:
     """
 
     def __init__(
-        self, models: Models, sizes: Sequence[int], limits: Limits, journal: Journal, nets: Nets | None = None
+        self,
+        models: Models,
+        sizes: Sequence[int],
+        limits: Limits,
+        journal: Journal,
+        nets: Nets | None = None,
+        lanes: Drawing | None = None,
     ):
-        """nets: those that hints may be for; none without."""
+        """nets: those that hints may be for; none without. lanes: what draws, this machine's devices without."""
         self.models, self.limits, self.journal, self.nets = models, limits, journal, nets or Nets()
         self.running: list[Unit] = []
         self.jobs: dict[str, Job] = {}
         self._queue = Queue(limits.queue)
-        self._lanes = Lanes(models, sizes, limits.seconds)
+        self._lanes: Drawing = lanes or Lanes(models, sizes, limits.seconds)
         self._asked: list[tuple[Callable[[], Any], Future]] = []
         self.metrics = Metrics()
         self._condition = threading.Condition()
@@ -187,17 +193,12 @@ class Engine:
                 self._fail(unit, without_paths(result))
                 continue
             self._seconds += (time.time() - (unit.begun or unit.job.came)) / size / 8 - self._seconds / 8
-            image, settings = result
-            how = {"model": unit.group.model, **settings, "version": __version__, "batch_size": size}
-            if "loras" in how:
-                how["loras"] = [Path(lora).name for lora in how["loras"]]
-            self._writers.submit(self._keep, unit, image, how)
+            self._writers.submit(self._keep, unit, result, size)
 
-    def _keep(self, unit: Unit, image: Image.Image, settings: dict[str, Any]) -> None:
+    def _keep(self, unit: Unit, drawn: "tuple[Image.Image, dict[str, Any]] | Result", size: int) -> None:
         """Write a picture to the journal, and give it to those who wait."""
-        kind, quality = unit.job.form
         try:
-            result = Result(encoded(image, kind, settings, quality), unit.job.form, settings)
+            result = drawn if isinstance(drawn, Result) else _file_of(unit, *drawn, size)
             self.journal.keep(unit.job.id, unit.index, result)
         except Exception as error:
             log.error("a picture cannot be kept: %s", error)
@@ -226,6 +227,15 @@ class Engine:
         tell(outcome, **told, seconds=round(now - job.came, 3), waited=round(waited, 3), error=str(error or ""))
         if unit.job.is_done:
             self.jobs.pop(unit.job.id, None)
+
+
+def _file_of(unit: Unit, image: Image.Image, settings: dict[str, Any], size: int) -> Result:
+    """A picture as it is asked for, from a batch of a size."""
+    how = {"model": unit.group.model, **settings, "version": __version__, "batch_size": size}
+    if "loras" in how:
+        how["loras"] = [Path(lora).name for lora in how["loras"]]
+    kind, quality = unit.job.form
+    return Result(encoded(image, kind, how, quality), unit.job.form, how)
 
 
 def _answer(what: Callable[[], Any], future: Future) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import Pipeline
@@ -12,17 +12,42 @@ from sdjax.server.queue import Queue
 from sdjax.server.refusals import Refused
 from sdjax.server.slots import Slots, is_continuous
 from sdjax.server.whole import Drawn, Whole
-from sdjax.server.work import Group, Unit
+from sdjax.server.work import Group, Result, Unit
 
 MOST = 8  # batches at once
 
 
 class Ended(NamedTuple):
-    """What became of a picture, in a batch of a size."""
+    """What became of a picture, in a batch of a size: it and its settings, or the file where it is one already."""
 
     unit: Unit
-    result: "Drawn | Exception"
+    result: "Drawn | Result | Exception"
     size: int
+
+
+# Pictures that begin: where each is drawn is for the one who chose to know.
+Chosen = tuple[Group, Any, list[Unit]]
+
+
+class Drawing(Protocol):
+    """What an engine draws with; see `Lanes`, which does it on this machine's devices."""
+
+    @property
+    def units(self) -> list[Unit]:
+        """The pictures that are being drawn."""
+
+    @property
+    def slots(self) -> int:
+        """How many could be, at present."""
+
+    def choose(self, queue: Queue) -> list[Chosen]:
+        """Takes what can begin now out of the queue."""
+
+    def admit(self, group: Group, where: Any, units: list[Unit]) -> list[Ended]:
+        """Begin with pictures; gives those that cannot be drawn."""
+
+    def advance(self, on_fill: Callable[[float], None]) -> Iterator[Ended]:
+        """Go on for a moment; gives what has ended. on_fill: called with the share of slots that has a picture."""
 
 
 class Lanes:
@@ -42,12 +67,12 @@ class Lanes:
         """Of all batches, free ones too."""
         return sum(lane.size for _, lane in self._open)
 
-    def choose(self, queue: Queue) -> list[tuple[Group, "Slots | Whole | int", list[Unit]]]:
+    def choose(self, queue: Queue) -> list[Chosen]:
         """Takes what can begin now out of the queue: with the batch that it joins, or the size of a new one.
 
         Where the next picture needs a model that there is no room for, nothing that is behind it begins.
         """
-        chosen: list[tuple[Group, Slots | Whole | int, list[Unit]]] = []
+        chosen: list[Chosen] = []
         new: dict[Group, int] = {}
         for unit in queue:
             group = unit.group
