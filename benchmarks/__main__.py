@@ -21,6 +21,7 @@ from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
 from benchmarks.scenes import scenes
 from benchmarks.serving import serving
+from benchmarks.showcase import showcase
 from benchmarks.sketches import sketches
 from benchmarks.slots import slots
 from benchmarks.speed import speed, speed_table
@@ -64,7 +65,8 @@ app.command("sketches", rich_help_panel=LONG)(sketches)
 app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
-app.command("scenes", rich_help_panel="Data")(scenes)
+app.command("showcase", rich_help_panel="Pictures")(showcase)
+app.command("scenes", rich_help_panel="Pictures")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("conditions", rich_help_panel=LARGE)(conditions)
 app.command("vae", rich_help_panel=LARGE)(vae)
