@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from benchmarks.fuzz import Door
 from benchmarks.hostile import DAMAGES, JSON, TEXT, TEXTS, changed, damaged
+from benchmarks.tensor_doors import tensor_doors
 from sdjax import schedulers
 from sdjax.a1111 import mentions_of, without_mentions
 from sdjax.adapters.lora_files import read_lora
@@ -33,6 +34,7 @@ from sdjax.files.layout import embedded_models, read_json
 from sdjax.files.pictures import DESCRIPTION, INFOTEXT_KEY, SETTINGS_KEY, read_settings
 from sdjax.models import abstract_params, build
 from sdjax.prompts import load_tokenizer, parse_emphasis, parts_of, schedule, weighted_chunks
+from sdjax.prompts.dynamic import Wildcards, resolved
 from sdjax.schedulers import SOLVERS, SPACINGS
 from sdjax.schedulers.classes import CLASSES
 from sdjax.settings import SETTINGS, Picture
@@ -56,6 +58,13 @@ def _prompts(text: str, _: Path) -> None:
     mentions_of(text)
     tokens = weighted_chunks(load_tokenizer(SHAPES / "tokenizer"), text[:2000], {})
     assert tokens.ids.shape == tokens.weights.shape and np.isfinite(tokens.weights).all()
+
+
+def _wildcards(of: tuple[str, str], folder: Path) -> None:
+    template, lines = of
+    (folder / "a.txt").write_text(lines)
+    prompt = resolved(template, 1, Wildcards(folder))
+    assert prompt == resolved(template, 1, Wildcards(folder))
 
 
 def _file(
@@ -227,6 +236,7 @@ def doors() -> list[Door]:
     return [
         Door("infotext", TEXTS, _texts),
         Door("prompt", TEXTS, _prompts),
+        Door("wildcards", st.tuples(TEXTS, TEXT), _wildcards),
         *(Door(kind, *_pictures(kind)) for kind in ("png", "jpeg", "webp")),
         Door("rows", st.tuples(st.lists(small, max_size=4), DAMAGES, templates), _rows),
         Door("names", st.tuples(templates, TEXTS), _names),
@@ -242,4 +252,5 @@ def doors() -> list[Door]:
         Door("cache", DAMAGES, _cache),
         Door("journal", st.tuples(st.lists(JSON | entries, max_size=4), DAMAGES), _journals),
         Door("model", st.tuples(changed(index), changed(scheduler)), _model),
+        *tensor_doors(),
     ]

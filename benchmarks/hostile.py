@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from sdjax.limits import TEXT as TEXT_LIMIT
 
 PIECES = (
-    *'()[]:|\\ \n,">a猫\u0301🦊\0',
+    *'()[]{}:|\\ \n,">a猫\u0301🦊\0',
     *(
         "<lora:",
+        "__a__",
+        "2$$",
         "BREAK",
         "AND",
         "1.5",

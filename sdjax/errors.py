@@ -7,7 +7,13 @@ from sdjax.limits import SHOWN
 
 
 class SdjaxError(ValueError):
-    """Anything that a user can put right. The command line prints its message and exits with 1."""
+    """Anything that a user can put right. The command line prints its message and exits with 1.
+
+    Line breaks in what a message shows, such as the names in a stranger's file, become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 class InputError(SdjaxError):

@@ -9,7 +9,7 @@ from rich.table import Table
 from sdjax.errors import InputError
 from sdjax.limits import STEPS
 
-FEW, MORE = 5, 10  # steps of two plans, off which is read what a further step costs
+FEW, MORE = 2, 4  # steps of two plans, off which is read what a further step costs
 
 
 def samplers(

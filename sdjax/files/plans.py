@@ -46,7 +46,7 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
             np.array(said[name], np.float64) for name in ("scales", "levels", "timesteps", "weights")
         )
         plan = TunedPlan(scales, levels, timesteps, weights, dict(said["noise"]), dict(said.get("about", {})))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no whole tuned plan: {brief(error)}") from error
     for problem, is_so in _problems(plan):
         if is_so:
