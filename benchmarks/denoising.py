@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from sdjax import programs, schedulers
+from sdjax import schedulers
 from sdjax.guidance import cfg
+from sdjax.halves import Conditioning
 
 STEPS, TOKENS = 20, 77
 
@@ -25,7 +26,7 @@ def inputs(batch: int, latents: tuple[int, int, int], features: int, rows: int |
     return (
         plan,
         schedulers.init_state(plan, np.ones((batch, *latents), np.float32)),
-        programs.Conditioning(text, text, shared),
+        Conditioning(text, text, shared),
         cfg(scale),
         schedulers.Known(
             *(np.zeros((batch, *latents[:2], channels), np.float32) for channels in (latents[2], latents[2], 1))

@@ -11,7 +11,7 @@ from sdjax import schedulers
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.checkpoint import TEXT_ENCODERS, Component, model_of
 from sdjax.files.layout import SCHEDULER, read_json
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 
 
 def check_opens(

@@ -7,14 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdjax.models.transformer import Seen
+from sdjax.models.transformer import ATTENDED, Seen
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
 
 Params = dict[str, Any]
 # Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
-# network's prediction, float32.
-Predict = Callable[[jax.Array, jax.Array, Any, Any], jax.Array]
+# network's prediction, float32; with watch=True, also to what its middle attends to, [batch, tokens].
+Predict = Callable[..., Any]
 
 
 def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Module, Params]] = ()) -> Predict:
@@ -30,7 +30,7 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     shared part "look_places", for each and for each level [batch, height * width].
     """
 
-    def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any) -> jax.Array:
+    def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any, watch: bool = False) -> Any:
         dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
         context = own["context"].astype(dtype)
         edited = [own["edited"]] if "edited" in own else []
@@ -48,8 +48,11 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
                 name: [Seen(look[name][0], look[name][1], weights[:, i], places) for look, weights, places in looks]
                 for i, name in enumerate(unet.config.attentions)
             }
-        output = unet.apply({"params": params}, *of_the_step, shared["guidance"], residuals, **changed)
-        return output.astype(jnp.float32)
+        inputs = (*of_the_step, shared["guidance"], residuals)
+        if not watch:
+            return unet.apply({"params": params}, *inputs, **changed).astype(jnp.float32)
+        output, kept = unet.apply({"params": params}, *inputs, **changed, mutable=[ATTENDED])
+        return output.astype(jnp.float32), jax.tree.leaves(kept)[0]
 
     return predict
 

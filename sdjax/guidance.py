@@ -25,6 +25,7 @@ class Guidance(NamedTuple):
     mimic, percentile: [batch], of dynamic thresholding; see `thresholded`.
     perturbed: [batch], how far a prediction goes away from one with perturbed self-attention; see `combined`.
     image: [batch], how strongly each picture follows one that it is made from; see `combined`.
+    degraded: [batch], how far a prediction goes away from that of a degraded sample (`degraded`); None for no picture.
     """
 
     scale: jax.Array | np.ndarray
@@ -38,6 +39,7 @@ class Guidance(NamedTuple):
     percentile: jax.Array | np.ndarray
     perturbed: jax.Array | np.ndarray
     image: jax.Array | np.ndarray
+    degraded: jax.Array | np.ndarray | None = None
 
 
 def cfg(scale: np.ndarray) -> Guidance:
@@ -51,7 +53,8 @@ class Pair(NamedTuple):
 
     positive, negative: [batch, h, w, channels]. scale: [batch, 1, 1, 1]. memory: as the predictions, zeros at first.
     perturbed: the conditional prediction with perturbed self-attention, where there is one. image: of models that
-    change a picture, the prediction from the picture and no prompt; `negative` is then without both.
+    change a picture, the prediction from the picture and no prompt; `negative` is then without both. degraded: the
+    unconditional prediction of a degraded sample.
     """
 
     positive: jax.Array
@@ -60,6 +63,7 @@ class Pair(NamedTuple):
     memory: jax.Array
     perturbed: jax.Array | None = None
     image: jax.Array | None = None
+    degraded: jax.Array | None = None
 
 
 # Maps the predictions to the guided one and the new memory.
@@ -173,9 +177,35 @@ def combined(pair: Pair, guidance: Guidance) -> tuple[jax.Array, jax.Array, jax.
         output += (_over_samples(guidance.image) - pair.scale) * (pair.image - pair.negative)
     if pair.perturbed is not None:
         output += _over_samples(guidance.perturbed) * (pair.positive - pair.perturbed)
+    if pair.degraded is not None and guidance.degraded is not None:
+        output += _over_samples(guidance.degraded) * (pair.negative - pair.degraded)
     deviation = pair.positive.std(AXES, keepdims=True) / output.std(AXES, keepdims=True)
     output = output * (1 + _over_samples(guidance.rescale) * (deviation - 1))
     return output, jnp.where(_over_samples(guidance.plus_plus), pair.negative, output), memory
+
+
+def degraded(x: jax.Array, estimate: jax.Array, signal: jax.Array, attention: jax.Array) -> jax.Array:
+    """A sample whose estimate is blurred where it is looked at: Hong et al. (2022), arXiv:2210.00939, equation 25.
+
+    x, estimate: [batch, h, w, channels], of the result in the estimate. signal: [batch], the share of it in x.
+    attention: [batch, tokens] that each token of the coarsest level gets from all; above 1 it is looked at.
+    """
+    height, width = x.shape[1:3]
+    sides = ((-(-height // 2**i), -(-width // 2**i)) for i in range(height.bit_length()))
+    small = next(side for side in sides if side[0] * side[1] == attention.shape[1])
+    rows, columns = (np.arange(whole) * part // whole for whole, part in zip((height, width), small))
+    seen = (attention > 1).reshape(-1, *small)[:, rows][:, :, columns, None]
+    return x + _over_samples(signal) * jnp.where(seen, _blurred(estimate) - estimate, 0)
+
+
+def _blurred(x: jax.Array) -> jax.Array:
+    """Under a Gaussian of deviation 1, nine wide, the borders mirrored; [batch, h, w, channels]."""
+    weights = np.exp(-0.5 * np.arange(-4, 5) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    for axis in (1, 2):
+        padded = jnp.pad(x, [(4, 4) if i == axis else (0, 0) for i in range(4)], mode="reflect")
+        x = sum(w * jax.lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i, w in enumerate(weights))
+    return x
 
 
 def _over_samples(values: jax.Array | np.ndarray) -> jax.Array:

@@ -7,7 +7,7 @@ the dtype that is computed in.
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,53 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import schedulers
-from sdjax.denoisers import Params, Predict, unet_denoiser
+from sdjax.denoisers import Params, unet_denoiser
 from sdjax.gradients import Judge, Wish, pulled
-from sdjax.guidance import Guidance, Pair, combined, composed
+from sdjax.guidance import Guidance
+from sdjax.halves import ByRow, Composed, Conditioning, denoiser
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
 from sdjax.models.transformer import Perturb
 from sdjax.schedulers import Plan
-from sdjax.schedulers.loop import Known, PlanRow, RowModel, State
+from sdjax.schedulers.loop import Known, State
 from sdjax.schedulers.plan import Rows
 
 # Pixels above which the autoencoder works in bands of rows, for less memory and more computing: at so many, decoding
 # in float32 with that of Stable Diffusion holds 3.8 GB in one go and 1.1 GB in bands (`python -m benchmarks vae`).
 WHOLE_PICTURE = 1024 * 1024
-
-
-class Conditioning(NamedTuple):
-    """What a network reads beside the sample and the time: trees, whose leaves start with the batch.
-
-    positive, negative: one tree each, of the conditional and of the unconditional half: the context, and whatever else
-        differs between them. negative is None where guidance only goes away from what is perturbed. shared: alike in
-        both halves: channels, class labels, hints. Only the denoiser of a kind of model (`unet_denoiser`) knows what is
-        in them.
-    perturbed: as positive (of several conditions, the first), with self-attention perturbed; None where none is.
-    image: as negative, with the picture that a model is told to change; None for other models.
-    """
-
-    positive: Any
-    negative: Any
-    shared: Any
-    perturbed: Any = None
-    image: Any = None
-
-
-class Composed(NamedTuple):
-    """Several conditions of each picture in the place of one, Liu et al. (2022), arXiv:2206.01714, equation 11.
-
-    parts: a tree each, as `Conditioning.positive`. weights: [batch, parts], of their directions; 0 for no part.
-    """
-
-    parts: tuple[Any, ...]
-    weights: jax.Array
-
-
-class ByRow(NamedTuple):
-    """Part of a `Conditioning` that changes on the way: [batch, rows, ...], of which a network reads one row."""
-
-    table: Any
 
 
 # Programs are kept on disk with the structure of their arguments.
@@ -203,61 +170,6 @@ def encode_look(
     return {
         name.replace(".", "/"): (project(own["keys"]), project(own["values"])) for name, own in params["layers"].items()
     }
-
-
-def denoiser(
-    predict: Predict, conditioning: Conditioning, guidance: Guidance, guided: bool, halves: str | None = None
-) -> RowModel:
-    """What the loop asks at each row: the conditional prediction, or with `guided` both, combined.
-
-    halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
-    """
-    positive, negative, shared, perturbed, image = conditioning
-    parts = positive.parts if isinstance(positive, Composed) else (positive,)
-
-    def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which rounds differently.
-        timesteps, none, own = jnp.asarray(row.at.timesteps), jnp.zeros_like(x), at_row(positive, row)
-        output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, own, shared), lambda: none)
-        return output, output, memory
-
-    def at_row(own: Any, row: PlanRow) -> Any:
-        def picked(leaf: Any) -> Any:
-            return leaf.table[jnp.arange(len(leaf.table)), row.number] if isinstance(leaf, ByRow) else leaf
-
-        return jax.tree.map(picked, own, is_leaf=lambda leaf: isinstance(leaf, ByRow))
-
-    def predicted(x: jax.Array, timesteps: jax.Array, conditions: list[Any]) -> list[jax.Array]:
-        stacked = [(x, timesteps, own, shared) for own in conditions]
-        together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacked)
-        return jnp.split(predict(*together), len(conditions))
-
-    def all_of_them(x: jax.Array, row: PlanRow) -> list[jax.Array]:
-        """The unconditional prediction, that of every part, and where there are any the perturbed and the image's."""
-        each_of = [each for each in (negative, *parts, perturbed, image) if each is not None]
-        timesteps, conditions = jnp.asarray(row.at.timesteps), [at_row(each, row) for each in each_of]
-        if not halves:
-            return predicted(x, timesteps, conditions)
-        # Every device takes part in every row: they all have the same pictures, so their rows are live together.
-        is_first = jax.lax.axis_index(halves) % 2 == 0
-        conditions += [conditions[-1]] * (len(conditions) % 2)
-        pairs = zip(conditions[::2], conditions[1::2])
-        own = [jax.tree.map(lambda a, b: jnp.where(is_first, a, b), *pair) for pair in pairs]
-        return [part for output in predicted(x, timesteps, own) for part in jax.lax.all_gather(output, halves)[:2]]
-
-    def against_negative(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        scale = jnp.asarray(guidance.scale)[jnp.arange(x.shape[0]), row.number]
-        outputs = all_of_them(x, row)
-        unconditional = outputs[0] if negative is None else outputs.pop(0)
-        conditional, others = outputs[0], outputs[len(parts) :]
-        away_from = None if perturbed is None else others[0]
-        of_image = None if image is None else others[perturbed is not None]
-        if isinstance(positive, Composed):
-            conditional = composed(unconditional, outputs[: len(parts)], positive.weights, guidance)
-        scale = scale[:, None, None, None]
-        return combined(Pair(conditional, unconditional, scale, memory, away_from, of_image), guidance)
-
-    return against_negative if guided else alone
 
 
 def works_in_bands(vae: nn.Module, pixels: int, tiling: bool | None) -> bool:

@@ -14,6 +14,7 @@ from jax import ShapeDtypeStruct as Shape
 
 from sdjax import programs, schedulers
 from sdjax.guidance import cfg
+from sdjax.halves import Conditioning
 from sdjax.models import abstract_params, build
 from sdjax.models.attention import cudnn_is_installed
 from sdjax.models.platform import target_platform
@@ -33,7 +34,7 @@ def text_to_image(modules, params, ids, negative_ids, plan, start_keys, step_key
     state = schedulers.init_state(plan, noise)
     positive, negative = (encode(each) for each in (ids, negative_ids))
     shared = {"channels": jnp.zeros((2, 64, 64, 0)), "class_labels": None, "guidance": None}
-    conditioning = programs.Conditioning(positive, negative, shared)
+    conditioning = Conditioning(positive, negative, shared)
     known = schedulers.Known(jnp.zeros_like(noise), noise, jnp.zeros((2, 64, 64, 1)))
     inputs = (conditioning, guidance, known, step_keys, jnp.int32(1000))
     state = programs.denoise(modules["unet"], params["unet"], plan, state, *inputs, guided=True)

@@ -9,9 +9,10 @@ from tiny_training import XL, write_tiny_model
 
 import sdjax
 from sdjax.files.layout import INDEX, read_json, write_json
+from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.few_steps import name_of, recognised
 from sdjax.pipeline.request import pictures_of
-from sdjax.pipeline.resolve import Facts, recipe_of
+from sdjax.pipeline.resolve import recipe_of
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from sdjax.files.checkpoint import read_model
 from sdjax.gradients import Judge, Wish, pulled
 from sdjax.models import build
 from sdjax.pipeline import JudgeNet
-from sdjax.pipeline.order import order_of
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
+from sdjax.pipeline.ordering import order_of
 from sdjax.schedulers.loop import PlanRow
 from sdjax.schedulers.plan import Rows
 from sdjax.settings import Picture

@@ -16,6 +16,7 @@ LAYERS = [
     {"files"},
     {"prompts", "random"},
     {"guidance", "gradients", "denoisers"},
+    {"halves"},
     {"targets"},
     {"programs", "parallel"},
     {"reading"},

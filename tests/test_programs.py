@@ -6,7 +6,7 @@ import numpy as np
 
 from sdjax.denoisers import unet_denoiser
 from sdjax.guidance import GUIDANCES, cfg
-from sdjax.programs import Composed, Conditioning, denoiser
+from sdjax.halves import Composed, Conditioning, denoiser
 from sdjax.schedulers.loop import PlanRow
 from sdjax.schedulers.plan import Rows
 

@@ -43,6 +43,7 @@ OTHER = {
     "threshold_percentile": 0.75,
     "perp_neg_scale": 1.5,
     "pag_scale": 2.5,
+    "sag_scale": 0.75,
     "seg_blur": 2.0,
     "perturbed_layers": "mid,down",
     "sampler": "ddim",

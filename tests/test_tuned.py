@@ -15,7 +15,7 @@ from sdjax import schedulers
 from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.files.plans import read_plan, use_plan, write_plan
-from sdjax.pipeline.order import order_of
+from sdjax.pipeline.ordering import order_of
 from sdjax.schedulers import NoiseSchedule
 from sdjax.schedulers.noise import BETA_SCHEDULES
 from sdjax.schedulers.tuned import TunedPlan, described

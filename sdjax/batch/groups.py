@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from sdjax.batch.rows import Item, Problem
 from sdjax.errors import CheckpointError, InputError
-from sdjax.pipeline.order import GroupKey, order_of
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
+from sdjax.pipeline.order import GroupKey
+from sdjax.pipeline.ordering import order_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sdjax.models.attention import attention
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 from sdjax.models.platform import platform
 
+ATTENDED = "attended"  # what the middle's self-attention looks at, where that is asked for (`mutable`)
 MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
 
 
@@ -76,11 +77,22 @@ class Attention(nn.Module):
         if perturb is not None:
             queries = jnp.where(_by_sample(perturb.blur > 0), blurred(queries, self.size, perturb.blur), queries)
         x = attention(queries, keys, values)
+        if self.path[0] == "mid_block" and self.name == "attn1" and self.is_mutable_collection(ATTENDED):
+            self.sow(ATTENDED, "tokens", attended(queries, keys))
         if perturb is not None:
             x = jnp.where(_by_sample(perturb.identity), values, x)
         for picture in seen:
             x += _attended(queries, picture)
         return Dense(channels, name="to_out_0")(x.reshape(*x.shape[:-2], channels))
+
+
+def attended(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """How much attention each token gets from all others, [batch, tokens], the mean over heads; 1 is even.
+
+    queries, keys: [batch, tokens, heads, any].
+    """
+    logits = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * queries.shape[-1] ** -0.5, axis=-1).mean(1).sum(1)
 
 
 def _attended(queries: jax.Array, seen: Seen) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from sdjax import a1111
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.schedulers import SOLVERS, SPACINGS
 from sdjax.server.fields import settings_of
 from sdjax.settings import EDIT, SETTINGS, UPSCALE, Picture, Setting

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from sdjax.batch.formats import kind_of, read_rows
 from sdjax.errors import InputError
 from sdjax.page.parts import COMPARE, FILE, PICTURE
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.fields import pictures_of, settings_of
 from sdjax.server.gateway import Gateway
 from sdjax.server.journal import Journal

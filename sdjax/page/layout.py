@@ -7,7 +7,7 @@ from sdjax.page.editor import editor_of
 from sdjax.page.events import connect
 from sdjax.page.parts import COMPARE, FILE, PICTURE, TEXT, Asked, Page, Seen, Tabs
 from sdjax.page.stage import EMPTY
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.gateway import Gateway
 from sdjax.settings import SETTINGS
 from sdjax.settings.picture import HIRES, IMAGES, PROMPT

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.gateway import Gateway
 from sdjax.server.limits import Limits
 from sdjax.server.work import Job

@@ -1,7 +1,8 @@
 """A request's way to pictures.
 
-Read in this order: request, images, looks, wishes, hints, tasks, resolve, order, contexts, conditions, start,
-denoising; suspend, previews, hires; vae, networks, pipeline. `unconditional` draws without prompts.
+Read in this order: request, images, looks, wishes, hints, tasks, facts, recipe, resolve, guiding, order, ordering,
+contexts, conditions, start, denoising; suspend, previews, hires; vae, networks,
+pipeline. `unconditional` draws without prompts.
 """
 
 from sdjax.pipeline.hints import ConditionNet, Hint

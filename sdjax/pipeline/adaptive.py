@@ -14,7 +14,7 @@ from sdjax import schedulers
 from sdjax.errors import InputError
 from sdjax.parallel import shard
 from sdjax.pipeline.denoising import Advance, Batch, Step
-from sdjax.pipeline.resolve import Recipe
+from sdjax.pipeline.recipe import Recipe
 from sdjax.random import DeviceNoise, normal
 from sdjax.schedulers import State
 from sdjax.schedulers.adaptive import ATOL, EVALUATIONS, RTOL, TOO_MANY, Controller

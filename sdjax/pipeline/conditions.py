@@ -11,13 +11,13 @@ import numpy as np
 
 from sdjax.errors import InputError
 from sdjax.gradients import Judge, Wish
+from sdjax.halves import ByRow
 from sdjax.parallel import shard
+from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.hints import opened
 from sdjax.pipeline.images import Repaint
 from sdjax.pipeline.looks import PictureNet
-from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.wishes import JudgeNet
-from sdjax.programs import ByRow
 from sdjax.prompts import bucket
 from sdjax.settings import Picture
 from sdjax.settings.unit import KINDS

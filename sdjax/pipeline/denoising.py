@@ -9,6 +9,7 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.errors import InputError
+from sdjax.halves import Composed, Conditioning
 from sdjax.parallel import shard, unshard
 from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import Contexts
@@ -16,7 +17,6 @@ from sdjax.pipeline.order import Order
 from sdjax.pipeline.perturbing import marks
 from sdjax.pipeline.start import BatchStart, ImageInputs
 from sdjax.pipeline.xl import sizes_of
-from sdjax.programs import Composed, Conditioning
 from sdjax.random import DeviceNoise, HostNoise, Noise
 from sdjax.schedulers import Known, State
 from sdjax.schedulers.solvers.rows import REGISTERS

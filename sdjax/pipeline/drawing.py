@@ -15,7 +15,8 @@ from sdjax.parallel import fitting_in_memory
 from sdjax.pipeline import hires
 from sdjax.pipeline.denoising import Progress, silent
 from sdjax.pipeline.images import to_pil
-from sdjax.pipeline.order import Order, order_of
+from sdjax.pipeline.order import Order
+from sdjax.pipeline.ordering import order_of
 from sdjax.pipeline.previews import Gallery, Previews
 from sdjax.pipeline.refining import second_half
 

@@ -19,7 +19,7 @@ from sdjax.upscaling import UpscalerFolder, enlarge
 
 if TYPE_CHECKING:
     from sdjax.pipeline.denoising import Progress
-    from sdjax.pipeline.resolve import Facts
+    from sdjax.pipeline.facts import Facts
 
 
 def check(picture: Picture, upscalers: UpscalerFolder | None) -> None:

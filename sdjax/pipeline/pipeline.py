@@ -27,15 +27,16 @@ from sdjax.pipeline.conditions import Conditions, looks_of, nets_of, wishes_of
 from sdjax.pipeline.contexts import contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
 from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
+from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.hints import ConditionNet
 from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.networks import Networks, check_finite
-from sdjax.pipeline.order import Order, order_of
+from sdjax.pipeline.order import Order
+from sdjax.pipeline.ordering import order_of
 from sdjax.pipeline.previews import OnPreview, Previews, previews_of
 from sdjax.pipeline.refining import check_refiner, for_refiner, refined_steps
 from sdjax.pipeline.request import OUTPUT_TYPES, pictures_of
-from sdjax.pipeline.resolve import Facts
 from sdjax.pipeline.start import batch_start, checked_noise, image_inputs
 from sdjax.pipeline.wishes import JudgeNet
 from sdjax.prompts import Words

@@ -14,7 +14,8 @@ from sdjax.parallel import shard
 from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import TextEncode, contexts_of
 from sdjax.pipeline.denoising import Advance, Batch, Step, steps
-from sdjax.pipeline.resolve import REFINED_FROM, Facts
+from sdjax.pipeline.facts import Facts
+from sdjax.pipeline.resolve import REFINED_FROM
 from sdjax.pipeline.xl import sizes_of
 from sdjax.schedulers import State
 from sdjax.settings import Picture

@@ -17,7 +17,7 @@ from sdjax.settings.unit import check_numbers, is_by_block
 STRONGEST = 1e6  # a scale: scores of all kinds are in units of their own
 
 if TYPE_CHECKING:
-    from sdjax.pipeline.resolve import Recipe
+    from sdjax.pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdjax.errors import InputError
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.tasks import Size
 from sdjax.settings import SETTINGS, Picture
 from sdjax.settings.picture import XL

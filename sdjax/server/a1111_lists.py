@@ -7,7 +7,7 @@ import jax
 
 from sdjax import a1111
 from sdjax.adapters.lora_folder import LoraFolder
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.schedulers import SOLVERS
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS
 from sdjax.server.a1111_extras import RESAMPLING, names_of

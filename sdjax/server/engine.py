@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdjax.errors import SdjaxError
 from sdjax.files.pictures import encoded
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.journal import Journal
 from sdjax.server.lanes import Drawing, Ended, Lanes
 from sdjax.server.limits import Limits

@@ -10,7 +10,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.engine import Engine
 from sdjax.server.refusals import Refused, Stopped
 from sdjax.server.work import Job, Result, Unit, units_of

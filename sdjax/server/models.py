@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sdjax.errors import did_you_mean
 from sdjax.pipeline import Pipeline
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
 from sdjax.server.refusals import Refused
 
 

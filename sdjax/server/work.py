@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from sdjax.pipeline.order import GroupKey, order_of
-from sdjax.pipeline.resolve import Facts
+from sdjax.pipeline.facts import Facts
+from sdjax.pipeline.order import GroupKey
+from sdjax.pipeline.ordering import order_of
 from sdjax.server.limits import Limits
 from sdjax.server.refusals import Refused
 from sdjax.settings import SETTINGS, Picture

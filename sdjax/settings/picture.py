@@ -98,6 +98,9 @@ class Picture:
     seg_blur: Annotated[float, Setting(
         "Only blur self-attention, by this deviation in tokens of the layer (SEG, arXiv:2408.00760); from 9999 on "
         "to the mean; 0 for no blur.", GUIDANCE, 0, needs="pag_scale")] = 0.0
+    sag_scale: Annotated[float, Setting(
+        "How far to go away from a picture that is blurred where the model looks (SAG, arXiv:2210.00939); about 0.75 "
+        "suits, at one evaluation more; 0 for none.", GUIDANCE, 0)] = 0.0
     perturbed_layers: Annotated[str, Setting(
         "Where self-attention is perturbed: mid, up, down, or as up.block_1 or up.block_1.attentions_0, with commas "
         "between several.", GUIDANCE, alike=True, needs="pag_scale")] = "mid"

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax import programs, schedulers
+from sdjax import schedulers
 from sdjax.denoisers import unet_denoiser
 from sdjax.files.plans import write_plan
 from sdjax.guidance import cfg
+from sdjax.halves import Conditioning, denoiser
 from sdjax.pipeline import Pipeline
-from sdjax.programs import Conditioning
 from sdjax.schedulers import NoiseSchedule, Plan
 from sdjax.schedulers.loop import RowModel
 from sdjax.schedulers.plan import Rows
@@ -150,7 +150,7 @@ def guided(unet: nn.Module) -> Asked:
         predict = jax.checkpoint(unet_denoiser(unet, frozen))
         conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
         scales: Any = jnp.repeat(batch["scale"][:, None], rows, 1)
-        return programs.denoiser(predict, conditioning, cfg(scales), guided=True)
+        return denoiser(predict, conditioning, cfg(scales), guided=True)
 
     return asked
 

@@ -77,3 +77,19 @@ def test_whole_pictures(both, sees):
     compare(f"judge, {sees}", got, expected)
     assert np.abs(got - plain).mean() > 0.002  # the wish matters
     assert np.abs(got - expected).max() <= 1e-4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_away_from_what_is_blurred_where_the_model_looks(both, guidance):
+    """SAG, with and without the unconditional half."""
+    theirs, ours = both
+    pipe = quiet(diffusers.StableDiffusionSAGPipeline(**theirs.components))
+    how = {"num_inference_steps": STEPS, "guidance_scale": guidance, "sag_scale": 0.9, "output_type": "np"}
+    expected = pipe(
+        PROMPTS, negative_prompt=[NEGATIVE] * 2, height=32, width=32, latents=to_torch(LATENTS), **how
+    ).images
+    ours_too = {"negative_prompt": NEGATIVE, "sampler": "ddim", "latents": LATENTS}
+    got, plain = (ours(PROMPTS, **ours_too, **how | {"sag_scale": scale}).images for scale in (0.9, 0.0))
+    compare(f"SAG, guidance {guidance:g}", got, expected)
+    assert np.abs(got - plain).mean() > 0.002
