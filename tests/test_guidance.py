@@ -45,9 +45,23 @@ def test_away_from_perturbed_attention(pipe, compilations):
     assert not compilations
 
 
+@pytest.mark.long
+def test_away_from_what_is_blurred_where_the_model_looks(pipe, compilations):
+    """A batch without it is drawn by another program; in one with it, pictures at 0 are as they would be without."""
+    plain = pipe([PROMPT] * 2, seed=[1, 1], **DRAW).images
+    drawn = pipe([PROMPT] * 2, seed=[1, 1], sag_scale=[0.0, 0.75], **DRAW).images
+    np.testing.assert_allclose(drawn[0], plain[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(drawn[1], plain[1], atol=1e-3)
+    compilations.clear()
+    pipe([PROMPT] * 2, sag_scale=[0.3, 0.1], guidance_scale=1.5, **DRAW)
+    assert not compilations
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"sag_scale": float("nan")}, "sag_scale must be"),
+        ({"recurrence": 2}, "recurrence is for samplers of one evaluation"),
         ({"pag_scale": 1.0, "perturbed_layers": "up.block_7"}, r"no 'up.block_7'; it has attention in down, mid, up"),
         ({"pag_scale": -1.0}, "pag_scale must be a finite number from 0"),
         ({"threshold_percentile": 1.5}, "threshold_percentile must be"),

@@ -44,6 +44,7 @@ OTHER = {
     "perp_neg_scale": 1.5,
     "pag_scale": 2.5,
     "sag_scale": 0.75,
+    "recurrence": 2,
     "seg_blur": 2.0,
     "perturbed_layers": "mid,down",
     "sampler": "ddim",

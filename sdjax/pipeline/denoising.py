@@ -110,7 +110,8 @@ class Batch:
             off, on = (shard(marks(self.order.pictures, layers, each)) for each in (False, True))
             perturbed, negative = parts[0] | on, negative | off
             parts, image = [part | off for part in parts], image and image | off
-        other = None if perturbed is not None and not self.order.reads_negative else negative
+        away = perturbed is not None or self.order.guidance.degraded is not None
+        other = None if away and not self.order.reads_negative else negative
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
         conditioning = Conditioning(positive, other, self.shared | self.nets.shared, perturbed, image)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))

@@ -33,7 +33,8 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
         picture, tuned = _with_plan(picture, facts, int(steps))
         scheduler = _tuned_scheduler(facts.scheduler, tuned, float(np.max(scale)))
     else:
-        scheduler = _scheduler(facts.scheduler, picture.sampler, picture.spacing, options, levels)
+        own = (facts.scheduler, picture.sampler, picture.spacing)
+        scheduler = _scheduler(*own, options, levels, picture.recurrence)
     goes_on = facts.refiner is not None and picture.handover == "a1111"
     end = REFINED_FROM if facts.refiner and picture.denoising_end is None else picture.denoising_end
     start, stop = picture.denoising_start, None if goes_on else end
@@ -76,7 +77,7 @@ def recipe_of(picture: Picture, facts: Facts, is_second_pass: bool = False) -> R
 
 def _with_plan(picture: Picture, facts: Facts, steps: int) -> tuple[Picture, TunedPlan]:
     """A picture with its tuned plan by name and hash, and the plan. InputError for what would change its levels."""
-    for name in ("spacing", "timesteps", "sigmas", *OPTIONS, *LEVELS):
+    for name in ("spacing", "timesteps", "sigmas", "recurrence", *OPTIONS, *LEVELS):
         if SETTINGS[name].is_set(getattr(picture, name)):
             raise InputError(
                 f"{name} does not suit the sampler {picture.sampler!r}: a tuned plan has levels of its own"
@@ -97,10 +98,11 @@ def _scheduler(
     spacing: str | None,
     options: tuple[tuple[str, float], ...],
     levels: tuple[bool, float | None, float | None, float | None],
+    recurrence: int,
 ) -> Scheduler:
-    scheduler = own
+    scheduler = own if recurrence == 1 else replace(own, recurrence=recurrence)
     if options or not (sampler is spacing is None):
-        scheduler = own.with_solver(sampler or own.solver, spacing, **dict(options))
+        scheduler = scheduler.with_solver(sampler or own.solver, spacing, **dict(options))
     return scheduler.with_levels(*levels)
 
 

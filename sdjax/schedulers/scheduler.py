@@ -13,6 +13,7 @@ from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
 from sdjax.schedulers.portion import rows_until, steps_before
+from sdjax.schedulers.recurrence import repeated
 from sdjax.schedulers.sigma_spacings import SIGMA_SPACINGS, TAKE_RHO
 from sdjax.schedulers.solvers import SOLVERS
 from sdjax.schedulers.solvers.rows import Row
@@ -45,7 +46,7 @@ class Scheduler:
     final: the level that the last step goes to, where it is none of `final_sigmas_type`.
     clip_range, threshold: estimates of x0 are clipped to +-clip_range; or, dynamically, to the quantile threshold[0]
         of their absolute values, at most threshold[1], and divided by it. For models in pixel space.
-    table: of a tuned plan, which is then run instead of the solver's rows.
+    table: of a tuned plan, which is then run instead of the solver's rows. recurrence: see `recurrence.repeated`.
     """
 
     noise: NoiseSchedule
@@ -67,6 +68,7 @@ class Scheduler:
     clip_range: float | None = None
     threshold: tuple[float, float] | None = None
     table: Table | None = None
+    recurrence: int = 1
 
     def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":
         """The same noise schedule, prediction type and spacing (unless given) with another solver.
@@ -197,7 +199,7 @@ class Scheduler:
         grid = grid.tail(skipped)
         try:
             with np.errstate(all="ignore"):  # the plan's own check says which row it was
-                rows = list(self._rows(grid))
+                rows = list(repeated([*self._rows(grid)], self.recurrence, self.solver))
                 scales = (start_scale, result_scale, latents_sigma, latents_scale)
                 plan = Plan.from_rows(rows, grid, *scales, self.clip_range, self.threshold)
                 if end is None or (count := rows_until(plan, end, len(self.noise))) == len(rows):

@@ -109,6 +109,9 @@ class Picture:
         unset="the model's own")] = None
     spacing: Annotated[str | None, Setting(
         "Which noise levels are visited.", SAMPLING, unset="the model's own")] = None
+    recurrence: Annotated[int, Setting(
+        "How often each step is taken, with fresh noise between (arXiv:2302.07121), of samplers that keep nothing from "
+        "step to step; as many evaluations.", SAMPLING, 1, 10)] = 1
     eta: Annotated[float | None, Setting(
         "Share of fresh noise, of samplers that draw some.", SAMPLING, unset="the sampler's own",
         infotext="Eta")] = None
