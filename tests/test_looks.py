@@ -74,6 +74,23 @@ def test_pictures_scales_and_masks_change_the_picture_and_compile_nothing(pipe, 
 
 
 @pytest.mark.long
+def test_pictures_that_share_a_softmax(pipe, style, compilations):
+    """Twice the same is as once; others are beside them in a batch; and there may be no more than 8."""
+    a, b = picture(), picture(1)
+    together = pipe(list("abc"), **HOW, conditions=[[style([a, a])], [style([a, b])], [style(b)]]).images
+    looks = [style(a), style([a, b]), style(b)]
+    for k, (look, prompt) in enumerate(zip(looks, "abc")):
+        alone = pipe(prompt, **HOW | {"seed": 1 + k}, conditions=[look]).images[0]
+        np.testing.assert_allclose(together[k], alone, atol=2e-5)
+    del compilations[:]
+    pipe("b", **HOW, conditions=[style([b, a], scale=0.3)])
+    assert not compilations
+    for pictures in ([], [a] * 9):
+        with pytest.raises(InputError, match="looks at 1 to 8 pictures at once, not"):
+            style(pictures)
+
+
+@pytest.mark.long
 def test_each_picture_of_a_batch_looks_at_its_own(pipe, style, repository):
     other = sdjax.load_condition(repository / "models" / "other.safetensors")
     looks = [(style(picture(), scale=0.7), other(picture(1), mask=half("left"))), (style(picture(2)),), ()]

@@ -50,18 +50,22 @@ def with_hints(picture: Picture, facts: Facts) -> Picture:
     return replace(picture, conditions=hints) if hints != units else picture
 
 
-def slots_of(pictures: Sequence[Sequence[Any]]) -> list[Slot[Any, Any]]:
+def slots_of(
+    pictures: Sequence[Sequence[Any]], kind_of: Callable[[Any], Any] = lambda hint: hint.net
+) -> list[Slot[Any, Any]]:
     """The slots for the hints of each picture: one for each net, or more where a picture has it several times.
+
+    kind_of: what hints of one slot have in common, the net and maybe more.
 
     Of nets that are built alike there are 1, 2, 4 or 8, the last with no hints, so that few programs are compiled.
     """
-    by_net: dict[Any, list[list[Any]]] = {}
+    by_kind: dict[Any, list[list[Any]]] = {}
     for k, hints in enumerate(pictures):
         for hint in hints:
-            by_net.setdefault(hint.net, [[] for _ in pictures])[k].append(hint)
+            by_kind.setdefault(kind_of(hint), [[] for _ in pictures])[k].append(hint)
     by_module: dict[nn.Module, list[Slot[Any, Any]]] = {}
-    for net, columns in by_net.items():
-        rows = zip_longest(*columns)
+    for columns in by_kind.values():
+        rows, net = zip_longest(*columns), next(hint.net for own in columns for hint in own)
         by_module.setdefault(net.module, []).extend(Slot(net, row) for row in rows)
     slots = []
     for own in by_module.values():
@@ -152,18 +156,19 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
     encoded = {}
     for net in dict.fromkeys(slot.net for slot in order.looks):
         looks = [look for slot in order.looks if slot.net is net for look in slot.hints if look]
-        pixels = {look.pixels.tobytes(): look.pixels for look in looks}
+        pixels = {own.tobytes(): own for look in looks for own in look.pixels}
         numbers = {key: number for number, key in enumerate(pixels, 1)}
         blank = np.arange(len(pixels) + 1) == 0
         none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
-        number_of = {look: numbers[look.pixels.tobytes()] for look in looks}
+        number_of = {look: [numbers[own.tobytes()] for own in look.pixels] for look in looks}
         encoded[net] = number_of, encode(net, np.stack([none, *pixels.values()]), blank)
     sides = _sides(order)
     for slot in order.looks:
         own_number, found = encoded[slot.net]
-        chosen = [0 if look is None else own_number[look] for look in slot.hints]
-        for half, own in ((prompted, chosen), (other, [0] * len(chosen))):
-            half.append(shard(jax.tree.map(lambda leaf, own=own: leaf[own], found)))
+        together = max(1 if look is None else len(look.images) for look in slot.hints)
+        chosen = np.array([[0] * together if look is None else own_number[look] for look in slot.hints])
+        for half, own in ((prompted, chosen), (other, 0 * chosen)):
+            half.append(shard(jax.tree.map(lambda leaf, own=own: _joined(leaf[own]), found)))
         everywhere = [np.ones(height * width, np.float32) for height, width in sides]
         masks = [
             everywhere if look is None else look.places(order.size.pixels, part, sides)
@@ -172,6 +177,11 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
         places.append(shard(tuple(np.stack(level) for level in zip(*masks))))
     weights = tuple(ByRow(shard(table)) for table in order.look_weights)
     return Looks(tuple(prompted), tuple(other), weights, tuple(places))
+
+
+def _joined(leaf: np.ndarray) -> np.ndarray:
+    """Of several pictures each, [batch, pictures, layers, tokens, channels], the tokens side by side."""
+    return np.concatenate(np.moveaxis(leaf, 1, 0), axis=2)
 
 
 def wishes_of(order: "Order", params_of: Callable[[JudgeNet], Any], vae_params: Any) -> Wishes:

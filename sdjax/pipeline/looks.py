@@ -20,6 +20,8 @@ from sdjax.pipeline.images import GivenImage, Repaint, bicubic, check_picture, r
 from sdjax.settings.unit import Scale, Unit, check_numbers
 from sdjax.sight.processor import Processor
 
+MOST_PICTURES = 8  # that share a softmax
+
 
 @dataclass(frozen=True, eq=False)
 class PictureNet:
@@ -40,7 +42,7 @@ class PictureNet:
 
     def __call__(
         self,
-        image: GivenImage,
+        image: GivenImage | Sequence[GivenImage],
         *,
         scale: Scale = 1.0,
         start: float = 0.0,
@@ -49,7 +51,8 @@ class PictureNet:
     ) -> "Look":
         """A look for one picture.
 
-        image: what the encoder sees, the middle square of it.
+        image: what the encoder sees, the middle square of it; or up to 8 such, which share one softmax: together they
+            weigh as much as one, where looks of their own would add up.
         scale: how strongly it counts: a number, or one by block, in the form of diffusers' `set_ip_adapter_scale`,
             such as {"down": {"block_2": [0, 1]}, "up": {"block_0": [0, 1, 0]}} for the layout and the style of Stable
             Diffusion XL (InstantStyle); blocks that are not named do without. Or one such for each step.
@@ -72,7 +75,7 @@ class PictureNet:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A picture that the UNet looks at, how strongly, when and where. Made by a `PictureNet`; fields: see there."""
+    """What the UNet looks at, how strongly, when and where. Made by a `PictureNet`; fields: see there."""
 
     net: PictureNet
     image: Any
@@ -83,11 +86,19 @@ class Look:
 
     def __post_init__(self) -> None:
         check_numbers(self.scale, self.start, self.end)
-        if isinstance(self.image, str | os.PathLike):
-            check_picture(self._what, self.image)  # its pixels are read when they are needed
+        if not 1 <= len(self.images) <= MOST_PICTURES:
+            raise InputError(f"{self.net.name} looks at 1 to {MOST_PICTURES} pictures at once, not {len(self.images)}")
+        if all(isinstance(image, str | os.PathLike) for image in self.images):
+            for image in self.images:
+                check_picture(self._what, image)  # its pixels are read when they are needed
         else:
             _ = self.pixels
         _ = self._mask
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """The pictures that are looked at, as they were given."""
+        return self.image if isinstance(self.image, list | tuple) else [self.image]
 
     @classmethod
     def of(cls, net: PictureNet, unit: Unit) -> "Look":
@@ -102,9 +113,12 @@ class Look:
         return f"the picture for {self.net.name}"
 
     @cached_property
-    def pixels(self) -> np.ndarray:
-        """What the encoder sees, [size, size, 3]."""
-        image = read_image(self._what, self.image)
+    def pixels(self) -> list[np.ndarray]:
+        """What the encoder sees of each picture, [size, size, 3]."""
+        return [self._seen(image) for image in self.images]
+
+    def _seen(self, given: Any) -> np.ndarray:
+        image = read_image(self._what, given)
         if not isinstance(image, Image.Image):
             raise InputError(f"{self._what} has shape {image.shape}, [height, width, 3] is read")
         return self.net.processor(image)

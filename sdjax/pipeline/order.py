@@ -179,7 +179,10 @@ class Order:
     @cached_property
     def looks(self) -> list[Slot[PictureNet, Look]]:
         """The places for pictures that are looked at, and those of every picture."""
-        return slots_of([[each for each in own.conditions if isinstance(each, Look)] for own in self.pictures])
+        return slots_of(
+            [[each for each in own.conditions if isinstance(each, Look)] for own in self.pictures],
+            lambda look: (look.net, len(look.images)),
+        )
 
     @cached_property
     def look_weights(self) -> list[np.ndarray]:

@@ -71,6 +71,8 @@ WAYS = {
     "full face": (["face"], [1.0], None),
     "one of two is off": (["plus", "plain"], [0.0, 0.7], None),
     "a mask": (["face"], [1.0], MASKS[:1]),
+    "two pictures of one": (["plus"], [1.3], None),
+    "two pictures of one, plain": (["plain"], [0.9], None),
 }
 
 
@@ -87,6 +89,8 @@ def test_pictures_that_are_looked_at(made, way):
     quiet(theirs).load_ip_adapter(folder, subfolder=["models"] * len(names), weight_name=files)
     theirs.set_ip_adapter_scale(scales)
     pictures, more = HINTS[: len(names)], {}
+    if way.startswith("two pictures"):
+        pictures = [HINTS[:2]]
     if masks:
         seen = [IPAdapterMaskProcessor().preprocess([mask], height=SIDE, width=SIDE) for mask in masks]
         more = {"cross_attention_kwargs": {"ip_adapter_masks": seen}}
