@@ -14,6 +14,7 @@ from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
 from benchmarks.few_steps import few_steps
 from benchmarks.fuzz import fuzz
+from benchmarks.judge import judge
 from benchmarks.judged import judged
 from benchmarks.kills import kills
 from benchmarks.loop import loop
@@ -63,6 +64,7 @@ app.command("judged", rich_help_panel=LONG)(judged)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)
 app.command("sketches", rich_help_panel=LONG)(sketches)
 app.command("recommend", rich_help_panel=READ)(recommend)
+app.command("judge", rich_help_panel=READ)(judge)
 app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
 app.command("showcase", rich_help_panel="Pictures")(showcase)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from benchmarks.clip import Clip
 from benchmarks.frechet import Gaussian, SceneSpace, frechet
 from benchmarks.inception import BATCH, FEATURES, inception_features, read_inception
 from benchmarks.scenes import Scene, render
 from benchmarks.scorer import facts_that_hold, read_picture
+from sdjax.convert import open_clip
 from sdjax.errors import InputError
-from sdjax.pipeline.images import read_image
+from sdjax.pipeline.images import read_image, to_pil
+from sdjax.sight.clip import Clip
 
 # From pictures [n, height, width, 3] in [0, 1] to what a row of the study says of them.
 Reader = Callable[[np.ndarray], dict[str, Any]]
@@ -52,7 +53,7 @@ def of_ones_own(texts: Sequence[str], clip: Path | None, inception: Path | None,
         )
     readers: list[Reader] = []
     if clip:
-        readers.append(partial(_scored, Clip(clip), texts))
+        readers.append(partial(_scored, open_clip(clip), texts))
     if inception and against:
         params = read_inception(inception)
         readers.append(partial(_distant, params, statistics_of(against, params)))
@@ -60,7 +61,7 @@ def of_ones_own(texts: Sequence[str], clip: Path | None, inception: Path | None,
 
 
 def _scored(clip: Clip, texts: Sequence[str], pixels: np.ndarray) -> dict[str, Any]:
-    scores = clip.scores(pixels, texts)
+    scores = clip.scores(to_pil(pixels), texts)
     error = float(scores.std(ddof=1) / len(scores) ** 0.5)
     return {"pictures": len(pixels), "clip": float(scores.mean()), "clip error": error}
 

@@ -38,17 +38,19 @@ def drawn(
     how: dict[str, Any],
     title: str,
     conditions_of: Callable[[int], Sequence[Any]] = lambda i: (),
+    negatives: Sequence[str] | None = None,
 ) -> np.ndarray:
     """A picture of each caption, [count, height, width, 3] in [0, 1], of seeds 0, 1, ...
 
-    conditions_of: maps the number of a picture to its conditions. All batches are one program's: the last one is filled
-    up with the last picture.
+    conditions_of: maps the number of a picture to its conditions. negatives: a negative prompt for each caption. All
+    batches are one program's: the last one is filled up with the last picture.
     """
     parts, last = [], len(captions) - 1
     for start in track(range(0, len(captions), batch), title):
         seeds = [min(i, last) for i in range(start, start + batch)]
         own = [conditions_of(i) for i in seeds]
-        images = pipe([captions[i] for i in seeds], seed=seeds, conditions=own, output_type="np", **how).images
+        more = {} if negatives is None else {"negative_prompt": [negatives[i] for i in seeds]}
+        images = pipe([captions[i] for i in seeds], seed=seeds, conditions=own, output_type="np", **how, **more).images
         parts.append(np.asarray(images))
     return np.concatenate(parts)[: len(captions)]
 

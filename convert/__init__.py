@@ -3,6 +3,7 @@
 `convert` writes a directory of one's own; `resolve` finds any model by name and converts it into the cache if need be.
 """
 
+from sdjax.convert.clip_models import is_clip, open_clip
 from sdjax.convert.hub import download_file
 from sdjax.convert.inspect_file import inspect_file
 from sdjax.convert.ip_adapters import OnHub, encoder_for, read_ip_adapter
@@ -22,6 +23,8 @@ __all__ = [
     "export",
     "fill",
     "inspect_file",
+    "is_clip",
+    "open_clip",
     "outline",
     "read_ip_adapter",
     "resolve",

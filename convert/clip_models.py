@@ -1,95 +1,46 @@
-"""CLIP (Radford et al., 2021, arXiv:2103.00020), whole: how well pictures fit texts."""
+"""CLIP models as transformers saves them: a folder with a config, weights, a tokenizer, and how pictures are read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from benchmarks.batches import in_batches
 from sdjax.convert.keys import fill, present_name
 from sdjax.convert.weights import choose, open_weights
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.layout import read_json
 from sdjax.files.original_names import source_name
-from sdjax.models import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
-from sdjax.models.clip_vision import CLIPVisionModel
-from sdjax.models.layers import Dense
-from sdjax.pipeline.images import to_pil
-from sdjax.programs import full_precision_matmul
+from sdjax.models import CLIPTextConfig, CLIPVisionConfig
 from sdjax.prompts import load_tokenizer
-from sdjax.prompts.chunks import one_chunk
-from sdjax.sight.processor import Processor
+from sdjax.sight.clip import Clip, CLIPModel
+from sdjax.sight.processor import FILE, Processor
 
-BATCH = 16
 UNLEARNED = ("logit_scale", "position_ids")
 
 
-class CLIPModel(nn.Module):
-    """Both towers, and the space of `projection_dim` dimensions that they share."""
-
-    text: CLIPTextConfig
-    vision: CLIPVisionConfig
-    projection_dim: int
-
-    def setup(self) -> None:
-        self.text_model, self.vision_model = CLIPTextModel(self.text), CLIPVisionModel(self.vision)
-        self.text_projection = Dense(self.projection_dim, use_bias=False)
-        self.visual_projection = Dense(self.projection_dim, use_bias=False)
-
-    def of_texts(self, ids: jax.Array, ends: jax.Array) -> jax.Array:
-        """Token ids [batch, tokens], each text's end token at ends [batch], to [batch, projection_dim]."""
-        return self.text_projection(self.text_model(ids).context[jnp.arange(len(ids)), ends])
-
-    def of_pictures(self, pictures: jax.Array) -> jax.Array:
-        """Pictures as `CLIPVisionModel` takes them to [batch, projection_dim]."""
-        return self.visual_projection(self.vision_model(pictures).pooled)
-
-    def __call__(self, ids: jax.Array, ends: jax.Array, pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.of_texts(ids, ends), self.of_pictures(pictures)
+def is_clip(folder: Path) -> bool:
+    """Whether a folder is a CLIP model's, by its config."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "clip"
 
 
-class Clip:
-    """A CLIP model, read from the folder that transformers' CLIPModel is saved in.
+def open_clip(folder: Path) -> Clip:
+    """The CLIP model in a folder that transformers' CLIPModel is saved in.
 
     Raises CheckpointError or ConfigError, before anything is compiled, for a folder that holds something else.
     """
-
-    def __init__(self, folder: Path):
-        config = read_json(folder / "config.json")
-        if config.get("model_type") != "clip":
-            raise ConfigError(f"{folder / 'config.json'} is no CLIP model's: its model_type is not 'clip'")
-        self.module = clip_model(config)
-        self.tokenizer = load_tokenizer(folder)
-        self.params = read_params(self.module, folder)
-        processing = folder / "preprocessor_config.json"
-        told = read_json(processing) if processing.is_file() else {}
-        self.processor = Processor.of(told, self.module.vision.image_size)
-
-    def scores(self, pixels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """100 times the cosine between each picture [n, height, width, 3], in [0, 1], and its text: [n].
-
-        Hessel et al. (2021), arXiv:2104.08718, equation 1, without its factor of 2.5; negative cosines count as 0.
-        """
-        ids = np.stack([one_chunk(self.tokenizer, text, {}).ids[0] for text in texts])
-        ends = (ids == self.tokenizer.eos).argmax(-1)
-        seen = np.stack([self.processor(image) for image in to_pil(pixels)])
-        ours = in_batches(partial(_run, self.module, self.params, "of_pictures"), BATCH, seen)
-        theirs = in_batches(partial(_run, self.module, self.params, "of_texts"), BATCH, ids, ends)
-        cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
-        return 100 * np.maximum(cosine, 0)
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _run(module: CLIPModel, params: dict[str, Any], method: str, *inputs: jax.Array) -> jax.Array:
-    apply = full_precision_matmul(lambda module, params: module.apply({"params": params}, *inputs, method=method))
-    return apply(module, params)
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "clip":
+        raise ConfigError(f"{folder / 'config.json'} is no CLIP model's: its model_type is not 'clip'")
+    module = clip_model(config)
+    told = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    processor = Processor.of(told, module.vision.image_size)
+    return Clip(module, read_params(module, folder), load_tokenizer(folder), processor)
 
 
 def clip_model(config: Mapping[str, Any]) -> CLIPModel:

@@ -3,7 +3,9 @@
 A judge is a Flax module with a method `score(seen, timesteps [batch], target) -> [batch]`, larger where the target is
 seen better. For the score's gradient g with respect to the network's sample, the noise in it is taken to be
 noise - spread * strength * g: Dhariwal and Nichol (2021), arXiv:2105.05233, algorithm 2, for judges of the noisy
-sample; Bansal et al. (2023), arXiv:2302.07121, equation 6, for judges of the estimate of the result.
+sample; Bansal et al. (2023), arXiv:2302.07121, equation 6, for judges of the estimate of the result. Equation 9
+there is another way: the estimate itself climbs the score by some steps, and the prediction becomes the one that gives
+what it comes to.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,16 +23,20 @@ SEES = ("noisy", "estimate", "picture")
 
 
 class Judge(NamedTuple):
-    """A module, and which of SEES it is given."""
+    """A module, which of SEES it is given, and by how many steps the estimate climbs its score; 0 for its slope alone.
+
+    Of several that climb, all climb as many steps as the one of most.
+    """
 
     module: nn.Module
     sees: str
+    climbs: int = 0
 
 
 class Wish(NamedTuple):
     """What a judge is to see of each picture: any array [batch, ...], and how strongly at each row, [batch, rows].
 
-    weights: in units of the network's prediction; see `prediction_weights`.
+    weights: in units of the network's prediction; where a judge climbs, of the estimate.
     """
 
     target: jax.Array
@@ -50,7 +56,8 @@ def pulled(
     """
     own = list(zip(judges, params, wishes))
     early = [each for each in own if each[0].sees == "noisy"]
-    late = [each for each in own if each[0].sees != "noisy"]
+    late = [each for each in own if each[0].sees != "noisy" and not each[0].climbs]
+    climbing = [each for each in own if each[0].climbs]
 
     def weight_of(wish: Wish, row: PlanRow) -> jax.Array:
         return wish.weights[jnp.arange(len(wish.weights)), row.number]
@@ -66,16 +73,37 @@ def pulled(
 
     def estimated(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         found = model(x, row, memory)
+        return scored_late(late, estimate_of(x, row, found[0]), row), found
+
+    def estimate_of(x: jax.Array, row: PlanRow, output: jax.Array) -> jax.Array:
         scale = jnp.asarray(row.at.estimate)[:, :, None, None, None]
-        seen = {"estimate": scale[:, 0] * x + scale[:, 1] * found[0]}
-        if any(judge.sees == "picture" for judge, _, _ in late):
-            seen["picture"] = decode(seen["estimate"])
-        return scored(late, seen, row), found
+        return scale[:, 0] * x + scale[:, 1] * output
+
+    def scored_late(some: Sequence[tuple[Judge, Any, Wish]], estimate: jax.Array, row: PlanRow) -> jax.Array:
+        seen = {"estimate": estimate}
+        if any(judge.sees == "picture" for judge, _, _ in some):
+            seen["picture"] = decode(estimate)
+        return scored(some, seen, row)
+
+    def wanted(some: Sequence[tuple[Judge, Any, Wish]], row: PlanRow) -> jax.Array:
+        return jnp.any(jnp.stack([weight_of(wish, row) for _, _, wish in some]) != 0)
 
     def early_pull(x: jax.Array, row: PlanRow) -> jax.Array:
-        wanted = jnp.any(jnp.stack([weight_of(wish, row) for _, _, wish in early]) != 0)
         gradient = jax.grad(lambda x: scored(early, {"noisy": x}, row))
-        return jax.lax.cond(wanted, gradient, jnp.zeros_like, x)
+        return jax.lax.cond(wanted(early, row), gradient, jnp.zeros_like, x)
+
+    def climbed(x: jax.Array, row: PlanRow, output: jax.Array) -> jax.Array:
+        """How far the prediction moves for its estimate to be where it has climbed to."""
+        slope = jax.grad(lambda estimate: scored_late(climbing, estimate, row))
+        per_output = jnp.asarray(row.at.estimate)[:, 1, None, None, None]
+
+        def climb() -> jax.Array:
+            start = estimate_of(x, row, output)
+            steps = max(judge.climbs for judge, _, _ in climbing)
+            end = jax.lax.fori_loop(0, steps, lambda _, estimate: estimate + slope(estimate), start)
+            return jnp.where(per_output == 0, 0, (end - start) / jnp.where(per_output == 0, 1, per_output))
+
+        return jax.lax.cond(wanted(climbing, row), climb, lambda: jnp.zeros_like(x))
 
     def at_row(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         pull = jnp.zeros_like(x)
@@ -85,6 +113,8 @@ def pulled(
             output, direction, memory = model(x, row, memory)
         if early:
             pull += early_pull(x, row)
+        if climbing:
+            pull += climbed(x, row, output)
         return output + pull, direction + pull, memory
 
     return at_row if own else model

@@ -13,7 +13,7 @@ import jax
 
 from sdjax.adapters.lora import Lora, lora_for, with_another
 from sdjax.adapters.lora_files import read_lora
-from sdjax.convert import Choices, OnHub, download_file, encoder_for, read_ip_adapter, resolve
+from sdjax.convert import Choices, OnHub, download_file, encoder_for, is_clip, open_clip, read_ip_adapter, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_alone, read_model
@@ -23,6 +23,7 @@ from sdjax.models import UNetConfig
 from sdjax.models.platform import platform
 from sdjax.models.precision import Precision
 from sdjax.pipeline import ConditionNet, JudgeNet, PictureNet, Pipeline
+from sdjax.pipeline.clip_judge import clip_judge
 from sdjax.pipeline.hints import NetOpener
 from sdjax.sight.processor import Processor
 from sdjax.upscaling import UpscalerFolder
@@ -125,13 +126,14 @@ def load_condition(
     revision: str | None = None,
     progress=None,
 ) -> ConditionNet | PictureNet | JudgeNet:
-    """Open a ControlNet, a T2I adapter, an IP-Adapter or a classifier, which its files tell apart.
+    """Open a ControlNet, a T2I adapter, an IP-Adapter or what judges pictures, which its files tell apart.
 
-    Called with a picture, a classifier with words, it gives one of a picture's `conditions`.
+    Called with a picture, a classifier with words, CLIP with a text or a picture, it gives one of a picture's
+    `conditions`.
 
     net: an embedded one's name ("outline"), an sdjax or diffusers directory, a single file (lllyasviel's, kohya's
-        differences, Control-LoRA, TencentARC's), or a hub id such as "lllyasviel/control_v11p_sd15_canny". It is
-        converted once, as a model is.
+        differences, Control-LoRA, TencentARC's), the folder of a CLIPModel of transformers, or a hub id such as
+        "lllyasviel/control_v11p_sd15_canny". It is converted once, as a model is.
     subfolder, weight_name: where it is in a directory or a repository: a folder, and the file of a single-file net. A
         file of a repository may be named in one, "h94/IP-Adapter/models/ip-adapter_sd15.safetensors".
     base: the model whose UNet a file of differences adds to, as for `load`.
@@ -149,6 +151,8 @@ def load_condition(
         return PictureNet(name, adapter, encoder, Processor(encoder.module.config.image_size))
     if image_encoder is not None:
         raise InputError(f"{name} is no IP-Adapter: only those have an image encoder")
+    if place.file.is_dir() and is_clip(place.file):
+        return clip_judge(name, open_clip(place.file))
     opened = resolve(found, variant=variant, revision=place.revision, single_file=choices, progress=progress)
     if "judge" in component_classes(read_index(opened), opened):
         judge = read_alone(opened, "judge")

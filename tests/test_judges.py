@@ -103,6 +103,27 @@ def test_pulls_are_the_slopes_of_the_score(sees):
         assert abs(pull[place] - slope) < 2e-3
 
 
+def test_an_estimate_climbs_its_score():
+    """Three steps up the slope of a score that is known, and the prediction is the one whose estimate is there."""
+
+    class Near(nn.Module):
+        def score(self, seen, timesteps, target):
+            return -jnp.sum((seen - target) ** 2, (1, 2, 3))
+
+    random = np.random.default_rng(0)
+    x, target = (jnp.asarray(random.standard_normal((2, 2, 3, 4)), jnp.float32) for _ in range(2))
+    scale, weights = jnp.array([[0.8, -0.6], [1.1, -0.4]]), jnp.array([[0.1, 9.0], [0.2, 9.0]])
+    row = PlanRow(Rows(None, scale, jnp.ones(2), None, None, None), None, None, jnp.array([0, 0]), jnp.ones(2, bool))
+    guided = pulled(
+        lambda x, *_: (jnp.tanh(x), x, x), [Judge(Near(), "estimate", 3)], [{}], [Wish(target, weights)], None
+    )
+    output, direction, _ = jax.jit(guided)(x, row, x)
+    a, b = scale[:, 0, None, None, None], scale[:, 1, None, None, None]
+    kept = (1 - 2 * weights[:, 0, None, None, None]) ** 3
+    np.testing.assert_allclose(a * x + b * output, target + kept * (a * x + b * jnp.tanh(x) - target), atol=1e-5)
+    np.testing.assert_allclose(direction - x, output - jnp.tanh(x), atol=1e-6)
+
+
 def test_what_cannot_be_wished(small, judge):
     facts = Facts.of(read_model(small))
     for target, message in (
@@ -124,6 +145,10 @@ def test_what_cannot_be_wished(small, judge):
         JudgeNet("dense", nn.Dense(3), {})
     with pytest.raises(InputError, match="a judge sees noisy, estimate, picture, not 'all'"):
         JudgeNet("all", judge.module, judge.params, "all")
+    with pytest.raises(InputError, match="what climbs is an estimate"):
+        JudgeNet("climbs", judge.module, judge.params, climbs=3)
+    with pytest.raises(InputError, match="knows no words"):
+        JudgeNet("other", Smooth(), {})("star")
     with pytest.raises(InputError, match="dpm_adaptive"):
         prepared(facts, judge("star"), sampler="dpm_adaptive")
     with pytest.raises(ConfigError, match="are no words"):

@@ -12,19 +12,20 @@ from typer.testing import CliRunner
 
 from benchmarks.accuracy import row, save_sheet
 from benchmarks.check import check
-from benchmarks.clip import Clip, clip_model, flat_params, name_of
 from benchmarks.frechet import SceneSpace
 from benchmarks.inception import read_inception
+from benchmarks.judge import judge, lines_of
 from benchmarks.readings import of_ones_own, shown, statistics_of, stored_statistics
 from benchmarks.recommend import best, recommend
 from benchmarks.scenes import draw_scene, render
 from benchmarks.trained import trained
+from sdjax.convert.clip_models import clip_model, flat_params, name_of, open_clip
 from sdjax.convert.keys import source_shapes
 from sdjax.errors import CheckpointError, InputError, SdjaxError
 from sdjax.files.layout import embedded_models
 
 APP = typer.Typer()
-for command in (trained, recommend, check):
+for command in (trained, recommend, check, judge):
     APP.command()(command)
 
 
@@ -102,6 +103,28 @@ def test_clip_scores_of_a_model_of_ones_own(small, tmp_path):
     assert len(best(rows, "clip", 1, True)) == 1
 
 
+@pytest.mark.long
+def test_pictures_are_judged_by_models_of_ones_own(tmp_path):
+    """Fit, direction and an aesthetic score, of the pictures that have them."""
+    clip, lines = write_clip(tmp_path / "clip"), tmp_path / "lines.jsonl"
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    edit = {"picture": "b.png", "text": "a ring", "before": "a.png", "before_text": "a heart"}
+    lines.write_text("\n".join(map(json.dumps, [{"picture": "a.png", "text": "a heart"}, edit, {"picture": "a.png"}])))
+    layers = {"weight": random.standard_normal((1, 8)).astype(np.float32), "bias": np.ones(1, np.float32)}
+    save_file(layers, tmp_path / "aesthetic.safetensors")
+    file = tmp_path / "judge.json"
+    done = run("judge", lines, "--clip", clip, "--aesthetic", tmp_path / "aesthetic.safetensors", "--json", file)
+    assert done.exit_code == 0, done.output
+    first, second, third, mean = json.loads(file.read_text())["rows"]
+    assert mean["direction"] == second["direction"] and first["direction"] == third["clip"] == ""
+    assert first["aesthetic"] == third["aesthetic"] != second["aesthetic"]
+    lines.write_text('{"picture": "a.png", "before": "b.png"}')
+    with pytest.raises(InputError, match="line 1: say"):
+        lines_of(lines)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -114,7 +137,7 @@ def test_what_is_no_clip_model(content, message, tmp_path):
     if content:
         (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(SdjaxError, match=message):
-        Clip(tmp_path)
+        open_clip(tmp_path)
 
 
 def test_a_clip_model_that_lacks_tensors(tmp_path):
@@ -123,7 +146,7 @@ def test_a_clip_model_that_lacks_tensors(tmp_path):
     tensors.pop("visual_projection.weight")
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"1 missing \(visual_projection.weight\)"):
-        Clip(file.parent)
+        open_clip(file.parent)
 
 
 def test_what_fid_cannot_be_measured_with(tmp_path):

@@ -95,6 +95,8 @@ def _family_of(path: Path) -> str:
     """What the UNet of a model directory says of it; or what is there by itself."""
     if (path / "condition").is_dir():
         return "for --control"
+    if (path / "judge").is_dir():
+        return "a classifier, for conditions in Python"
     try:
         config = read_json(path / "unet" / "config.json")
         width, channels = config.get("cross_attention_dim"), config.get("in_channels")

@@ -1,6 +1,6 @@
 """Wishes: what a judge is to see in a picture, by whose gradients it is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sdjax.models import LatentClassifier, UNetConfig
 from sdjax.pipeline.counting import scales_by_row
 from sdjax.settings.unit import check_numbers, is_by_block
 
+MOST_STEPS = 1000  # that an estimate climbs at a row
 STRONGEST = 1e6  # a scale: scores of all kinds are in units of their own
 
 if TYPE_CHECKING:
@@ -26,28 +27,35 @@ class JudgeNet:
 
     name: where it comes from. params: on the host. sees: "noisy", "estimate" or "picture"; see `sdjax.gradients`.
     module: any Flax module with a method `score(seen, timesteps, target)` that gives [batch]; or a `LatentClassifier`.
+    climbs: by how many steps the estimate climbs the score at each row; 0 where the score's slope is to pull.
+    understands: maps a target that is no array to one; for a `LatentClassifier`, its words.
     """
 
     name: str
     module: nn.Module
     params: dict[str, Any]
     sees: str = "noisy"
+    climbs: int = 0
+    understands: Callable[[Any], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.sees not in SEES:
             raise InputError(f"a judge sees {', '.join(SEES)}, not {self.sees!r}")
+        if not 0 <= self.climbs <= MOST_STEPS or (self.climbs and self.sees == "noisy"):
+            raise InputError(f"what climbs is an estimate that is seen, by 0 to {MOST_STEPS} steps, not {self.climbs}")
         if not callable(getattr(self.module, "score", None)):
             raise InputError(f"{self.name} cannot judge: {type(self.module).__name__} has no method `score`")
 
     def __call__(
-        self, target: str | np.ndarray, *, scale: float | Sequence[float] = 1.0, start: float = 0.0, end: float = 1.0
+        self, target: Any, *, scale: float | Sequence[float] = 1.0, start: float = 0.0, end: float = 1.0
     ) -> "PictureWish":
         """A wish for one picture.
 
-        target: words that the classifier knows, such as "red star"; or the array that the module's `score` is given
-            for one picture.
-        scale: how strongly the prediction is pulled: a number, or one for each step. 1 is what the classifier's
-            probabilities say; more than that draws clearer and less varied pictures.
+        target: words that the classifier knows, such as "red star"; for CLIP a text or a picture; or the array that the
+            module's `score` is given for one picture.
+        scale: how strongly the prediction is pulled, or of a judge that climbs, how long each of its steps is: a
+            number, or one for each step of the sampler. 1 is what a classifier's probabilities say; more than that
+            draws clearer and less varied pictures.
         start, end: the part of the steps in which it counts, from 0 to 1.
         Raises InputError for words that the classifier does not know, and for numbers that cannot work.
         """
@@ -56,7 +64,26 @@ class JudgeNet:
     @property
     def judge(self) -> Judge:
         """As the program takes it."""
-        return Judge(self.module, self.sees)
+        return Judge(self.module, self.sees, self.climbs)
+
+    def array_of(self, target: Any) -> np.ndarray:
+        """A target as the module takes it, of one picture. Raises InputError for what it does not understand."""
+        understands = self.understands
+        if understands is None and isinstance(self.module, LatentClassifier):
+            understands = self._labels
+        is_array = isinstance(target, np.ndarray | Sequence) and not isinstance(target, str)
+        if understands is None and not is_array:
+            raise InputError(f"{self.name} knows no words: give the array that its `score` takes")
+        return np.asarray(target if understands is None or is_array else understands(target), np.float32)
+
+    def _labels(self, target: Any) -> np.ndarray:
+        known, words = self.module.config.words, str(target).replace(",", " ").split()
+        for word in words:
+            if word not in known:
+                raise InputError(f"{self.name} does not know {word!r}{did_you_mean(word, known)}")
+        if not words:
+            raise InputError(f"say what {self.name} is to see: some of {', '.join(known)}")
+        return np.array([word in words for word in known])
 
     def check(self, unet: UNetConfig) -> None:
         """Raises InputError where the judge reads other latents than the UNet draws."""
@@ -86,17 +113,7 @@ class PictureWish:
     @cached_property
     def array(self) -> np.ndarray:
         """The target as the module takes it, of one picture."""
-        if not isinstance(self.target, str):
-            return np.asarray(self.target, np.float32)
-        if not isinstance(self.net.module, LatentClassifier):
-            raise InputError(f"{self.net.name} knows no words: give the array that its `score` takes")
-        known, words = self.net.module.config.words, self.target.replace(",", " ").split()
-        for word in words:
-            if word not in known:
-                raise InputError(f"{self.net.name} does not know {word!r}{did_you_mean(word, known)}")
-        if not words:
-            raise InputError(f"say what {self.net.name} is to see: some of {', '.join(known)}")
-        return np.array([word in words for word in known], np.float32)
+        return self.net.array_of(self.target)
 
     def settings(self) -> dict[str, Any]:
         """What is written beside a picture."""
@@ -107,11 +124,13 @@ class PictureWish:
     def weights(self, recipe: "Recipe") -> np.ndarray:
         """How far the score's gradient moves the network's prediction at each row of a plan, [rows].
 
-        An estimate moves by (spread² / signal) times scale and gradient, for every kind of prediction. Raises
-        InputError for a wrong number of scales.
+        Of a judge that climbs, the estimate, in each step. Else an estimate moves by (spread² / signal) times scale
+        and gradient, for every kind of prediction. Raises InputError for a wrong number of scales.
         """
         given = np.atleast_1d(np.asarray(self.scale, float))
         scales = scales_by_row(given, self.start, self.end, recipe.step_of_row, "a wish")
+        if self.net.climbs:
+            return scales.astype(np.float32)
         sigmas, by_output = recipe.plan.rows.sigmas, recipe.plan.rows.estimate[:, 1]
         moved = sigmas**2 / recipe.scheduler.noise.scale(sigmas)
         units = np.divide(moved, by_output, out=np.zeros_like(moved), where=by_output != 0)

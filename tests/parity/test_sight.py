@@ -63,6 +63,43 @@ def test_the_vision_tower(name):
         assert relative_error(mine, other.numpy()) <= TOLERANCE
 
 
+LARGE = {
+    "ViT-L/14": (1024, 4096, 24, 16, 768, "quick_gelu"),
+    "ViT-H/14": (1280, 5120, 32, 16, 1024, "gelu"),
+    "ViT-bigG/14": (1664, 8192, 48, 16, 1280, "gelu"),
+}
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("name", LARGE)
+def test_towers_of_the_real_size(name):
+    width, inner, layers, heads, projection, activation = LARGE[name]
+    config = {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "projection_dim": projection,
+        "hidden_act": activation,
+        "image_size": 224,
+        "patch_size": 14,
+    }
+    theirs = randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)), 0)
+    module = build("CLIPVisionModelWithProjection", config)
+    params = fill(abstract_params(module), {name: value.numpy() for name, value in theirs.state_dict().items()})
+    pictures = np.random.default_rng(0).standard_normal((1, 224, 224, 3), np.float32)
+    with torch.no_grad():
+        out = theirs(nchw(pictures), output_hidden_states=True)
+    del theirs
+    ours = jax.jit(module.apply)({"params": params}, pictures)
+    errors = (
+        relative_error(ours.embeds, out.image_embeds.numpy()),
+        relative_error(ours.encoding.penultimate, out.hidden_states[-2].numpy()),
+    )
+    print(f"\n{name}: {errors[0]:.1e} of the embedding, {errors[1]:.1e} of the last layer but one")
+    assert max(errors) <= TOLERANCE
+
+
 PROCESSOR = CLIPImageProcessorPil()
 SIDES = st.integers(1, 700)
 

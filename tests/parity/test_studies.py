@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from itertools import pairwise
 
 import jax
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.clip import Clip, clip_model, read_params
+from benchmarks.aesthetics import aesthetic_scores, read_aesthetic
 from benchmarks.frechet import Gaussian, frechet
 from benchmarks.inception import inception_features, read_inception
+from sdjax.convert.clip_models import clip_model, open_clip, read_params
+from sdjax.errors import CheckpointError
 from sdjax.files.layout import embedded_models
 
 TOLERANCE = 1e-5
@@ -88,7 +91,33 @@ def test_scores(tmp_path):
             **tokenizer(texts, return_tensors="pt", padding="max_length", max_length=77),
         )
     expected = 100 * (out.image_embeds * out.text_embeds).sum(-1).clamp(min=0)
-    np.testing.assert_allclose(Clip(tmp_path).scores(pixels, texts), expected, atol=1e-3)
+    clip = open_clip(tmp_path)
+    np.testing.assert_allclose(clip.scores(images, texts), expected, atol=1e-3)
+    seen, said = (out.image_embeds[1:] - out.image_embeds[:2], out.text_embeds[1:] - out.text_embeds[:2])
+    directions = clip.directions(images[:2], images[1:], texts[:2], texts[1:])
+    np.testing.assert_allclose(directions, F.cosine_similarity(seen, said), atol=1e-4)
+    np.testing.assert_array_equal(clip.directions(images[:1], images[:1], texts[:1], texts[1:2]), 0)
+
+
+def test_aesthetic_scores(tmp_path):
+    """A file as LAION's, layers with dropout between them, which is off."""
+    widths = (24, 16, 8, 1)
+    parts = [torch.nn.Linear(*pair) for pair in pairwise(widths)]
+    model = torch.nn.Sequential(parts[0], torch.nn.Dropout(0.2), parts[1], torch.nn.Dropout(0.2), parts[2]).eval()
+    state = {f"layers.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "predictor.pth")
+    save_file(state, tmp_path / "predictor.safetensors")
+    vectors = np.random.default_rng(0).standard_normal((5, 24), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(vectors)).numpy()[:, 0]
+    for end in ("pth", "safetensors"):
+        layers = read_aesthetic(tmp_path / f"predictor.{end}")
+        np.testing.assert_allclose(aesthetic_scores(layers, vectors), expected, rtol=1e-5)
+    with pytest.raises(CheckpointError, match="reads vectors of 24 numbers, this CLIP gives 8"):
+        aesthetic_scores(layers, vectors[:, :8])
+    save_file(state | {"head": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no aesthetic predictor"):
+        read_aesthetic(tmp_path / "other.safetensors")
 
 
 class Conv(torch.nn.Module):
