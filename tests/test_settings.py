@@ -154,12 +154,21 @@ def test_every_setting_is_a_column_of_a_batch_as_text_and_as_json(tmp_path):
     ("model", "values", "without"),
     [
         ("small", {}, CHURN | SPACED | LEVELS | OF_XL),
-        pytest.param("small_xl", {"clip_skip": None}, CHURN | SPACED | LEVELS | OF_REFINER, marks=pytest.mark.long),
-        ("small", {"sampler": "DPM2", "spacing": "karras", "cfg_plus_plus": False}, {"eta"} | LEVELS | OF_XL),
+        pytest.param(
+            "small_xl",
+            {"clip_skip": None},
+            CHURN | SPACED | LEVELS | OF_REFINER | {"sag_scale"},
+            marks=pytest.mark.long,
+        ),
+        (
+            "small",
+            {"sampler": "DPM2", "spacing": "karras", "cfg_plus_plus": False},
+            {"eta", "recurrence"} | LEVELS | OF_XL,
+        ),
         (
             "small",
             {"sampler": "dpmpp_2m_sde", "cfg_plus_plus": False, "hires_scale": None},
-            {*CHURN - {"s_noise"}, *SPACED, *OF_XL, "sigmas", "spacing"},
+            {*CHURN - {"s_noise"}, *SPACED, *OF_XL, "sigmas", "spacing", "recurrence"},
         ),
     ],
 )
