@@ -1,5 +1,6 @@
 """`sdjax serve`: the pictures of the library for the clients of OpenAI's API, and closed doors."""
 
+import asyncio
 import base64
 import io
 import json
@@ -19,14 +20,13 @@ from serving import SLOTS, served
 from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.pipeline.previews import Previews
+from sdjax.server.doors import TOGETHER, Doors
 from sdjax.server.fields import settings_of
-from sdjax.server.journal import Journal
 from sdjax.server.limits import Limits
-from sdjax.server.queue import Queue
 from sdjax.server.refusals import Refused
 from sdjax.server.warm import warm, warm_of
-from sdjax.server.work import Form, Job, Result, units_of
-from sdjax.settings import SETTINGS, Picture
+from sdjax.server.work import Job, units_of
+from sdjax.settings import Picture
 
 FEW = {"num_inference_steps": 3}
 
@@ -109,6 +109,13 @@ def test_several_pictures_count_their_seeds_up(client, pipe):
     assert unseeded[0] != unseeded[1]
 
 
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["small", "other"]
+    assert client.models.retrieve("other").id == "other"
+    with pytest.raises(openai.NotFoundError, match="there are: small, other"):
+        client.models.retrieve("/etc/passwd")
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_formats_and_addresses(client, kind):
     response = client.images.generate(
@@ -162,6 +169,11 @@ def test_edits(client, pipe):
     over = client.images.edit(image=[file_of(image)], prompt="a star", extra_body={**how, "strength": 0.5})
     expected = drawn(pipe, prompt="a star", image=image, seed=9, strength=0.5)
     np.testing.assert_array_equal(decoded(over.data[0].b64_json), expected)
+    *_, last = client.images.edit(
+        image=file_of(image), prompt="a star", stream=True, partial_images=1, extra_body={**how, "strength": 0.5}
+    )
+    assert last.type == "image_edit.completed"
+    np.testing.assert_array_equal(decoded(last.b64_json), expected)
     varied = client.images.create_variation(image=file_of(image), n=2, extra_body=how)
     assert len(varied.data) == 2
 
@@ -253,6 +265,36 @@ def test_doors(pipe, server):
         assert status == 429 and int(headers["retry-after"]) > 0 and "queue is full" in answer["error"]["message"]
 
 
+def test_what_is_sent_at_once_is_bounded():
+    """All bodies together, also while their requests wait."""
+
+    async def check():
+        done = asyncio.Event()
+
+        async def app(scope, receive, send):
+            await receive()
+            await done.wait()
+
+        async def send(message):
+            raise AssertionError(message)
+
+        async def receive():
+            return {"type": "http.request", "body": b"12"}
+
+        doors = Doors(app, (), 2)
+        scope = {"type": "http", "method": "POST", "path": "/v1/images", "headers": []}
+        waiting = [asyncio.create_task(doors(scope, receive, send)) for _ in range(TOGETHER)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="at once") as full:
+            await doors(scope, receive, send)
+        assert full.value.status == 429 and full.value.retry_after
+        done.set()
+        await asyncio.gather(*waiting)
+        await doors(scope, receive, send)
+
+    asyncio.run(check())
+
+
 def test_another_address_needs_a_token(capsys):
     assert main(["serve", "--host", "0.0.0.0"]) == 1
     assert "give a --token" in capsys.readouterr().err
@@ -271,89 +313,6 @@ def test_who_hangs_up_is_not_drawn_for(server):
     while not job.is_done and time.time() < until:
         time.sleep(0.02)
     assert [type(unit.future.exception()).__name__ for unit in job.units] == ["Stopped"] * 4
-
-
-def job_of(pipe, client: str, *pictures: Picture, id: str = "job") -> Job:
-    return Job(client, units_of("small", pictures, pipe.facts, Limits()), time.time() + 100, Form("webp", 80), id=id)
-
-
-@pytest.mark.long
-def test_clients_take_turns(pipe):
-    queue = Queue(10)
-    (first,), (second,) = ([job_of(pipe, name, *[Picture("a")] * 3)] for name in "ab")
-    queue.add([*first.units, *second.units])
-    assert [unit.job.client for unit in queue] == list("ababab")
-    assert [unit.job.client for unit in queue.take(3, lambda _: True)] == list("aba")
-    third = job_of(pipe, "c", Picture("a"))
-    queue.add(third.units)
-    assert [unit.job.client for unit in queue][:2] == ["b", "c"]  # and not behind all that came before
-    with pytest.raises(Refused, match="queue is full") as full:
-        queue.check_room(7, 2.0)
-    assert full.value.status == 429 and full.value.retry_after == 2
-
-
-def test_a_journal_gives_back_what_it_was_given(pipe, tmp_path):
-    image, mask = gradient(), Image.new("L", (64, 64), 255)
-    pictures = [
-        Picture("ein Würfel", seed=2**64 - 1, guidance_scale=(1.0, 2.0, 3.0), **FEW),
-        Picture("a", image=image, mask_image=mask, mask_blur=0.0),
-    ]
-    journal = Journal(tmp_path / "journal.sqlite")
-    job = job_of(pipe, "me", *pictures)
-    journal.accept(job)
-    with pytest.raises(Refused, match="already"):
-        journal.accept(job)
-    journal.keep("job", 1, Result(b"data", job.form, {"seed": 1}))
-    journal.keep("job", 1, Result(b"other", job.form, {"seed": 2}))  # nothing is doubled
-    assert journal.result("job", 1) == Result(b"data", job.form, {"seed": 1})
-    journal.close()  # a killed process does no more than this either
-
-    again = Journal(tmp_path / "journal.sqlite", seconds=0)
-    (kept,) = again.left()
-    assert (kept.id, kept.client, kept.model, kept.form) == ("job", "me", "small", Form("webp", 80))
-    assert kept.pictures.keys() == {0}
-    for name in SETTINGS:
-        assert getattr(kept.pictures[0], name) == getattr(pictures[0], name)
-    again.sweep()
-    assert again.find("job") is not None  # for it is not done
-    again.fail("job", 0, "it is black")
-    assert again.find("job")["results"] == {0: "it is black", 1: {"seed": 1}} and not list(again.left())
-    again.sweep()
-    assert again.find("job") is None and again.result("job", 1) is None
-    again.close()
-
-
-def test_a_full_disk_is_said_and_nothing_is_half_written(pipe, tmp_path):
-    journal = Journal(tmp_path / "journal.sqlite")
-    journal.accept(job_of(pipe, "me", Picture("a star", **FEW), id="before"))
-    pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
-    journal._base.execute(f"PRAGMA max_page_count = {pages + 2}")
-    noise = Image.effect_noise((256, 256), 80).convert("RGB")
-    with pytest.raises(Refused, match="cannot be written") as full:
-        journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
-    assert full.value.status == 503 and journal.find("large") is None
-    with pytest.raises(Refused, match="cannot be written"):
-        journal.keep("before", 0, Result(bytes(10**6), Form(), {}))
-    assert journal.result("before", 0) is None and [kept.id for kept in journal.left()] == ["before"]
-    journal._base.execute("PRAGMA max_page_count = 100000")
-    journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
-    assert [kept.id for kept in journal.left()] == ["before", "large"]
-    journal.close()
-
-
-@pytest.mark.long
-def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, tmp_path):
-    journal = Journal(tmp_path / "journal.sqlite")
-    image = gradient()
-    journal.accept(job_of(pipe, "me", Picture("a star", image=image, seed=3, **FEW), id="kept"))
-    with served(pipe) as running:
-        running.engine.journal.close()
-        running.engine.journal = journal  # which is closed with the server
-        assert running.engine.resume() == 1
-        job = running.engine.jobs["kept"]
-        result = job.units[0].future.result(60)
-        assert result.form == Form("webp", 80) and journal.result("kept", 0) == result
-        assert result.settings["seed"] == 3
 
 
 def test_a_key_is_drawn_once(client, server):

@@ -1,6 +1,7 @@
 """Units of A1111's ControlNet extension, with the client of that name; and models that enlarge."""
 
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from sdjax.annotators import annotate
 from sdjax.errors import InputError, SdjaxError
 from sdjax.models import ControlNetUnionConfig, ControlNetUnionModel
 from sdjax.pipeline import ConditionNet
+from sdjax.pipeline.hints import Hint
 from sdjax.server.a1111_extras import enlarged, enlarging_of
 from sdjax.server.a1111_lists import upscalers
 from sdjax.server.controlnet import hints_of
-from sdjax.server.journal import Journal
+from sdjax.server.journal import Journal, KeptHint
 from sdjax.server.limits import Limits
 from sdjax.server.nets import Nets
 from sdjax.server.work import Job, units_of
@@ -133,6 +135,7 @@ def test_a_journal_keeps_hints(pipe, nets, tmp_path):
     asked = Picture("a star", conditions=(hint(nets, photo(), weight=0.3), hint(nets, photo(seed=1))))
     journal.accept(Job("me", units_of("small", [asked], pipe.facts, Limits()), time.time() + 9, id="kept"))
     (kept,) = journal.left()
+    assert KeptHint._fields == tuple(field.name for field in fields(Hint))
     for before, after in zip(asked.conditions, [each.opened(nets) for each in kept.pictures[0].conditions]):
         assert (before.scale, before.mode, before.net.name) == (after.scale, after.mode, after.net.name)
         np.testing.assert_array_equal(np.asarray(before.image), np.asarray(after.image))

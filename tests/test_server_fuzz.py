@@ -6,10 +6,13 @@
 import base64
 import io
 import json
+import re
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
@@ -116,31 +119,96 @@ def url(pipe):
         yield running.url
 
 
-def sent(url: str, path: str, body: bytes) -> tuple[int, bytes]:
+def sent(url: str, path: str, body: bytes | None, kind: str = "application/json", method=None) -> tuple[int, bytes]:
     try:
-        with urlopen(Request(url + path, body, {"content-type": "application/json"}), timeout=60) as answer:
+        with urlopen(Request(url + path, body, {"content-type": kind}, method=method), timeout=60) as answer:
             return answer.status, answer.read()
     except HTTPError as error:
         return error.code, error.read()
 
 
+def many(request, strategy):
+    """Decorates what is tried with as many examples as are wanted."""
+    count = request.config.getoption("--requests")
+    return lambda check: settings(max_examples=count, suppress_health_check=list(HealthCheck))(given(strategy)(check))
+
+
+@pytest.fixture
+def seen():
+    """How often each status came; they are printed."""
+    found: Counter[int] = Counter()
+    yield found
+    print(f"{found.total()} requests: " + ", ".join(f"{status} x {count}" for status, count in sorted(found.items())))
+
+
+def looked_at(status: int, answer: bytes) -> int:
+    assert status < 500, answer
+    assert HOME not in answer and b"/tmp/" not in answer and b"Traceback" not in answer
+    assert status < 400 or len(json.loads(answer)) in (1, 4)  # each API's own form
+    return status
+
+
 @pytest.mark.long
-def test_no_request_is_a_fault(url, request):
-    @settings(
-        max_examples=request.config.getoption("--requests"), deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(REQUESTS)
+def test_no_request_is_a_fault(url, request, seen):
+    @many(request, REQUESTS)
     def check(wish):
         path, body = wish
-        status, answer = sent(url, path, json.dumps(body).encode("utf-8", "surrogatepass"))
-        assert status < 500, answer
-        assert HOME not in answer and b"/tmp/" not in answer
-        seen.add(status)
-        assert status == 200 or len(json.loads(answer)) in (1, 4)
+        seen[looked_at(*sent(url, path, json.dumps(body).encode("utf-8", "surrogatepass")))] += 1
 
-    seen: set[int] = set()
     check()
-    assert {400, 429} <= seen  # some of them would have been drawn
+    assert {400, 429} <= seen.keys()  # some of them would have been drawn
+
+
+@pytest.mark.long
+def test_no_address_is_a_fault(url, request, seen):
+    """Every route that there is, and its parameters; OpenAPI's description of the server lists them."""
+    routes = json.loads(sent(url, "/openapi.json", None)[1])["paths"]
+    assert len(routes) > 40
+    words = st.text(max_size=12) | st.sampled_from(
+        ["..", "../../etc/passwd", "%2e%2e%2f", "small", "0", "-1", "1" * 40]
+    )
+    methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
+
+    @many(request, st.tuples(st.sampled_from(sorted(routes)), st.sampled_from(methods), words, words, st.booleans()))
+    def check(asked):
+        route, method, first, second, escaped = asked
+        filled = re.sub(r"\{\w+\}", lambda _: quote(first, "" if escaped else "/.%"), route, count=1)
+        filled = re.sub(r"\{\w+\}", lambda _: quote(second, ""), filled)
+        status, answer = sent(url, f"{filled}?skip_current_image={quote(second)}", None, method=method)
+        seen[looked_at(status, answer) if method != "HEAD" else status] += 1
+        assert status < 500
+
+    check()
+    assert {200, 404, 405} <= seen.keys()
+
+
+def multipart(fields: dict[str, tuple[bool, bytes]]) -> bytes:
+    """A form. fields: by name, whether it is a file, and what is in it."""
+    parts = [
+        f'--edge\r\nContent-Disposition: form-data; name="{name}"'.encode()
+        + (b'; filename="a.png"\r\n\r\n' if is_file else b"\r\n\r\n")
+        + value
+        for name, (is_file, value) in fields.items()
+    ]
+    return b"\r\n".join([*parts, b"--edge--\r\n"])
+
+
+@pytest.mark.long
+def test_no_form_is_a_fault(url, request, seen):
+    names = st.sampled_from(sorted({*OWN, *UNUSED, *SETTINGS, "image", "image[]", "mask", "images"}))
+    values = st.sampled_from([PICTURE.getvalue(), PICTURE.getvalue()[:60], b"1", b"[1, 2]", b"64x64"]) | st.binary()
+    some = st.dictionaries(names, st.tuples(st.booleans(), values), max_size=5)
+    with_image = some.map(lambda more: {"image": (True, PICTURE.getvalue()), "prompt": (False, b"a"), **more})
+
+    @many(request, st.tuples(st.sampled_from(["edits", "variations"]), some | with_image, st.booleans()))
+    def check(asked):
+        path, fields, whole = asked
+        body = multipart(fields)
+        body = body if whole else body[: len(body) // 2]
+        seen[looked_at(*sent(url, f"/v1/images/{path}", body, "multipart/form-data; boundary=edge"))] += 1
+
+    check()
+    assert {400, 429} <= seen.keys()
 
 
 def png(width: int, height: int, data: bytes) -> bytes:

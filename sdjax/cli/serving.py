@@ -54,6 +54,14 @@ class Serving:
     dtype: options.Dtype = None
     weights: options.Weights = None
     offload: options.Offload = False
+    preview_vae: Annotated[
+        str | None,
+        typer.Option(
+            help="What decodes pictures on their way: a VAE, as for --vae, or `linear`, a guess that costs nothing.",
+            show_default="the model's own",
+            rich_help_panel=MODELS,
+        ),
+    ] = None
     host: Annotated[
         str, typer.Option(help="The address to listen at; 0.0.0.0 is all of this machine's.", rich_help_panel=DOORS)
     ] = "127.0.0.1"
@@ -173,6 +181,7 @@ class Serving:
             loras=files_and_scales(self.lora),
             lora_dir=self.lora_dir,
             upscaler_dir=self.upscaler_dir,
+            preview_vae=self.preview_vae,
         )
 
     def allowed(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import chain
@@ -25,6 +26,8 @@ from sdjax.server.work import Job, Result
 from sdjax.settings import SETTINGS, SHORT, Picture
 
 GLANCE = 0.25  # seconds between two looks at a job
+PREVIEW = 1.0  # seconds between two estimates of its pictures, each of which is decoded
+SIDE = 512  # pixels: small pictures are enlarged to about that in the editor
 LARGER = 2  # times the area that a model was trained for, up to which a picture is taken as large as it is
 
 
@@ -38,10 +41,13 @@ async def started(gateway: Gateway, client: str, model: str | None, pictures: Se
 
 async def glances(job: Job) -> AsyncIterator[None]:
     """Comes back now and then until a job is done; a job that nobody looks at any more is stopped."""
+    asked = 0.0
     try:
         while not job.is_done:
-            for unit in job.units:
-                unit.wants_preview = True
+            if time.monotonic() - asked > PREVIEW:
+                asked = time.monotonic()
+                for unit in job.units:
+                    unit.wants_preview = True
             yield
             await asyncio.sleep(GLANCE)
     finally:
@@ -111,10 +117,16 @@ def drawn_on(edited: Mapping[str, Any] | None, settings: Mapping[str, Any], fact
     mask = Image.new("L", background.size)
     for layer in layers:
         mask.paste(255, mask=layer.resize(mask.size))
-    if not ("width" in settings and "height" in settings):
-        size = suited(image.size, facts)
+    is_free = not ("width" in settings and "height" in settings)
+    size = suited(image.size, facts) if is_free else (int(settings["width"]), int(settings["height"]))
+    if is_free or _is_enlarged(image.size, size):
         image, mask = (each.resize(size, Image.Resampling.BOX) for each in (image, mask))
     return {"image": image, "mask_image": mask} if mask.getbbox() else {"image": image}
+
+
+def _is_enlarged(size: tuple[int, int], smaller: tuple[int, int]) -> bool:
+    """Whether a size is a smaller one, enlarged by a whole number."""
+    return size[0] % smaller[0] == 0 and smaller[0] * size[1] == smaller[1] * size[0]
 
 
 def suited(size: tuple[int, int], facts: Facts) -> tuple[int, int]:
@@ -123,6 +135,15 @@ def suited(size: tuple[int, int], facts: Facts) -> tuple[int, int]:
     fits = not any(side % factor for side in size)
     if fits and (not area or size[0] * size[1] <= LARGER * area):
         return size
+    if area and max(size) <= SIDE:  # one that the editor may have enlarged, which is made what it was
+        whole = [(size[0] // k, size[1] // k) for k in range(2, SIDE) if not (size[0] % k or size[1] % k)]
+        near = [
+            each
+            for each in whole
+            if not any(side % factor for side in each) and area <= LARGER * each[0] * each[1] <= LARGER**2 * area
+        ]
+        if near:
+            return min(near, key=lambda each: abs(math.log(each[0] * each[1] / area)))
     scale = (area / (size[0] * size[1])) ** 0.5 if area else 1.0
     width, height = (max(1, round(side * scale / factor)) * factor for side in size)
     return width, height

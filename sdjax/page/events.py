@@ -17,8 +17,9 @@ from sdjax.server.work import Result
 from sdjax.settings import SETTINGS
 
 KEPT = 200  # jobs that a browser remembers
-SIDE = 512  # pixels: small pictures are enlarged to about that in the editor
 SILENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# On a telephone the picture is far below the button.
+LOOK = "() => innerWidth < 800 && document.getElementById('stage').scrollIntoView({behavior: 'smooth'})"
 
 
 def connect(page: Page, blocks: gr.Blocks, asked: Asked, seen: Seen) -> None:
@@ -39,7 +40,9 @@ def connect(page: Page, blocks: gr.Blocks, asked: Asked, seen: Seen) -> None:
     }
     prompt = page.controls["prompt"]
     asked.paint.click(**runs).then(**shows)
+    asked.paint.click(None, js=LOOK, **SILENT)
     if asked.examples:
+        asked.examples.click(None, js=LOOK, **SILENT)
         chosen = asked.examples.click(lambda each: (each[0], TEXT), [asked.examples], [prompt, asked.mode], **SILENT)
         chosen.then(**runs).then(**shows)
     asked.stop.click(_stopper(page), queue=False, **SILENT)
@@ -68,8 +71,12 @@ def _painter(page: Page) -> Callable[..., AsyncIterator[tuple[Any, ...]]]:
         kept = [[job.id, len(pictures)], *(kept or [])][:KEPT]
         off, on = gr.update(interactive=False), gr.update(interactive=True)
         try:
+            shown = None
             async for _ in drawing.glances(job):
-                yield stage(job, drawing.ahead_of(page.gateway, job), rows, columns), kept, off, on
+                seen = stage(job, drawing.ahead_of(page.gateway, job), rows, columns)
+                if seen != shown:  # for what is said anew makes the browser send the editor's picture again
+                    yield seen, kept, off, on
+                shown = seen
             yield stage(job, 0, rows, columns), kept, on, off
         finally:
             if page.running.get(session) is job:
@@ -129,7 +136,7 @@ def _connect_gallery(page: Page, asked: Asked, seen: Seen) -> None:
 
 def edited(image: Image.Image, mask: Image.Image | None = None) -> dict[str, Any]:
     """An image, and its mask as a drawing, as an editor has them, enlarged by a whole number where they are small."""
-    times = max(1, SIDE // max(image.size))
+    times = max(1, drawing.SIDE // max(image.size))
     size = (image.width * times, image.height * times)
     background = image.resize(size, Image.Resampling.NEAREST).convert("RGBA")
     if mask is None:

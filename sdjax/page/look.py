@@ -22,7 +22,8 @@ CSS = """
 .stage.one { justify-items: center; }
 .stage.one figure { width: min(100%, 512px); }
 .stage.many { grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); align-content: start; }
-.stage.hint { min-height: 300px; place-items: center; opacity: .55; border: 2px dashed var(--border-color-primary); border-radius: 12px; }
+.stage.hint { min-height: 300px; place-items: center; opacity: .55; border-radius: 12px;
+  border: 2px dashed var(--border-color-primary); }
 .stage.sheet { overflow-x: auto; }
 .stage.sheet table { border-collapse: separate; border-spacing: 6px; width: 100%; border: 0; margin: 0; }
 .stage.sheet :is(tr, th, td) { border: 0; padding: 0; }
@@ -41,5 +42,6 @@ CSS = """
 .progress span { position: relative; display: block; text-align: center; line-height: 26px; font-size: .85rem; }
 #gallery .grid-wrap { min-height: 0; height: auto; max-height: 26rem; padding-top: 1.6rem; }
 #gallery .gallery-container { height: auto; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 footer { display: none !important; }
 """

@@ -20,6 +20,7 @@ ASKED = re.compile(
     r"/gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|heartbeat/\w+|startup-events|cancel|reset|"
     r"file=(?!\w+:).*|app_id|user|login_check|component_server|theme\.css)/?"
 )
+EVENT = "event_data"
 
 
 def put_page(app: FastAPI, gateway: Gateway) -> None:
@@ -71,11 +72,15 @@ class Narrow:
 
 
 def _names_an_address(body: bytes) -> bool:
-    """Whether JSON has a file somewhere whose path is an address. True for what is no JSON."""
+    """Whether JSON has a file somewhere whose path is an address. True for what is no JSON.
+
+    What an event says of itself counts not: there the gallery names the picture that was clicked, which is not opened.
+    """
     try:
-        left = [json.loads(body)]
+        asked = json.loads(body)
     except (ValueError, RecursionError):
         return True
+    left = [{name: value for name, value in asked.items() if name != EVENT} if isinstance(asked, dict) else asked]
     while left:
         each = left.pop()
         if isinstance(each, dict):

@@ -14,11 +14,12 @@ from sdjax.server.refusals import Refused
 
 OPEN = ("/health",)
 DRAINED = 4  # times the largest body that is followed
+TOGETHER = 16  # times the largest body, of all requests that have no answer yet
 OPEN_UNDER = "/results/"  # whose ids nobody can guess
 
 
 class Doors:
-    """Middleware that refuses what has no token, comes from another site's page, or is too large.
+    """Middleware that refuses what has no token, comes from another site's page, or is too large, alone or with others.
 
     tokens: as "Authorization: Bearer TOKEN", or as the password of "Basic", whatever the name; none are needed where
     there are none. body: bytes of a request, at most. origins: of pages whose scripts may ask.
@@ -26,6 +27,7 @@ class Doors:
 
     def __init__(self, app: ASGIApp, tokens: Sequence[str], body: int, origins: Sequence[str] = ()):
         self._app, self._tokens, self._body, self._origins = app, tokens, body, origins
+        self._held = 0  # bytes of the requests that have no answer yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,12 +45,19 @@ class Doors:
         async def bounded() -> Message:
             nonlocal came
             message = await receive()
-            came += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            came, self._held = came + more, self._held + more
             if came > self._body:
                 raise _too_large(self._body)
+            if self._held > TOGETHER * self._body:
+                raise Refused("too much is being sent at once: try again", 429, code="rate_limit_exceeded",
+                              retry_after=10)  # fmt: skip
             return message
 
-        await self._app(scope, bounded, send)
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._held -= came
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         origin = headers.get("origin")

@@ -52,7 +52,7 @@ class Engine:
         self.models, self.limits, self.journal, self.nets = models, limits, journal, nets or Nets()
         self.running: list[Unit] = []
         self.jobs: dict[str, Job] = {}
-        self._queue = Queue(limits.queue)
+        self._queue = Queue(limits.queue, limits.sent)
         self._lanes: Drawing = lanes or Lanes(models, sizes, limits.seconds)
         self._asked: list[tuple[Callable[[], Any], Future]] = []
         self.metrics = Metrics()
@@ -85,7 +85,7 @@ class Engine:
                 return self._remembered(job)
             if self._closing:
                 raise Refused("the server is about to stop", 503, retry_after=30)
-            self._queue.check_room(len(job.units), self._seconds)
+            self._queue.check_room(job, self._seconds)
             self.journal.accept(job)
             self._take(job)
         return job

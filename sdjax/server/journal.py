@@ -48,11 +48,13 @@ class KeptHint(NamedTuple):
     mode: str
     fit: str
     mask: Any
+    annotator: str = ""
+    kind: str | None = None
 
     @classmethod
     def of(cls, hint: Hint) -> "KeptHint":
         """What is kept of a hint."""
-        return cls(hint.net.name, hint.image, hint.scale, hint.start, hint.end, hint.mode, hint.fit, hint.mask)
+        return cls(hint.net.name, *(getattr(hint, name) for name in cls._fields[1:]))
 
     def opened(self, nets: Nets) -> Hint:
         """The hint. Raises Refused where its net may not be asked for any more."""

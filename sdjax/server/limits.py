@@ -13,7 +13,7 @@ class Limits:
 
     pixels: of a picture, also after its second pass. steps: of a pass. pictures: of a request. prompt: letters of a
     text. scale: of guidance. body: bytes of a request. upload: pixels of a picture that is sent. queue: pictures that
-    wait, of all clients. seconds: from the request to its pictures.
+    wait, of all clients. sent: pixels of all that was sent with them. seconds: from the request to its pictures.
     """
 
     pixels: int = 2048 * 2048
@@ -24,6 +24,7 @@ class Limits:
     body: int = 64 * 2**20
     upload: int = 4096 * 4096
     queue: int = 500
+    sent: int = 16 * 4096 * 4096
     seconds: float = 600.0
 
     def check_settings(self, settings: dict[str, Any], count: int) -> None:

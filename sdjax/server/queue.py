@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from sdjax.server.refusals import Refused
-from sdjax.server.work import Unit
+from sdjax.server.work import Job, Unit
 
 
 class Queue:
@@ -11,11 +11,11 @@ class Queue:
 
     A picture's tag is the time, counted in pictures of one client, at which it would begin if all clients took turns;
     the smallest is next. So a client that asks for one picture does not wait for the hundred of another one.
-    Not safe for several threads at once.
+    most: pictures. pixels: of what was sent with them. Not safe for several threads at once.
     """
 
-    def __init__(self, most: int):
-        self.most = most
+    def __init__(self, most: int, pixels: int):
+        self.most, self.pixels = most, pixels
         self._waiting: list[Unit] = []
         self._now = 0.0
         self._ends: dict[str, float] = {}
@@ -27,8 +27,9 @@ class Queue:
         """In the order of their turns."""
         return iter(sorted(self._waiting, key=lambda unit: unit.tag))
 
-    def check_room(self, count: int, seconds: float) -> None:
-        """Raises Refused where there is no room for so many more. seconds: that a picture takes, about."""
+    def check_room(self, job: Job, seconds: float) -> None:
+        """Raises Refused where there is no room for another job. seconds: that a picture takes, about."""
+        count = len(job.units)
         if len(self._waiting) + count > self.most:
             wait = max(1, min(600, round(seconds * (len(self._waiting) + count - self.most))))
             raise Refused(
@@ -36,6 +37,14 @@ class Queue:
                 429,
                 code="rate_limit_exceeded",
                 retry_after=wait,
+            )
+        sent = sum(each.pixels for each in {unit.job for unit in self._waiting})
+        if sent + job.pixels > self.pixels:
+            raise Refused(
+                f"the queue is full: what was sent with the pictures that wait has {sent} pixels already; try again",
+                429,
+                code="rate_limit_exceeded",
+                retry_after=max(1, min(600, round(seconds))),
             )
 
     def add(self, units: Iterable[Unit]) -> None:

@@ -24,7 +24,7 @@ from sdjax.server.journal import KeptHint
 from sdjax.server.lanes import Chosen, Ended
 from sdjax.server.logs import log
 from sdjax.server.queue import Queue
-from sdjax.server.refusals import Refused, Stopped
+from sdjax.server.refusals import Refused, Stopped, too_long
 from sdjax.server.work import Form, Group, Job, Result, Unit, unit_of
 from sdjax.settings import Picture
 
@@ -89,7 +89,7 @@ class Replica:
             job.on_preview = lambda _, image, number: shown.put((image, number))
             engine.submit(job)
         except SdjaxError as error:
-            yield Told(0, error=(str(error), getattr(error, "status", 400)))
+            yield Told(0, error=_said(error))
             return
         try:
             coming = asyncio.wrap_future(unit.future)
@@ -98,15 +98,16 @@ class Replica:
                 await asyncio.wait([coming], timeout=TOLD)
             while not shown.empty():
                 yield Told(unit.done, shown.get())
-            error = unit.future.exception()
-            if error is None:
+            if (wrong := unit.future.exception()) is None:
                 yield Told(unit.done, result=unit.future.result())
-            elif isinstance(error, SdjaxError):
-                yield Told(unit.done, error=(str(error), getattr(error, "status", 400)))
             else:
-                yield Told(unit.done, error=(FAULT, 500))
+                yield Told(unit.done, error=_said(wrong))
         finally:
             job.stop()  # nobody asks any more
+
+
+def _said(error: BaseException) -> tuple[str, int]:
+    return (str(error), getattr(error, "status", 400)) if isinstance(error, SdjaxError) else (FAULT, 500)
 
 
 class Replicas:
@@ -152,9 +153,12 @@ class Replicas:
     def advance(self, on_fill: Callable[[float], None]) -> Iterator[Ended]:
         """What has come of pictures since the last time; waits for it for a moment."""
         on_fill(len(self._sent) / self.slots)
-        for unit in [unit for unit in self._sent if unit.stop]:
+        now = time.time()
+        for unit in [unit for unit in self._sent if unit.stop or now > unit.job.until]:
             self._sent.pop(unit).cancel()
-            yield Ended(unit, Stopped(), self._size)
+            self._losses.pop(unit, None)
+            error = Stopped() if unit.stop else too_long(unit.job.until - unit.job.came)
+            yield Ended(unit, error, self._size)
         with suppress(Empty):
             unit, told = self._heard.get(timeout=GLANCE)
             while True:
@@ -202,14 +206,14 @@ def deployed(make: Callable[[], Engine], count: int | None, sizes: Sequence[int]
     if not 1 <= count <= room:
         raise InputError(f"the Ray cluster has room for {room} replicas, not for {count}")
     machine = ray.get(ray.remote(num_gpus=gpus)(this_machine).remote())
-    replica = serve.deployment(Replica).options(
+    replica = serve.deployment(
         name=NAME,
         num_replicas=count,
         max_ongoing_requests=2 * (max(sizes) + AHEAD),  # also those of one that was lost
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=5,
-    )
+    )(Replica)
     try:
         serve.start(proxy_location="Disabled")  # it is this process that people ask
         handle = serve.run(replica.bind(make, machine), name=NAME, route_prefix=None)

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from sdjax.pipeline.facts import Facts
@@ -96,6 +98,14 @@ class Job:
         for unit in self.units:
             unit.job = self
 
+    @cached_property
+    def pixels(self) -> int:
+        """Of all pictures that were sent with it."""
+        sent = {id(image): image for unit in self.units for image in _images_of(unit.picture)}
+        return sum(
+            image.size if isinstance(image, np.ndarray) else image.width * image.height for image in sent.values()
+        )
+
     def keyed(self, key: str | None) -> "Job":
         """The same as the one job of its client by a key: it lasts, and is drawn once however often it is asked for."""
         if key:
@@ -112,6 +122,12 @@ class Job:
         """Stop what is not done yet."""
         for unit in self.units:
             unit.keep, unit.stop = keep, True
+
+
+def _images_of(picture: Picture) -> list[Any]:
+    own = [getattr(picture, name) for name, setting in SETTINGS.items() if setting.kind == "image"]
+    hints = [image for hint in picture.conditions for image in (hint.image, hint.mask)]
+    return [image for image in (*own, *hints) if image is not None]
 
 
 def preview_rows(unit: Unit) -> list[int]:
