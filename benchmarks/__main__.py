@@ -13,7 +13,9 @@ from benchmarks.compile import compile_program
 from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
 from benchmarks.few_steps import few_steps
+from benchmarks.forms import forms
 from benchmarks.fuzz import fuzz
+from benchmarks.guiding import guiding
 from benchmarks.judge import judge
 from benchmarks.judged import judged
 from benchmarks.kills import kills
@@ -61,6 +63,8 @@ app.command("trained", rich_help_panel=LONG)(trained)
 app.command("tuned", rich_help_panel=LONG)(tuned)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("judged", rich_help_panel=LONG)(judged)
+app.command("forms", rich_help_panel=LONG)(forms)
+app.command("guiding", rich_help_panel=LONG)(guiding)
 app.command("few-steps", rich_help_panel=LONG)(few_steps)
 app.command("sketches", rich_help_panel=LONG)(sketches)
 app.command("recommend", rich_help_panel=READ)(recommend)

@@ -49,7 +49,7 @@ def drawn(
     for start in track(range(0, len(captions), batch), title):
         seeds = [min(i, last) for i in range(start, start + batch)]
         own = [conditions_of(i) for i in seeds]
-        more = {} if negatives is None else {"negative_prompt": [negatives[i] for i in seeds]}
+        more: dict[str, Any] = {} if negatives is None else {"negative_prompt": [negatives[i] for i in seeds]}
         images = pipe([captions[i] for i in seeds], seed=seeds, conditions=own, output_type="np", **how, **more).images
         parts.append(np.asarray(images))
     return np.concatenate(parts)[: len(captions)]

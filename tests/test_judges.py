@@ -10,11 +10,12 @@ from tiny_training import write_pictures
 import sdjax
 from benchmarks.judged import shares
 from benchmarks.readings import rendered
-from benchmarks.scenes import draw_scene
+from benchmarks.scenes import PALETTE, SHAPES, draw_scene
 from benchmarks.scorer import read_picture
 from sdjax.cli import main
 from sdjax.errors import ConfigError, InputError
 from sdjax.files.checkpoint import read_model
+from sdjax.files.layout import embedded_models
 from sdjax.gradients import Judge, Wish, pulled
 from sdjax.models import build
 from sdjax.pipeline import JudgeNet
@@ -29,6 +30,7 @@ from sdjax.training.data import read_examples
 from sdjax.training.models import fresh
 
 CONFIG = {"block_out_channels": [8, 8], "norm_num_groups": 2, "labels": "star,ring,red"}
+CLASSIFIER = "shapes-classifier"
 HOW = {"num_inference_steps": 4, "output_type": "np", "guidance_scale": 3.0, "seed": 1}
 
 
@@ -190,3 +192,23 @@ def test_the_share_of_pictures_that_show_what_was_wished():
     assert shares(readings, wanted) == {"shape": 1, "colour": 1, "both": 1}
     others = [(colour, "square" if shape != "square" else "ring") for colour, shape in wanted]
     assert shares(readings, others)["both"] < 1
+
+
+def test_a_classifier_ships_with_the_embedded_model():
+    """Opened by its name, for the embedded model's latents, of its colours and shapes; small."""
+    net = sdjax.load_condition(CLASSIFIER)
+    assert net.module.config.words == (*PALETTE, *SHAPES)
+    net.check(read_model(embedded_models()["shapes"]).unet.module.config)
+    files = [path for path in embedded_models()[CLASSIFIER].rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2**20
+
+
+@pytest.mark.long
+def test_the_classifier_sees_what_is_there():
+    """In latents of scenes that it was not trained on: of each the colours and shapes, with little noise."""
+    scenes = [draw_scene(np.random.default_rng([77, i])) for i in range(40)]
+    pipe, net = sdjax.load(), sdjax.load_condition(CLASSIFIER)
+    mean, _ = pipe.networks.autoencoder.encode((2 * rendered(scenes) - 1).astype(np.float32))
+    logits = net.module.apply({"params": jax.tree.map(jnp.float32, net.params)}, mean, np.full(40, 20))
+    told = np.array([[word in str(scene.facts).split() for word in net.module.config.words] for scene in scenes])
+    assert np.mean((np.asarray(logits) > 0) == told) > 0.9

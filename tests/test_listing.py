@@ -64,9 +64,10 @@ def test_models_of_every_kind_are_listed(tmp_path, capsys, monkeypatch):
     (here / "five.ckpt").write_bytes(b"a pickle")
     assert main(["models", str(here)]) == 0
     found = rows(capsys)
-    kinds = {name: kind for name, kind in found.items() if name not in ("shapes", "outline")}
+    kinds = {name: kind for name, kind in found.items() if name not in ("shapes", "outline", "shapes-classifier")}
     assert found["shapes"].startswith("embedded") and found["shapes"].endswith("22.4 MB")
     assert found["outline"].startswith("embedded, for --control")
+    assert found["shapes-classifier"].startswith("embedded, a classifier")
     assert {
         name.removeprefix(f"{here}/"): kind.rpartition(" ")[0].rpartition(" ")[0] for name, kind in kinds.items()
     } == {
