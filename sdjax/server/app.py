@@ -17,6 +17,8 @@ from sdjax.server.gateway import Gateway
 from sdjax.server.refusals import Refused
 from sdjax.version import __version__
 
+NOTHING = "Not Found: OpenAI's API is at /v1/images, A1111's at /sdapi/v1, and a page comes with `sdjax ui`"
+
 
 def application(
     engine: Engine,
@@ -41,7 +43,8 @@ def application(
 
     @app.exception_handler(HTTPException)
     def not_there(request: Request, error: HTTPException) -> Response:
-        return answer_of(Refused(str(error.detail), error.status_code), request.url.path)
+        said = NOTHING if error.status_code == 404 else str(error.detail)
+        return answer_of(Refused(said, error.status_code), request.url.path)
 
     @app.exception_handler(RequestValidationError)
     def unreadable(request: Request, error: RequestValidationError) -> Response:
