@@ -11,6 +11,7 @@ from serving import SLOTS, served
 from sdjax.files.pictures import encoded
 from sdjax.server.engine import Engine
 from sdjax.server.journal import Journal
+from sdjax.server.lanes import Lanes
 from sdjax.server.limits import Limits
 from sdjax.server.models import Models
 from sdjax.server.queue import Queue
@@ -48,6 +49,23 @@ def test_clients_take_turns(pipe):
     queue.add(sent.units)
     with pytest.raises(Refused, match="4096 pixels already"):
         queue.check_room(sent, 2.0)
+
+
+@pytest.mark.long
+def test_a_batch_that_has_had_more_time_waits_for_the_others(pipe):
+    queue, lanes = Queue(10, 10**6), Lanes(Models({"small": lambda: pipe}), [SLOTS], 100.0)
+    jobs = [job_of(pipe, "me", Picture("a", width=side, height=side, num_inference_steps=8)) for side in (96, 64)]
+    large, small = (job.units[0] for job in jobs)
+    queue.add([large, small])
+    for chosen in lanes.choose(queue):
+        assert not lanes.admit(*chosen)
+    next(lane for lane in lanes._open if large in lane.batch.units).spent = 1000.0
+    while small in lanes.units:
+        ended = list(lanes.advance(lambda fill: None))
+    assert [each.unit for each in ended] == [small] and large.done == 0
+    while large in lanes.units:
+        ended = list(lanes.advance(lambda fill: None))
+    assert [each.unit for each in ended] == [large] and large.done == large.nfe
 
 
 def test_a_journal_gives_back_what_it_was_given(pipe, tmp_path):

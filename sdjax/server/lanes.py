@@ -1,6 +1,8 @@
-"""Which batches are on their way at once: by group, in sizes that suit what waits, a chunk of each after the other."""
+"""Which batches are on their way at once: by group, in sizes that suit what waits, with equal shares of the time."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +17,9 @@ from sdjax.server.whole import Drawn, Whole
 from sdjax.server.work import Group, Result, Unit
 
 MOST = 8  # batches at once
+LEAD = (
+    10.0  # seconds that a batch has had before the others, at most: a program that had to be compiled is nobody's fault
+)
 
 
 class Ended(NamedTuple):
@@ -50,22 +55,34 @@ class Drawing(Protocol):
         """Go on for a moment; gives what has ended. on_fill: called with the share of slots that has a picture."""
 
 
+@dataclass(eq=False)
+class Lane:
+    """A batch that is being drawn. spent: seconds of the devices' that it had, beside those of the others."""
+
+    group: Group
+    batch: Slots | Whole
+    spent: float
+
+
 class Lanes:
-    """The batches that are being drawn. sizes: those that a batch may have. seconds: that a request may take."""
+    """The batches that are being drawn. sizes: those that a batch may have. seconds: that a request may take.
+
+    Each has an equal share of the time, so that small pictures do not wait for every chunk of large ones.
+    """
 
     def __init__(self, models: Models, sizes: Sequence[int], seconds: float):
         self._models, self._sizes, self._seconds = models, sorted(sizes), seconds
-        self._open: list[tuple[Group, Slots | Whole]] = []
+        self._open: list[Lane] = []
 
     @property
     def units(self) -> list[Unit]:
         """The pictures that are being drawn."""
-        return [unit for _, lane in self._open for unit in lane.units]
+        return [unit for lane in self._open for unit in lane.batch.units]
 
     @property
     def slots(self) -> int:
         """Of all batches, free ones too."""
-        return sum(lane.size for _, lane in self._open)
+        return sum(lane.batch.size for lane in self._open)
 
     def choose(self, queue: Queue) -> list[Chosen]:
         """Takes what can begin now out of the queue: with the batch that it joins, or the size of a new one.
@@ -78,7 +95,7 @@ class Lanes:
             group = unit.group
             if group in new or any(group == each for each, _, _ in chosen):
                 continue
-            own = [lane for each, lane in self._open if each == group]
+            own = [lane.batch for lane in self._open if lane.group == group]
             if lane := next((lane for lane in own if lane.free), None):
                 chosen.append((group, lane, queue.take(lane.free, partial(_is_of, group))))
             elif self._waits_for_a_model(group.model):
@@ -90,7 +107,7 @@ class Lanes:
         return chosen
 
     def _waits_for_a_model(self, name: str) -> bool:
-        used = {group.model for group, _ in self._open}
+        used = {lane.group.model for lane in self._open}
         return not self._models.is_open(name) and len(used) >= self._models.kept
 
     def admit(self, group: Group, where: "Slots | Whole | int", units: list[Unit]) -> list[Ended]:
@@ -100,7 +117,7 @@ class Lanes:
             if isinstance(where, int):
                 pipe = self._opened(group.model)
                 where = (Slots if is_continuous(group.key) else Whole)(pipe, size, self._seconds)
-                self._open.append((group, where))
+                self._open.append(Lane(group, where, min((lane.spent for lane in self._open), default=0.0)))
             return [Ended(unit, result, size) for unit, result in where.admit(units)]
         except Exception as error:
             log.exception("a batch cannot begin")
@@ -114,20 +131,25 @@ class Lanes:
             raise Refused("the model cannot be opened", 503) from error
 
     def advance(self, on_fill: Callable[[float], None]) -> Iterator[Ended]:
-        """A chunk of every batch, one after the other; batches without pictures are let go.
+        """A chunk of the batch that has had the least time; a batch without pictures is let go.
 
-        on_fill: called with the share of the slots that has a picture, for each.
+        on_fill: called with the share of its slots that has a picture.
         """
-        for group, lane in list(self._open):
-            units = lane.units
-            on_fill(len(units) / lane.size)
-            try:
-                yield from [Ended(unit, result, lane.size) for unit, result in lane.advance()]
-            except Exception as error:  # the engine outlives what is wrong with a batch
-                log.exception("a batch failed")
-                yield from [Ended(unit, error, lane.size) for unit in units if not unit.future.done()]
-                self._open.remove((group, lane))
-        self._open = [(group, lane) for group, lane in self._open if lane.units]
+        if not self._open:
+            return
+        lane = min(self._open, key=lambda each: each.spent)
+        units, begun = lane.batch.units, time.perf_counter()
+        on_fill(len(units) / lane.batch.size)
+        try:
+            yield from [Ended(unit, result, lane.batch.size) for unit, result in lane.batch.advance()]
+        except Exception as error:  # the engine outlives what is wrong with a batch
+            log.exception("a batch failed")
+            yield from [Ended(unit, error, lane.batch.size) for unit in units if not unit.future.done()]
+            self._open.remove(lane)
+        lane.spent += time.perf_counter() - begun
+        if others := [each.spent for each in self._open if each is not lane]:
+            lane.spent = min(lane.spent, min(others) + LEAD)
+        self._open = [each for each in self._open if each.batch.units]
 
 
 def _is_of(group: Group, unit: Unit) -> bool:
