@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from serving import SLOTS, served
 
+from sdjax.files.checkpoint import read_model
 from sdjax.files.pictures import encoded
+from sdjax.pipeline.resolve import Facts
 from sdjax.server.engine import Engine
 from sdjax.server.journal import Journal
 from sdjax.server.lanes import Lanes
@@ -23,28 +25,33 @@ FEW = {"num_inference_steps": 3}
 FORM = Form("webp", 80)
 
 
+@pytest.fixture(scope="module")
+def facts(small):
+    return Facts.of(read_model(small))
+
+
 def gradient() -> Image.Image:
     return Image.linear_gradient("L").resize((64, 64)).convert("RGB")
 
 
-def job_of(pipe, client: str, *pictures: Picture, id: str = "job") -> Job:
-    return Job(client, units_of("small", pictures, pipe.facts, Limits()), time.time() + 100, FORM, id=id)
+def job_of(facts, client: str, *pictures: Picture, id: str = "job") -> Job:
+    return Job(client, units_of("small", pictures, facts, Limits()), time.time() + 100, FORM, id=id)
 
 
 @pytest.mark.long
-def test_clients_take_turns(pipe):
+def test_clients_take_turns(facts):
     queue = Queue(10, 64 * 64)
-    (first,), (second,) = ([job_of(pipe, name, *[Picture("a")] * 3)] for name in "ab")
+    (first,), (second,) = ([job_of(facts, name, *[Picture("a")] * 3)] for name in "ab")
     queue.add([*first.units, *second.units])
     assert [unit.job.client for unit in queue] == list("ababab")
     assert [unit.job.client for unit in queue.take(3, lambda _: True)] == list("aba")
-    third = job_of(pipe, "c", Picture("a"))
+    third = job_of(facts, "c", Picture("a"))
     queue.add(third.units)
     assert [unit.job.client for unit in queue][:2] == ["b", "c"]  # and not behind all that came before
     with pytest.raises(Refused, match="queue is full") as full:
-        queue.check_room(job_of(pipe, "d", *[Picture("a")] * 7), 2.0)
+        queue.check_room(job_of(facts, "d", *[Picture("a")] * 7), 2.0)
     assert full.value.status == 429 and full.value.retry_after == 2
-    sent = job_of(pipe, "d", *[Picture("a", image=gradient())] * 2)
+    sent = job_of(facts, "d", *[Picture("a", image=gradient())] * 2)
     queue.check_room(sent, 2.0)
     queue.add(sent.units)
     with pytest.raises(Refused, match="4096 pixels already"):
@@ -52,9 +59,9 @@ def test_clients_take_turns(pipe):
 
 
 @pytest.mark.long
-def test_a_batch_that_has_had_more_time_waits_for_the_others(pipe):
+def test_a_batch_that_has_had_more_time_waits_for_the_others(pipe, facts):
     queue, lanes = Queue(10, 10**6), Lanes(Models({"small": lambda: pipe}), [SLOTS], 100.0)
-    jobs = [job_of(pipe, "me", Picture("a", width=side, height=side, num_inference_steps=8)) for side in (96, 64)]
+    jobs = [job_of(facts, "me", Picture("a", width=side, height=side, num_inference_steps=8)) for side in (96, 64)]
     large, small = (job.units[0] for job in jobs)
     queue.add([large, small])
     for chosen in lanes.choose(queue):
@@ -68,14 +75,14 @@ def test_a_batch_that_has_had_more_time_waits_for_the_others(pipe):
     assert [each.unit for each in ended] == [large] and large.done == large.nfe
 
 
-def test_a_journal_gives_back_what_it_was_given(pipe, tmp_path):
+def test_a_journal_gives_back_what_it_was_given(facts, tmp_path):
     image, mask = gradient(), Image.new("L", (64, 64), 255)
     pictures = [
         Picture("ein Würfel", seed=2**64 - 1, guidance_scale=(1.0, 2.0, 3.0), **FEW),
         Picture("a", image=image, mask_image=mask, mask_blur=0.0),
     ]
     journal = Journal(tmp_path / "journal.sqlite")
-    job = job_of(pipe, "me", *pictures)
+    job = job_of(facts, "me", *pictures)
     journal.accept(job)
     with pytest.raises(Refused, match="already"):
         journal.accept(job)
@@ -99,29 +106,29 @@ def test_a_journal_gives_back_what_it_was_given(pipe, tmp_path):
     again.close()
 
 
-def test_a_full_disk_is_said_and_nothing_is_half_written(pipe, tmp_path):
+def test_a_full_disk_is_said_and_nothing_is_half_written(facts, tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
-    journal.accept(job_of(pipe, "me", Picture("a star", **FEW), id="before"))
+    journal.accept(job_of(facts, "me", Picture("a star", **FEW), id="before"))
     pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
     journal._base.execute(f"PRAGMA max_page_count = {pages + 2}")
     noise = Image.effect_noise((256, 256), 80).convert("RGB")
     with pytest.raises(Refused, match="cannot be written") as full:
-        journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
+        journal.accept(job_of(facts, "me", Picture("a star", image=noise, **FEW), id="large"))
     assert full.value.status == 503 and journal.find("large") is None
     with pytest.raises(Refused, match="cannot be written"):
         journal.keep("before", 0, Result(bytes(10**6), Form(), {}))
     assert journal.result("before", 0) is None and [kept.id for kept in journal.left()] == ["before"]
     journal._base.execute("PRAGMA max_page_count = 100000")
-    journal.accept(job_of(pipe, "me", Picture("a star", image=noise, **FEW), id="large"))
+    journal.accept(job_of(facts, "me", Picture("a star", image=noise, **FEW), id="large"))
     assert [kept.id for kept in journal.left()] == ["before", "large"]
     journal.close()
 
 
 @pytest.mark.long
-def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, tmp_path):
+def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, facts, tmp_path):
     journal = Journal(tmp_path / "journal.sqlite")
     image = gradient()
-    journal.accept(job_of(pipe, "me", Picture("a star", image=image, seed=3, **FEW), id="kept"))
+    journal.accept(job_of(facts, "me", Picture("a star", image=image, seed=3, **FEW), id="kept"))
     with served(pipe) as running:
         running.engine.journal.close()
         running.engine.journal = journal  # which is closed with the server
@@ -133,10 +140,10 @@ def test_what_a_killed_server_had_accepted_is_drawn_by_the_next(pipe, tmp_path):
 
 
 @pytest.mark.long
-def test_a_server_that_stops_leaves_the_rest_to_the_next(pipe, tmp_path):
+def test_a_server_that_stops_leaves_the_rest_to_the_next(pipe, facts, tmp_path):
     """Those who wait are told so, and what was accepted is drawn all the same, as if nothing had been."""
     journal = Journal(tmp_path / "journal.sqlite")
-    jobs = [job_of(pipe, "me", Picture("a", seed=k, num_inference_steps=100), id=str(k)) for k in range(4)]
+    jobs = [job_of(facts, "me", Picture("a", seed=k, num_inference_steps=100), id=str(k)) for k in range(4)]
 
     def engine() -> Engine:
         return Engine(Models({"small": lambda: pipe}), [SLOTS], Limits(), journal)
@@ -150,7 +157,7 @@ def test_a_server_that_stops_leaves_the_rest_to_the_next(pipe, tmp_path):
     errors = [job.units[0].future.exception() for job in jobs]
     assert all(isinstance(error, Refused) and error.status in (409, 503) for error in errors)
     with pytest.raises(Refused, match="about to stop"):
-        first.submit(job_of(pipe, "me", Picture("a"), id="late"))
+        first.submit(job_of(facts, "me", Picture("a"), id="late"))
     second = engine()
     assert second.resume() == 4
     for k, job in enumerate(list(second.jobs.values())):

@@ -24,7 +24,7 @@ from sdjax.server.journal import KeptHint
 from sdjax.server.lanes import Chosen, Ended
 from sdjax.server.logs import log
 from sdjax.server.queue import Queue
-from sdjax.server.refusals import Refused, Stopped, too_long
+from sdjax.server.refusals import Refused, Stopped, too_long, without_paths
 from sdjax.server.work import Form, Group, Job, Result, Unit, unit_of
 from sdjax.settings import Picture
 
@@ -81,8 +81,8 @@ class Replica:
     async def draw(self, wanted: Wanted) -> AsyncIterator[Told]:
         """A picture: how far it is now and then, its estimates, and at last what came of it."""
         engine, shown = self._engine, SimpleQueue[tuple[Image.Image, int]]()
-        facts = await asyncio.wrap_future(engine.facts(wanted.model))
         try:
+            facts = await asyncio.wrap_future(engine.facts(wanted.model))
             hints = tuple(hint.opened(engine.nets) for hint in wanted.picture.conditions)
             unit = unit_of(wanted.model, replace(wanted.picture, conditions=hints), facts, engine.limits, 0)
             job = Job("", [unit], time.time() + wanted.seconds, wanted.form, wanted.previews)
@@ -107,7 +107,9 @@ class Replica:
 
 
 def _said(error: BaseException) -> tuple[str, int]:
-    return (str(error), getattr(error, "status", 400)) if isinstance(error, SdjaxError) else (FAULT, 500)
+    if not isinstance(error, SdjaxError):
+        return FAULT, 500
+    return str(without_paths(error)), getattr(error, "status", 400)
 
 
 class Replicas:
