@@ -22,6 +22,7 @@ from benchmarks.kills import kills
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.recommend import recommend
+from benchmarks.reuse import reuse
 from benchmarks.scenes import scenes
 from benchmarks.serving import serving
 from benchmarks.showcase import showcase
@@ -75,6 +76,7 @@ app.command("showcase", rich_help_panel="Pictures")(showcase)
 app.command("scenes", rich_help_panel="Pictures")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("conditions", rich_help_panel=LARGE)(conditions)
+app.command("reuse", rich_help_panel=LARGE)(reuse)
 app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)

@@ -7,13 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.models.reuse import COLLECTION, Reuse, kept_from
 from sdjax.models.transformer import ATTENDED, Seen
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
 
 Params = dict[str, Any]
 # Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
-# network's prediction, float32; with watch=True, also to what its middle attends to, [batch, tokens].
+# network's prediction, float32; with watch=True, also to what its middle attends to, [batch, tokens]; with reuse, also
+# to what may be taken from this evaluation (`models.reuse.Kept`).
 Predict = Callable[..., Any]
 
 
@@ -30,7 +32,9 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     shared part "look_places", for each and for each level [batch, height * width].
     """
 
-    def predict(x: jax.Array, timesteps: jax.Array, own: Any, shared: Any, watch: bool = False) -> Any:
+    def predict(
+        x: jax.Array, timesteps: jax.Array, own: Any, shared: Any, watch: bool = False, reuse: Reuse | None = None
+    ) -> Any:
         dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
         context = own["context"].astype(dtype)
         edited = [own["edited"]] if "edited" in own else []
@@ -49,6 +53,9 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
                 for i, name in enumerate(unet.config.attentions)
             }
         inputs = (*of_the_step, shared["guidance"], residuals)
+        if reuse is not None:
+            output, found = unet.apply({"params": params}, *inputs, **changed, reuse=reuse, mutable=[COLLECTION])
+            return output.astype(jnp.float32), kept_from(found, reuse.kept)
         if not watch:
             return unet.apply({"params": params}, *inputs, **changed).astype(jnp.float32)
         output, kept = unet.apply({"params": params}, *inputs, **changed, mutable=[ATTENDED])

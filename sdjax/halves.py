@@ -19,6 +19,7 @@ class Conditioning(NamedTuple):
         in them.
     perturbed: as positive (of several conditions, the first), with self-attention perturbed; None where none is.
     image: as negative, with the picture that a model is told to change; None for other models.
+    reuse: [batch, rows, 2], whether a row takes what is deep, and what is attended, from earlier ones (`reusing`).
     """
 
     positive: Any
@@ -26,6 +27,7 @@ class Conditioning(NamedTuple):
     shared: Any
     perturbed: Any = None
     image: Any = None
+    reuse: Any = None
 
 
 class Composed(NamedTuple):
@@ -44,6 +46,15 @@ class ByRow(NamedTuple):
     table: Any
 
 
+def at_row(own: Any, row: PlanRow) -> Any:
+    """One half's tree as a network reads it at a row."""
+
+    def picked(leaf: Any) -> Any:
+        return leaf.table[jnp.arange(len(leaf.table)), row.number] if isinstance(leaf, ByRow) else leaf
+
+    return jax.tree.map(picked, own, is_leaf=lambda leaf: isinstance(leaf, ByRow))
+
+
 def denoiser(
     predict: Predict, conditioning: Conditioning, guidance: Guidance, guided: bool, halves: str | None = None
 ) -> RowModel:
@@ -51,7 +62,7 @@ def denoiser(
 
     halves: an axis of devices that all have the same pictures: the even ones compute the unconditional half.
     """
-    positive, negative, shared, perturbed, image = conditioning
+    positive, negative, shared, perturbed, image, _ = conditioning
     parts = positive.parts if isinstance(positive, Composed) else (positive,)
 
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -59,12 +70,6 @@ def denoiser(
         timesteps, none, own = jnp.asarray(row.at.timesteps), jnp.zeros_like(x), at_row(positive, row)
         output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, own, shared), lambda: none)
         return output, output, memory
-
-    def at_row(own: Any, row: PlanRow) -> Any:
-        def picked(leaf: Any) -> Any:
-            return leaf.table[jnp.arange(len(leaf.table)), row.number] if isinstance(leaf, ByRow) else leaf
-
-        return jax.tree.map(picked, own, is_leaf=lambda leaf: isinstance(leaf, ByRow))
 
     watch = guidance.degraded is not None
 

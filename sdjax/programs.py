@@ -22,7 +22,9 @@ from sdjax.guidance import Guidance
 from sdjax.halves import ByRow, Composed, Conditioning, denoiser
 from sdjax.models import AutoencoderKL
 from sdjax.models.bands import decode_in_bands, encode_in_bands
+from sdjax.models.reuse import Kept
 from sdjax.models.transformer import Perturb
+from sdjax.reusing import Memory, reusing
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, State
 from sdjax.schedulers.plan import Rows
@@ -33,7 +35,7 @@ WHOLE_PICTURE = 1024 * 1024
 
 
 # Programs are kept on disk with the structure of their arguments.
-for _structure in (ByRow, Conditioning, Composed, Perturb, Guidance, Known, State, Plan, Rows, Wish):
+for _structure in (ByRow, Conditioning, Composed, Perturb, Guidance, Known, State, Plan, Rows, Wish, Memory, Kept):
     jax.export.register_namedtuple_serialization(_structure, serialized_name=f"sdjax.{_structure.__name__}")
 
 
@@ -131,7 +133,10 @@ def denoise(
         assert decoder is not None
         return raw_pictures(decoder, judge_params[-1], latents)
 
-    model = denoiser(predict, conditioning, guidance, guided, halves)
+    if conditioning.reuse is None:
+        model = denoiser(predict, conditioning, guidance, guided, halves)
+    else:
+        model = reusing(predict, conditioning, guidance, guided)
     model = pulled(model, judges, judge_params[: len(judges)], wishes, decoded)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
         source = schedulers.noise_source(state.denoised.shape, noise)

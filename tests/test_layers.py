@@ -17,6 +17,7 @@ LAYERS = [
     {"prompts", "random"},
     {"guidance", "gradients", "denoisers"},
     {"halves"},
+    {"reusing"},
     {"targets"},
     {"programs", "parallel"},
     {"reading"},

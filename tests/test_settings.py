@@ -45,6 +45,8 @@ OTHER = {
     "pag_scale": 2.5,
     "sag_scale": 0.75,
     "recurrence": 2,
+    "cache_interval": 3,
+    "gate_step": 1,
     "seg_blur": 2.0,
     "perturbed_layers": "mid,down",
     "sampler": "ddim",
@@ -88,6 +90,7 @@ OTHER = {
 }
 IMAGES = {name for name, setting in SETTINGS.items() if setting.kind in ("image", "hints")}
 LEVELS = {"timesteps", "sigmas"}
+REUSE = {"cache_interval", "gate_step"}  # which do without most forms of guidance
 CHURN = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
 SPACED = {"rho", "sigma_min", "sigma_max"}
 FROM_IMAGES = {"strength", "mask_blur", "padding_mask_crop", "noise_level", "denoising_start", "image_guidance_scale"}
@@ -176,7 +179,9 @@ def test_a_png_tells_every_setting_and_like_paints_it_again(model, values, witho
     """By way of the options, the PNG's text, and `--like`."""
     values = OTHER | {"clip_skip": 0, "hires_upscaler": "latent"} | values
     small = request.getfixturevalue(model)
-    without = without | {name for name, value in values.items() if value is None or value is False} | FROM_IMAGES
+    without = (
+        without | {name for name, value in values.items() if value is None or value is False} | FROM_IMAGES | REUSE
+    )
     if values["hires_scale"] is None:
         without |= {name for name in OTHER if name.startswith("hires")}
     said = []

@@ -167,16 +167,19 @@ class Block(nn.Module):
         context: Any = None,
         skips: Sequence[jax.Array] = (),
         addition: jax.Array | None = None,
+        first: int = 0,
+        last: int | None = None,
     ) -> list[jax.Array]:
         """Returns the output of every layer; each takes one of `skips`, if there are any, beside its input.
 
+        first, last: the layers that are computed, from the first to before the last; all by default.
         addition: what is added to the output of the last layer that is not the resampler; or where there is no
             attention, to that of the block, as diffusers does with T2I adapters.
         """
         outputs = []
-        for i in range(self.layers):
+        for i in range(first, self.layers if last is None else last):
             if skips:
-                x = jnp.concatenate([x, skips[i]], axis=-1)
+                x = jnp.concatenate([x, skips[i - first]], axis=-1)
             x = self.resnet(name=f"resnets_{i}")(x, time_embedding)
             if self.attention is not None:
                 x = self.attention(name=f"attentions_{i}")(x, context)

@@ -12,6 +12,7 @@ import numpy as np
 from sdjax.models.attention import attention
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 from sdjax.models.platform import platform
+from sdjax.models.reuse import COLLECTION, Reuse, taken
 
 ATTENDED = "attended"  # what the middle's self-attention looks at, where that is asked for (`mutable`)
 MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
@@ -47,11 +48,13 @@ class Context(NamedTuple):
     """What attention sees: the encoded prompt [batch, T, features], and maybe more.
 
     seen: what each layer reads of pictures. perturb: what is done to its self-attention. Both by the layers' names.
+    reuse: what cross-attention takes from an earlier evaluation, None for nothing, ever.
     """
 
     text: jax.Array
     seen: Mapping[str, Sequence[Seen]] | None = None
     perturb: Mapping[str, Perturb] | None = None
+    reuse: Reuse | None = None
 
 
 class Attention(nn.Module):
@@ -178,11 +181,30 @@ class BasicTransformerBlock(nn.Module):
     size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x: jax.Array, text: jax.Array, seen: Sequence[Seen], perturb: Perturb | None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        text: jax.Array,
+        seen: Sequence[Seen],
+        perturb: Perturb | None,
+        kept: jax.Array | None,
+        is_taken: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns x, and where some is kept, what cross-attention added; kept: what the samples that take it do."""
         h = LayerNorm(name="norm1")(x)
         x += Attention(self.heads, self.size, name="attn1")(h, text if self.only_cross_attention else h, (), perturb)
-        x += Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), text, seen)
-        return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x))
+
+        def attend(_: nn.Module, x: jax.Array) -> jax.Array:
+            return Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), text, seen)
+
+        if kept is None or is_taken is None:
+            attended = attend(self, x)
+        else:
+            old = kept.astype(x.dtype)
+            attended = nn.cond(jnp.all(is_taken), lambda *_: old, attend, self, x)
+            attended = taken(is_taken, old, attended)
+        x += attended
+        return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x)), None if kept is None else attended
 
 
 class Transformer2DModel(nn.Module):
@@ -205,19 +227,26 @@ class Transformer2DModel(nn.Module):
         name = "/".join(self.path)
         perturb, seen = (context.perturb or {}).get(name), (context.seen or {}).get(name, ())
         keys = [(each.keys.swapaxes(0, 1), each.values.swapaxes(0, 1)) for each in seen]
+        kept, is_taken = None, None
+        if context.reuse is not None and context.reuse.kept.attended:
+            kept, is_taken = context.reuse.kept.attended[name].swapaxes(0, 1), context.reuse.attended
 
         def of_block(found: Sequence[tuple[jax.Array, jax.Array]]) -> list[Seen]:
             return [Seen(*own, each.weight, each.places) for own, each in zip(found, seen)]
 
         if self.layers == 1:
             first = of_block([(k[0], v[0]) for k, v in keys])
-            h = block(name="transformer_blocks_0")(h, context.text, first, perturb)
+            own = None if kept is None else kept[0]
+            h, attended = block(name="transformer_blocks_0")(h, context.text, first, perturb, own, is_taken)
+            attended = None if attended is None else attended[None]
         else:
             scan = nn.scan(
-                lambda block, h, found: (block(h, context.text, of_block(found), perturb), None),
+                lambda block, h, own: block(h, context.text, of_block(own[0]), perturb, own[1], is_taken),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=self.layers,
             )
-            h, _ = scan(block(name="transformer_blocks"), h, keys)
+            h, attended = scan(block(name="transformer_blocks"), h, (keys, kept))
+        if kept is not None:
+            self.sow(COLLECTION, "attended", attended.swapaxes(0, 1), lambda _, new: new, lambda: None)
         return x + Dense(channels, name="proj_out")(h).reshape(x.shape)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.layers import Block, Conv3x3, GroupNorm, Upsample2D
+from sdjax.models.reuse import COLLECTION, Reuse, taken
 from sdjax.models.transformer import Context, Perturb, Seen
 from sdjax.models.unet_config import UNetConfig
 from sdjax.models.unet_encoder import Added, UNetEncoder
@@ -53,6 +54,7 @@ class UNet2DConditionModel(UNetEncoder):
         residuals: Residuals | None = None,
         seen: Mapping[str, Sequence[Seen]] | None = None,
         perturb: Mapping[str, Perturb] | None = None,
+        reuse: Reuse | None = None,
     ) -> jax.Array:
         """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
 
@@ -64,33 +66,57 @@ class UNet2DConditionModel(UNetEncoder):
         added: for models that are `is_xl`. guidance: [batch], the guidance scale, for models that embed it. residuals:
         of ControlNets, which have one for every skip, and of T2I adapters. seen: what the
         cross-attention reads of pictures, and perturb: what is done to self-attention, by the names of the layers
-        ("mid_block/attentions_0").
+        ("mid_block/attentions_0"). reuse: what is taken from an earlier evaluation; what this one has of it is put into
+        the collection "kept" (see `models.reuse`).
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added, guidance).astype(x.dtype)
-        tokens = Context(context.astype(x.dtype), seen, perturb)
+        tokens = Context(context.astype(x.dtype), seen, perturb, reuse)
+        finest = self._up(len(levels) - 1)
+        own_skip = x
+        if residuals is not None and residuals.middle is not None:
+            own_skip = x + residuals.skips[0]
 
-        additions = residuals.levels if residuals is not None else ()
+        kept = None if reuse is None else reuse.kept.deep
+        if reuse is not None and kept is not None and reuse.deep is True:
+            x = kept.astype(x.dtype)
+        else:
+            x = self._inside(x, embedding, tokens, residuals or Residuals(), finest)
+            x = x if reuse is None or kept is None else taken(reuse.deep, kept, x)
+        if kept is not None:
+            self.sow(COLLECTION, "deep", x, lambda _, new: new, lambda: None)
+        x = finest(x, embedding, tokens, [own_skip], first=levels[0].layers)[-1]
+        x = nn.silu(GroupNorm(config.norm_num_groups, config.norm_eps, name="conv_norm_out")(x))
+        return Conv3x3(config.out_channels, name="conv_out")(x)
+
+    def _inside(
+        self, x: jax.Array, embedding: jax.Array, tokens: Context, residuals: Residuals, finest: nn.Module
+    ) -> jax.Array:
+        """From the output of conv_in down, through the middle and up to before the last layer of the finest level."""
+        levels, additions = self.config.levels, residuals.levels
         skips = self.down(x, embedding, tokens, additions)
         x = self.middle(skips[-1], embedding, tokens)
         if len(additions) > len(levels):  # of the adapters of Stable Diffusion XL, which has three levels
             x += additions[-1]
-        if residuals is not None and residuals.middle is not None:
+        if residuals.middle is not None:
             skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
             x += residuals.middle
+        for i, level in enumerate(levels[:0:-1]):
+            own = [skips.pop() for _ in range(level.layers + 1)]
+            height, width = skips[-1].shape[1:3]
+            x = self._up(i, (height, width))(x, embedding, tokens, own)[-1]
+        return finest(x, embedding, tokens, skips[:0:-1], last=levels[0].layers)[-1]
 
-        for i, level in enumerate(reversed(levels)):
-            layer_skips = [skips.pop() for _ in range(level.layers + 1)]
-            x = Block(
-                len(layer_skips),
-                self.resnet(level),
-                self.transformer(level) if level.up_attention else None,
-                partial(Upsample2D, skips[-1].shape[1:3], name="upsamplers_0") if skips else None,
-                name=f"up_blocks_{i}",
-            )(x, embedding, tokens, layer_skips)[-1]
-
-        x = nn.silu(GroupNorm(config.norm_num_groups, config.norm_eps, name="conv_norm_out")(x))
-        return Conv3x3(config.out_channels, name="conv_out")(x)
+    def _up(self, number: int, size: tuple[int, int] | None = None) -> Block:
+        """A level on the way up, counted from the coarsest; size: height and width of the next one, if there is one."""
+        level = self.config.levels[-1 - number]
+        return Block(
+            level.layers + 1,
+            self.resnet(level),
+            self.transformer(level) if level.up_attention else None,
+            None if size is None else partial(Upsample2D, size, name="upsamplers_0"),
+            name=f"up_blocks_{number}",
+        )

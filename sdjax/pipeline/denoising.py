@@ -15,6 +15,7 @@ from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.contexts import Contexts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.perturbing import marks
+from sdjax.pipeline.reuse import with_memory
 from sdjax.pipeline.start import BatchStart, ImageInputs
 from sdjax.pipeline.xl import sizes_of
 from sdjax.random import DeviceNoise, HostNoise, Noise
@@ -87,6 +88,13 @@ class Batch:
         weights, arrays = shard(order.weights), shard((order.plan, order.guidance))
         return cls(order, images, contexts, noise, start.x, known, shared, sizes, weights, arrays, unet, nets)
 
+    def start(self) -> State:
+        """The state before the first row."""
+        state = schedulers.init_state(self.order.plan, self.first)
+        if self.order.reuse is None:
+            return state
+        return with_memory(state, self.order.reuse, self.order.facts.unet, jax.tree.leaves(self.unet)[0].dtype)
+
     def on_host(self, step: Step) -> State:
         """The state [batch, ...] of the batch after a step, to keep, save or branch from."""
         return unshard(step.state, len(self.first))
@@ -113,7 +121,9 @@ class Batch:
         away = perturbed is not None or self.order.guidance.degraded is not None
         other = None if away and not self.order.reads_negative else negative
         positive = parts[0] if len(parts) == 1 else Composed(tuple(parts), self.weights)
-        conditioning = Conditioning(positive, other, self.shared | self.nets.shared, perturbed, image)
+        shared = self.shared | self.nets.shared
+        reuse = None if self.order.reuse is None else shard(self.order.reuse)
+        conditioning = Conditioning(positive, other, shared, perturbed, image, reuse)
         noise = shard(self.noise.of_row(row, self.first.shape[1:], self.order.draws))
         return conditioning, self.arrays[1], self.known, noise
 
@@ -135,7 +145,7 @@ def steps(
     order, row = batch.order, 0
     last = order.nfe if until is None else until
     if state is None:
-        state = schedulers.init_state(order.plan, batch.first)
+        state = batch.start()
     else:
         row = _row_of(state, batch)
     plan, _ = batch.arrays
@@ -153,7 +163,7 @@ def compile_for(batch: Batch, advance: Advance) -> Step:
     """Compiles the programs that a batch runs, and gives it as it is before the first row."""
     (plan, _), inputs = batch.arrays, batch.inputs(0)
     for guided in sorted(set(map(bool, batch.order.guided))):
-        state = shard(schedulers.init_state(batch.order.plan, batch.first))
+        state = shard(batch.start())
         step = Step(0, jax.block_until_ready(advance(guided, plan, state, *inputs, np.int32(0))))
     return step
 

@@ -87,6 +87,7 @@ def _denoising_program(unet: nn.Module, vae: nn.Module) -> Callable[..., State]:
         # One picture, which `shard` puts on every device, has the halves of guidance computed side by side.
         judges, judge_params, wishes = nets.wishes
         alone = any(judge.sees != "noisy" for judge in judges) or arguments[3].degraded is not None
+        alone |= arguments[2].reuse is not None
         side_by_side = guided and pictures == 1 < len(devices()) and not alone
         program = of_form(guided, AXIS if side_by_side else None, nets.nets.modules, judges)
         return program(params, *arguments, nets.nets.params, judge_params, wishes)

@@ -22,6 +22,7 @@ from sdjax.pipeline.hints import ConditionNet, Hint
 from sdjax.pipeline.looks import Look, PictureNet
 from sdjax.pipeline.perturbing import chosen_layers
 from sdjax.pipeline.recipe import Recipe
+from sdjax.pipeline.reuse import reuse_of
 from sdjax.pipeline.tasks import Size
 from sdjax.pipeline.wishes import JudgeNet, PictureWish
 from sdjax.prompts import Tokens, bucket, tokens_by_row
@@ -50,6 +51,7 @@ class GroupKey(NamedTuple):
     negative: bool  # whether the unconditional half is computed where a row is guided
     perturbed: tuple[str, ...]  # layers whose self-attention is
     degraded: bool  # whether samples are degraded where the model looks
+    reuse: tuple[tuple[bool, ...], ...]  # of each row, what it takes from earlier ones; () where none does
     noise: str  # where it is drawn
     nets: tuple[str, ...]  # that see hints
     loras: tuple[Mention, ...]  # that the prompts name
@@ -109,6 +111,11 @@ class Order:
     def guidance(self) -> Guidance:
         """Guidance at every row of every picture's plan."""
         return guidance_of(self.recipes, self.rows, self.adaptive)
+
+    @cached_property
+    def reuse(self) -> np.ndarray | None:
+        """[pictures, rows, 2], what every row takes from earlier ones, None where no picture's does; see `reusing`."""
+        return reuse_of(self.recipes, self.rows)
 
     @cached_property
     def perturbed_layers(self) -> tuple[str, ...]:
@@ -263,6 +270,7 @@ class Order:
             negative=self.reads_negative,
             perturbed=self.perturbed_layers,
             degraded=self.guidance.degraded is not None,
+            reuse=() if self.reuse is None else tuple(tuple(row) for row in self.reuse[0, : self.nfe].tolist()),
             noise=picture.rng if picture.rng == "jax" else f"{picture.rng} {when}",
             nets=tuple(hint.net.name for hint in picture.conditions),
             loras=self.loras,

@@ -11,6 +11,7 @@ from sdjax.pipeline.conditions import with_hints
 from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.resolve import recipe_of
+from sdjax.pipeline.reuse import check_reuse
 from sdjax.pipeline.tasks import Size
 from sdjax.pipeline.xl import check_xl
 from sdjax.schedulers import SOLVERS
@@ -43,6 +44,8 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     if len(rows := {recipe.switch for recipe in recipes}) > 1:
         listed = " and ".join(map(str, sorted(map(int, filter(None, rows)))))
         raise InputError(f"the pictures of a batch change to the refiner at one evaluation, not at {listed}")
+    for recipe in recipes:
+        check_reuse(recipe)
     order = Order(facts, recipes, _size_of(pictures, facts), first)
     order.perturbed_layers  # noqa: B018 - refuses layers that there are not
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):

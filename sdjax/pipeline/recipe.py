@@ -91,9 +91,15 @@ class Recipe:
             raise InputError(f"{len(scales)} guidance scales were given for a picture of {steps} steps")
         if not self.cfg_plus_plus:  # in diffusers 0 is no guidance, as its pages on distilled models have it
             scales = np.where(scales == 0, np.float32(1), scales)
-        inside = (step >= low * steps) & (step < high * steps)
+        inside = (step >= low * steps) & (step < high * steps) & ~self.is_gated
         found = np.where(inside, np.broadcast_to(scales, steps)[step] * self.scheduler.guidance_factor, 1)
         return found * np.float32(self.conditions[0].weight) if len(self.conditions) == 1 else found
+
+    @property
+    def is_gated(self) -> np.ndarray:
+        """[nfe], whether a row takes what cross-attention adds from earlier ones, and is not guided."""
+        gate = self.picture.gate_step
+        return np.zeros(int(self.plan.nfe), bool) if gate is None else self.step_of_row >= gate
 
     @property
     def guided(self) -> np.ndarray:

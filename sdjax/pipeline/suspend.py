@@ -6,7 +6,7 @@ import os
 import jax
 import numpy as np
 
-from sdjax.errors import CheckpointError
+from sdjax.errors import CheckpointError, InputError
 from sdjax.files.tensors import open_tensors, write_tensors
 from sdjax.pipeline.order import Order
 from sdjax.schedulers import State
@@ -18,8 +18,11 @@ KIND = "sdjax state"
 def save_state(path: str | os.PathLike[str], state: State, order: Order) -> None:
     """Writes the state of `Batch.on_host` as a safetensors file, with the settings of its pictures.
 
-    The file is complete or absent. Raises OSError where it cannot be written.
+    The file is complete or absent. Raises OSError where it cannot be written, InputError for pictures that take parts
+    of rows from earlier ones.
     """
+    if order.reuse is not None:
+        raise InputError("a batch with cache_interval or gate_step keeps more than a state file holds: draw it at once")
     arrays = {name: np.asarray(leaf) for name, leaf in state._asdict().items()}
     specs = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
     settings = [recipe.settings(order.size, order.facts.task) for recipe in order.recipes]

@@ -1,7 +1,7 @@
 """The one loop that runs every plan: a state machine of three pure functions, and a scan over it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ class State(NamedTuple):
     registers: [batch, registers, height, width, channels] float32; the first is the sample.
     row: [batch] int32, the row of its plan that each image comes to next.
     denoised: [batch, h, w, channels] float32, the latest x0 estimate (see `estimate`).
-    memory: [batch, h, w, channels] float32, what the model keeps from row to row (such as momentum of guidance).
+    memory: [batch, h, w, channels] float32, what the model keeps from row to row (such as momentum of guidance); or a
+        tree of more than that, each leaf starting with the batch (`reusing.Memory`).
     """
 
     registers: jax.Array
     row: jax.Array
     denoised: jax.Array
-    memory: jax.Array
+    memory: Any
 
 
 class Known(NamedTuple):
@@ -57,7 +58,7 @@ class PlanRow(NamedTuple):
 
 # Maps a sample [batch, h, w, channels], its row and the model's memory to the network's prediction, to the one that the
 # direction of the noise is taken from (`RAW`), mostly the same, and to the new memory.
-RowModel = Callable[[jax.Array, PlanRow, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+RowModel = Callable[[jax.Array, PlanRow, Any], tuple[jax.Array, jax.Array, Any]]
 
 
 def init_state(plan: Plan, x: jax.Array | np.ndarray) -> State:
@@ -83,7 +84,8 @@ def step(row: PlanRow, state: State, model: RowModel, noise: jax.Array, known: K
         put_back = known.keep * _over_samples(row.live, x)
         registers = registers.at[:, 0].add(put_back * (given - registers[:, 0]))
     live = _over_samples(row.live, x)
-    denoised, memory = jnp.where(live, denoised, state.denoised), jnp.where(live, memory, state.memory)
+    denoised = jnp.where(live, denoised, state.denoised)
+    memory = jax.tree.map(lambda new, old: jnp.where(_over_samples(row.live, new), new, old), memory, state.memory)
     return State(registers, state.row + row.live, denoised, memory)
 
 

@@ -31,7 +31,7 @@ CHUNK = 4  # evaluations between two looks at what has changed
 def is_continuous(key: GroupKey) -> bool:
     """Whether pictures of a group can be replaced on the way: where nothing comes from the host between two rows."""
     from_host = key.edited or len(key.guided) > 1 or key.noise.endswith("at every row")
-    return not (from_host or key.adaptive or key.second_pass) and key.switch is None
+    return not (from_host or key.adaptive or key.second_pass or key.reuse) and key.switch is None
 
 
 class Arrays(NamedTuple):

@@ -104,6 +104,12 @@ class Picture:
     perturbed_layers: Annotated[str, Setting(
         "Where self-attention is perturbed: mid, up, down, or as up.block_1 or up.block_1.attentions_0, with commas "
         "between several.", GUIDANCE, alike=True, needs="pag_scale")] = "mid"
+    cache_interval: Annotated[int, Setting(
+        "Compute the whole UNet only at every so many evaluations, and else its outermost layer (DeepCache, "
+        "arXiv:2312.00858): 3 suits 50 steps; 1 computes all of it each time.", SAMPLING, 1, STEPS)] = 1
+    gate_step: Annotated[int | None, Setting(
+        "From this step on do without guidance, and take what cross-attention adds from the step before (T-GATE, "
+        "arXiv:2404.02747): half of the steps suit.", SAMPLING, 1, STEPS, unset="guided to the end")] = None
     sampler: Annotated[str | None, Setting(
         "One of those that `sdjax samplers` lists, A1111's name, or a file of `sdjax tune`.", SAMPLING,
         unset="the model's own")] = None
