@@ -198,7 +198,7 @@ def test_what_the_model_cannot_draw_is_a_problem(pipe):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=30), st.integers(1, 7))
 def test_batches_hold_every_picture_once_and_full(given_groups, slots):
-    group = GroupKey(8, 8, 128, 1, 1, 0, (True,), True, (), False, "jax", (), (), None, False, None)
+    group = GroupKey(8, 8, 128, 1, 1, 0, (True,), True, (), False, (), "jax", (), (), None, False, None)
     ordered = [
         Placed(group._replace(width=8 * k), nfe, Item(i, i + 1, str(i), {}, {}))
         for i, (k, nfe) in enumerate(given_groups)
@@ -214,7 +214,7 @@ def test_batches_hold_every_picture_once_and_full(given_groups, slots):
 
 @given(st.sets(st.integers(0, 60), max_size=40), st.integers(1, 5), st.integers(1, 9))
 def test_processes_share_all_and_nothing_twice(indices, count, unit):
-    group = GroupKey(8, 8, 128, 1, 1, 0, (True,), True, (), False, "jax", (), (), None, False, None)
+    group = GroupKey(8, 8, 128, 1, 1, 0, (True,), True, (), False, (), "jax", (), (), None, False, None)
     all_ = [Placed(group, 1, Item(i, i + 1, str(i), {}, {})) for i in indices]
     shares = [[each.item.index for each in Hosts(k, count).share(all_, unit)] for k in range(count)]
     assert sorted(index for share in shares for index in share) == sorted(indices)
