@@ -47,9 +47,9 @@ class MeanColour(nn.Module):
 
 def guiding(
     model: Annotated[str, typer.Option(help="As for `sdjax generate --model`.")] = "shapes",
-    steps: Annotated[int, typer.Option(min=1, help="Of DDIM, one evaluation each.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Of DDIM, one evaluation each.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 4,
-    repeats: Annotated[int, typer.Option(min=2, help="Turns; each draws by every form once.")] = 7,
+    repeats: Annotated[int, typer.Option(min=2, help="Turns; each draws by every form once.")] = 3,
     json_file: JsonOption = None,
 ) -> None:
     """Seconds of a step of the compiled loop by each form of guidance and each condition, in turns with plain guidance.
