@@ -41,7 +41,7 @@ test: $(VENV)/installed  ## what needs no PyTorch
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
 	XLA_FLAGS="$(call quickly,$(VENV_PARITY))" OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size and not long" tests/parity
 
-long: $(VENV)/installed $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out: fuzzers, servers, further parity
+long: $(VENV)/installed $(VENV)/browser $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out: fuzzers, servers, further parity
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m long --ignore=tests/parity tests
 	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -m "long and not full_size" tests/parity
 
@@ -91,6 +91,12 @@ define install
 		$(1)/bin/uv pip install -q --python $(1)/bin/python --editable "$(2)" || \
 		$(1)/bin/pip install -q --disable-pip-version-check --no-compile --editable "$(2)"
 endef
+
+# The page's tests, which are skipped where there is no Chromium and no right to install Debian's.
+$(VENV)/browser: $(VENV)/installed
+	$(call install,$(VENV),.[browser])
+	command -v chromium || apt-get install -qq -y chromium || echo "There is no Chromium: the page is not tested."
+	@touch $@
 
 $(VENV)/drawing: pyproject.toml
 	@echo "Installing sdjax, JAX and what else drawing takes into $(VENV): 0.8 GB, half a minute or two."

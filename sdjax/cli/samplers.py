@@ -36,7 +36,7 @@ def samplers(
     from sdjax import a1111, comfyui, compvis, schedulers
     from sdjax.schedulers.tuned import is_tuned
 
-    console = Console()
+    console = Console(emoji=False)  # whose names take a while to be read
     if explain is not None and explain.endswith(".json"):
         console.print(_explained(explain), markup=False, highlight=False)
         return
