@@ -48,7 +48,7 @@ def is_wrong(value, _folder):
     ("work", "fault"),
     [
         (raises(ZeroDivisionError("0")), "traceback: ZeroDivisionError"),
-        (raises(InputError("one\ntwo")), "not one line"),
+        (raises(OSError("one\ntwo")), "not one line"),
         (leaves, "left behind"),
         (leaves_beside, "left behind"),
         (grows, " MB"),
