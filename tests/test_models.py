@@ -204,6 +204,7 @@ def random_qkv(seed, batch, heads, tokens, keys, head_dim, scale=1.0):
     )
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(
     shape=st.tuples(*(st.integers(1, limit) for limit in (3, 3, 40, 40, 9))),
@@ -342,6 +343,7 @@ def test_winograd_convolves(batch, squares, channels, most, seed):
 # Models
 
 
+@pytest.mark.long
 @given(
     size=st.integers(1, 40),
     channels=st.integers(1, 3),
@@ -368,6 +370,7 @@ def test_group_norm_keeps_its_digits(size, channels, offset, narrow, seed):
     assert np.all(np.abs(norm.apply({"params": params}, x) - expected) <= allowed)
 
 
+@pytest.mark.long
 def test_images_do_not_see_each_other():
     unet = build("UNet2DConditionModel", {**UNET, "num_class_embeds": 10})
     params, inputs = random_params(unet), (*unet_inputs(unet.config), np.array([1, 5, 9]))
@@ -414,6 +417,7 @@ def test_later_tokens_do_not_change_earlier_states():
     assert not np.allclose(one[:, 12:], other[:, 12:])
 
 
+@pytest.mark.long
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("class_name", "config"), [("AutoencoderKL", VAE), ("AutoencoderTiny", TINY_VAE)])
 def test_decoding_has_the_size_of_the_encoded(class_name, config):

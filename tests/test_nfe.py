@@ -26,6 +26,7 @@ def test_the_second_order_in_20_evaluations_is_closer_than_the_first_in_200(rows
     assert error(rows, "dpmpp_2m", "exponential", 20) < error(rows, "ddim", "exponential", 200)
 
 
+@pytest.mark.long
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("sampler", "expected"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("deis", 2)]

@@ -149,6 +149,7 @@ def test_guidance_1_ignores_the_negative_prompt(pipe):
     assert not np.array_equal(plain, pipe(HEART, **settings | {"guidance_scale": 1.001}).images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("height", "width"), [(36, 44)])
 def test_any_multiple_of_the_factor_is_a_size(pipe, height, width):
     out = pipe("a star", height=height, width=width, num_inference_steps=2)

@@ -251,6 +251,7 @@ def test_tuned_is_the_models_plan_whose_evaluations_are_nearest(pipe, tmp_path):
         assert order.nfe == rows and order.pictures[0].sampler == f"tuned@{plans[rows].hash}"
 
 
+@pytest.mark.long
 def test_gits_finds_the_levels_that_bend_a_trajectory_least(small, tmp_path):
     """The way that it finds is the best of all ways, by trying them; and the command writes it."""
     random = np.random.default_rng(0)

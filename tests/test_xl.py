@@ -31,6 +31,7 @@ def drawn(pipe, prompt="a red heart", **settings):
     return np.asarray(pipe(prompt, **HOW | settings).images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [
@@ -184,6 +185,7 @@ def test_a_lora_that_has_both_names_counts_once(xl, tmp_path):
     assert change.down.max() == 1  # today's name
 
 
+@pytest.mark.long
 def test_a_word_learned_by_both_encoders(small_xl, tmp_path):
     pipe = sdjax.load(small_xl)
     tables = [
