@@ -80,7 +80,7 @@ class Attention(nn.Module):
         if perturb is not None:
             queries = jnp.where(_by_sample(perturb.blur > 0), blurred(queries, self.size, perturb.blur), queries)
         x = attention(queries, keys, values)
-        if self.path[0] == "mid_block" and self.name == "attn1" and self.is_mutable_collection(ATTENDED):
+        if self.path[:1] == ("mid_block",) and self.name == "attn1" and self.is_mutable_collection(ATTENDED):
             self.sow(ATTENDED, "tokens", attended(queries, keys))
         if perturb is not None:
             x = jnp.where(_by_sample(perturb.identity), values, x)
