@@ -147,7 +147,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("what", SETTINGS)
 def test_text_to_image(base, what):
     compare(f"SDXL, {what}", *from_noise(*base, **SETTINGS[what]))
@@ -235,7 +235,7 @@ def refined_by_diffusers(base, refiner, latents, sampler, **arguments):
     return np.concatenate(drawn)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("sampler", [None, "ddim", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("negative", [{}, {"negative_prompt": NEGATIVE}])
 def test_base_and_refiner_in_one_call(base, refiner, sampler, negative):
@@ -315,6 +315,7 @@ def test_levels_of_dmd2(base, monkeypatch):
     compare("DMD2", got, np.concatenate(expected))
 
 
+@pytest.mark.long
 def test_tcd(base, monkeypatch):
     theirs, ours = base
     original, theirs.scheduler = theirs.scheduler, diffusers.TCDScheduler.from_config(SCHEDULER)
