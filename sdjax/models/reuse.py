@@ -56,13 +56,10 @@ def kept_from(variables: Mapping[str, Any], before: Kept) -> Kept:
 
 def kept_shapes(config: UNetConfig, height: int, width: int) -> Kept:
     """The shapes of `Kept`, without the batch, for samples of a size."""
-    coarsest, tokens = len(config.levels) - 1, [height * width]
-    deep, attended = (height, width, config.levels[0].channels), {}
-    for _ in range(coarsest):
-        height, width = -(-height // 2), -(-width // 2)
-        tokens.append(height * width)
+    coarsest, attended = len(config.levels) - 1, {}
+    tokens = [own_height * own_width for own_height, own_width in config.sides(height, width)]
     for name, level in config.attentions.items():
         place, _, number = name.partition("/")[0].partition("_blocks_")
         depth = {"down": int(number or 0), "up": coarsest - int(number or 0)}.get(place, coarsest)
         attended[name] = (level.transformer_layers, tokens[depth], level.channels)
-    return Kept(deep, attended)  # type: ignore[arg-type]
+    return Kept((height, width, config.levels[0].channels), attended)  # type: ignore[arg-type]

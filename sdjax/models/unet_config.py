@@ -163,6 +163,10 @@ class EncoderConfig(Config):
         )
         return tuple(Level(*values) for values in per_level)
 
+    def sides(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width at each level, of samples of this height and width: halved, and rounded up."""
+        return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(self.levels))]
+
     def _up_attention(self) -> tuple[bool, ...]:
         """Whether each level has attention on the way up, which an encoder alone lacks."""
         return (False,) * len(self.block_out_channels)

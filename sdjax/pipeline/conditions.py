@@ -162,7 +162,7 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
         none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
         number_of = {look: [numbers[own.tobytes()] for own in look.pixels] for look in looks}
         encoded[net] = number_of, encode(net, np.stack([none, *pixels.values()]), blank)
-    sides = _sides(order)
+    sides = order.facts.unet.sides(order.size.h, order.size.w)
     for slot in order.looks:
         own_number, found = encoded[slot.net]
         together = max(1 if look is None else len(look.images) for look in slot.hints)
@@ -205,9 +205,3 @@ def _parts(order: "Order", images: Sequence["ImageInputs"]) -> list[Repaint | No
     return [
         each.repaint if picture.padding_mask_crop is not None else None for each, picture in zip(images, order.pictures)
     ]
-
-
-def _sides(order: "Order") -> list[tuple[int, int]]:
-    """Height and width of each level of the UNet."""
-    height, width = order.size.h, order.size.w
-    return [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(order.facts.unet.levels))]
