@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("sdjax")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--damaged", type=int, default=30, help="how many damaged checkpoints test_fuzz tries")
+    parser.addoption("--damaged", type=int, default=12, help="how many damaged checkpoints test_fuzz tries")
     parser.addoption("--kills", type=int, default=3, help="how often test_fuzz and test_batch kill a process")
     parser.addoption("--requests", type=int, default=100, help="how many requests test_server_fuzz makes up")
     parser.addoption("--rows", type=int, default=24, help="how many pictures the run has that test_batch kills")

@@ -17,6 +17,7 @@ def pixels(path, frame: int = 0) -> np.ndarray:
         return np.asarray(image.convert("RGB"), float)
 
 
+@pytest.mark.long
 def test_previews_and_an_animation_beside_the_picture(tmp_path, capsys):
     heart, animation = tmp_path / "heart.png", tmp_path / "heart.webp"
     options = ["--sampler", "dpmpp_2m", "--steps", "20", "--preview-every", "6", "--animate", str(animation)]

@@ -101,6 +101,7 @@ def test_controlnet_union(changes):
             assert relative_error(ours, nhwc(expected)) <= TOLERANCE
 
 
+@pytest.mark.long
 def test_files_of_a_union(tmp_path):
     """A directory that diffusers writes, its file alone, and back bit for bit."""
     widths = [32 for _ in XL["block_out_channels"]]  # what a file alone says nothing of is as in the published nets

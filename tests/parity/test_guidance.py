@@ -127,6 +127,7 @@ def attentions(unet):
     return [block.attn1 for block in unet.theirs.mid_block.attentions[0].transformer_blocks]
 
 
+@pytest.mark.long
 def test_identity_self_attention(unet):
     """Of the second picture alone."""
     plain = unet.expected()

@@ -200,7 +200,7 @@ def test_image_to_image(text_model, sampler, strength, monkeypatch):
     compare(f"image to image, {sampler}, strength {strength}", got, expected)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_inpainting_with_an_ordinary_model(text_model, sampler, strength, monkeypatch):

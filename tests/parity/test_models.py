@@ -212,7 +212,7 @@ UNETS = {
 }
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(name, report):
     config, size = UNETS[name]
@@ -248,7 +248,7 @@ VAES = {
 }
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", VAES)
 def test_vae(name, report):
     config, size = VAES[name]

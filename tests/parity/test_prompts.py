@@ -42,7 +42,7 @@ def compare(name, got, expected):
     assert difference.max() <= 2
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sampler", "class_name", "eta", "clip_skip"),
     [

@@ -22,7 +22,7 @@ from sdjax.models.unet import Residuals
 TOLERANCE = 1e-5
 
 
-@pytest.mark.few(1)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "size"),
     [(SD1, (16, 16)), (SD1, (13, 21)), (UPSCALER, (16, 24)), (unet_config("A", (16,)), (9, 5))],

@@ -132,7 +132,7 @@ def error_of(component: str, converted: Path, theirs: torch.nn.Module) -> float:
         return relative(got, expected.sample)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("component", CLASSES)
 def test_a_converted_file_computes_what_diffusers_does(component, kind, file, configs, converted):
     if component.startswith("text_encoder") and component not in encoders_of(kind):

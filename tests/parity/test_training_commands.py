@@ -98,6 +98,7 @@ def test_a_learned_word_gives_the_same_picture_in_diffusers(shapes_sd, tmp_path,
     assert difference.max() <= 2 and difference.mean() <= 0.1 and learned > 2
 
 
+@pytest.mark.long
 def test_a_lora_is_trained_beside_the_model(tmp_path):
     """Gradients of the factors are those of factors that are added to the kernels; the file holds them."""
     unet = build("UNet2DConditionModel", CONFIGS["unet"])

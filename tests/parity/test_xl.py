@@ -147,7 +147,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("what", SETTINGS)
 def test_text_to_image(base, what):
     compare(f"SDXL, {what}", *from_noise(*base, **SETTINGS[what]))
@@ -335,6 +335,7 @@ def test_v_prediction(make, zero_snr):
     compare(f"v-prediction, zero SNR {zero_snr}", *from_noise(*pipes))
 
 
+@pytest.mark.long
 def test_latents_with_other_means_and_deviations(make, components):
     """Playground 2.5: EDM's noise, and the VAE's latents standardised channel by channel."""
     config = {**components["vae"].config, "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.7, 1.0, 2.0]}
