@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -13,7 +12,7 @@ from sdjax.errors import InputError
 from sdjax.files.experience import compiling_for
 from sdjax.parallel import fitting_in_memory
 from sdjax.pipeline import hires
-from sdjax.pipeline.denoising import Progress, silent
+from sdjax.pipeline.denoising import Progress, silent, told
 from sdjax.pipeline.images import to_pil
 from sdjax.pipeline.order import Order
 from sdjax.pipeline.ordering import order_of
@@ -111,11 +110,13 @@ def _one_pass(pipe: "Pipeline", order: Order, latents: np.ndarray | None, wanted
         batch = pipe.begin(order, latents)
         report("encode", 1, 1)
         report("compile", 0, 1)
-        for step in pipe.denoise(batch, range(order.nfe) if progress else gallery.rows):
-            if progress:
-                jax.block_until_ready(step.state)
-                report("compile", 1, 1)
-                report("denoise", min(step.row, order.nfe), order.nfe)
+
+        def tell(row: int) -> None:
+            report("compile", 1, 1)
+            report("denoise", min(row, order.nfe), order.nfe)
+
+        taken = pipe.denoise(batch, range(order.nfe) if progress else gallery.rows)
+        for step in told(taken, tell) if progress else taken:
             if step.row in gallery.rows:
                 gallery.add(step.row, batch.estimate(step), pipe.preview)
         final = batch.latents(step)
