@@ -5,6 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_PARITY ?= .venv-parity
+# What compiles for TPUs, and for GPUs, that are not there; the latter takes 4.6 GB, and a newer Python.
+VENV_DEVICES ?= .venv-devices
+VENV_DEVICES_GPU ?= .venv-devices-gpu
+PYTHON_GPU ?= python3.12
 # Two processes, each of which uses up to 4 GB and mostly one core; one that is done takes over what the other has left.
 PARALLEL ?= -n 2 --dist worksteal
 TESTS ?= tests
@@ -27,7 +31,7 @@ SHAPES_VAE_STEPS ?= 3000
 SHAPES_VAE_LEARNING ?= --learning-rate 2e-4 --cosine-decay --ema-decay 0.998
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
 
-.PHONY: demo test long parity parity-full-size lint format bench shapes-model clean
+.PHONY: demo test long parity parity-full-size devices devices-full lint format bench shapes-model clean
 
 demo: $(VENV)/drawing  ## draw a picture with the embedded model; installs what drawing takes, and no more
 	@echo "Drawing demo.png; the programs for it are compiled the first time, which takes about half a minute."
@@ -35,18 +39,30 @@ demo: $(VENV)/drawing  ## draw a picture with the embedded model; installs what 
 	@echo "demo.png is there. Next: . $(VENV)/bin/activate, and sdjax -h"
 
 test: $(VENV)/installed  ## what needs no PyTorch
-	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) -m "not long" --ignore=tests/parity $(TESTS)
+	XLA_FLAGS="$(QUICKLY)" $(VENV)/bin/python -m pytest $(PARALLEL) -m "not long" --ignore=tests/parity --ignore=tests/devices $(TESTS)
 
 # One thread of PyTorch in each process: two processes of two wait for each other most of the time.
 parity: $(VENV_PARITY)/installed  ## the same weights and noise through PyTorch and through sdjax
 	XLA_FLAGS="$(call quickly,$(VENV_PARITY))" OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -rP --show-capture=stdout --disable-warnings -m "not full_size and not long" tests/parity
 
 long: $(VENV)/installed $(VENV)/browser $(VENV_PARITY)/installed  ## what `make test` and `make parity` leave out: fuzzers, servers, further parity
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m long --ignore=tests/parity tests
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m long --ignore=tests/parity --ignore=tests/devices tests
 	OMP_NUM_THREADS=1 $(VENV_PARITY)/bin/python -m pytest $(PARALLEL) -m "long and not full_size" tests/parity
 
 parity-full-size: $(VENV_PARITY)/installed  ## the same for the published models at their real size: 10 GB, some minutes
 	$(VENV_PARITY)/bin/python -m pytest -s -m full_size tests/parity
+
+devices:  ## what a picture takes, compiled for a TPU that is not there
+	@$(MAKE) $(VENV_DEVICES)/installed || echo "libtpu, XLA's compiler for TPUs, can't be had here: nothing is compiled for them."
+	@! test -e $(VENV_DEVICES)/installed || $(VENV_DEVICES)/bin/python -m pytest --durations=5 tests/devices
+
+# Half an hour and more of processor time; an hour for all of it.
+devices-full: $(VENV_DEVICES)/installed $(VENV_DEVICES_GPU)/installed  ## the table of docs/devices.md, of TPUs and GPUs
+	mkdir -p runs/devices
+	$(VENV_DEVICES)/bin/python -m benchmarks devices --target v5e-1 --target v5e-4 --target v6e-1 --batch 1 --batch 4 \
+		--json runs/devices/tpu.json
+	$(VENV_DEVICES_GPU)/bin/python -m benchmarks devices --target h200 --batch 1 --batch 4 --json runs/devices/gpu.json
+	$(VENV_DEVICES)/bin/python -m benchmarks devices-table runs/devices/tpu.json runs/devices/gpu.json
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check
@@ -108,6 +124,15 @@ $(VENV)/installed: pyproject.toml
 	@echo "Installing what the tests take besides into $(VENV): 1.4 GB in all."
 	$(call install,$(VENV),.[test])
 	@touch $(VENV)/drawing $@
+
+$(VENV_DEVICES)/installed: pyproject.toml
+	$(call install,$(VENV_DEVICES),.[devices])
+	@touch $@
+
+$(VENV_DEVICES_GPU)/installed: PYTHON := $(PYTHON_GPU)
+$(VENV_DEVICES_GPU)/installed: pyproject.toml
+	$(call install,$(VENV_DEVICES_GPU),.[devices-gpu])
+	@touch $@
 
 # PyTorch by pip, which finds a CPU build where one is offered; uv would take the one for CUDA.
 $(VENV_PARITY)/installed: pyproject.toml

@@ -12,6 +12,8 @@ from benchmarks.check import check
 from benchmarks.compile import compile_program
 from benchmarks.conditions import conditions
 from benchmarks.conversion import conversion
+from benchmarks.device import device
+from benchmarks.devices import devices, devices_table
 from benchmarks.few_steps import few_steps
 from benchmarks.forms import forms
 from benchmarks.fuzz import fuzz
@@ -72,9 +74,12 @@ app.command("recommend", rich_help_panel=READ)(recommend)
 app.command("judge", rich_help_panel=READ)(judge)
 app.command("check", rich_help_panel=READ)(check)
 app.command("speed-table", rich_help_panel=READ)(speed_table)
+app.command("devices-table", rich_help_panel=READ)(devices_table)
 app.command("showcase", rich_help_panel="Pictures")(showcase)
 app.command("scenes", rich_help_panel="Pictures")(scenes)
 app.command("speed", rich_help_panel=LARGE)(speed)
+app.command("device", rich_help_panel=LARGE)(device)
+app.command("devices", rich_help_panel=LARGE)(devices)
 app.command("conditions", rich_help_panel=LARGE)(conditions)
 app.command("reuse", rich_help_panel=LARGE)(reuse)
 app.command("vae", rich_help_panel=LARGE)(vae)

@@ -53,11 +53,14 @@ def publish(
     if LOAD > 0.5:
         out.print(f"\nThe machine was busy before (load {LOAD:.1f}): on a quiet one, the numbers may be others.")
     if json_file is not None:
-        about = {"benchmark": benchmark, "command": _command(), "date": _now(), "machine": machine()}
-        json_file.write_text(
-            json.dumps({**about, "versions": versions(), "rows": all_rows or rows, "note": note}, indent=2) + "\n"
-        )
+        write_json(json_file, benchmark, {"rows": all_rows or rows, "note": note})
         out.print(f"\nwritten to {json_file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_json(file: Path, benchmark: str, found: dict[str, Any]) -> None:
+    """Writes what a benchmark has found, with what it depends on."""
+    about = {"benchmark": benchmark, "command": _command(), "date": _now(), "machine": machine()}
+    file.write_text(json.dumps({**about, "versions": versions(), **found}, indent=2) + "\n")
 
 
 def console() -> Console:

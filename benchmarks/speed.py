@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import os
 import shutil
 import tempfile
 import time
@@ -28,7 +30,16 @@ from sdjax.files.checkpoint import TEXT_ENCODERS
 
 REST = 0.3  # seconds in which the threads of one framework fall asleep before the other runs
 PEAK = Case("matmul", 1, MATMUL)
-NAMED = ("part", "batch", "pixels", "dtype", "beside", "range", "TFLOP/s")  # in a row's name, or in the JSON only
+NAMED = (
+    "part",
+    "batch",
+    "pixels",
+    "dtype",
+    "beside",
+    "range",
+    "TFLOP/s",
+    "GB so far",
+)  # in a row's name, or in the JSON only
 
 
 def speed(
@@ -58,6 +69,7 @@ def speed(
     the arithmetic that PyTorch counts, a second, against the best that either framework multiplies two matrices
     with. `error` is how far the outputs lie apart, against their size. `GB`, where asked for, is the most that a
     process holds that runs this case only: sdjax's when it finds the program in the cache, and the other's.
+    `sdjax.bfloat16` and `sdjax.int8` are sdjax again, its kernels kept so, and stand beside it as other frameworks do.
 
     Runs on the CPU, or on a GPU where both frameworks find one. Needs PyTorch and diffusers (`make parity` installs
     them into .venv-parity); at SD 1.5's size each framework holds 4 GB of weights, and as much lies in temporary files:
@@ -78,7 +90,7 @@ def speed(
         ours = convert(source, Path(folder) / "sdjax")
         for each in dtype or ["float32"]:
             progress.update(task, description=f"measuring in {each}")
-            folders = {name: ours if name == "sdjax" else copied(source, name) for name in names}
+            folders = {name: copied(ours if name.startswith("sdjax") else source, name) for name in names}
             rows += measure(folders, each, cases, repeats, memory)
             for file in itertools.chain(*(place.glob("*.npy") for place in folders.values())):
                 file.unlink()
@@ -148,23 +160,28 @@ def write_weights(model: Path, folder: Path) -> Path:
 def copied(source: Path, name: str) -> Path:
     """The same checkpoint in a folder for another framework's outputs."""
     folder = source.with_name(name)
-    if folder != source and not folder.exists():
-        folder.mkdir()
-        for entry in source.iterdir():
-            (folder / entry.name).symlink_to(entry)
+    if not folder.exists():
+        shutil.copytree(source, folder, copy_function=os.link)
     return folder
 
 
 def measure(
-    folders: Mapping[str, Path], dtype: str, cases: Sequence[Case], repeats: int, memory: bool
+    folders: Mapping[str, Path],
+    dtype: str,
+    cases: Sequence[Case],
+    repeats: int,
+    memory: bool,
+    end: float = math.inf,
 ) -> list[dict[str, Any]]:
-    """A row for each case and each framework beside sdjax."""
+    """A row for each case and each framework beside sdjax; end: the time from which on none begins."""
     rows = []
     with ExitStack() as stack:
         workers = {name: stack.enter_context(worker(name, folder, dtype)) for name, folder in folders.items()}
-        answers = {case: in_turn(workers, case, repeats) for case in (PEAK, *cases)}
+        answers = {
+            case: in_turn(workers, case, repeats) for case in (PEAK, *cases) if case is PEAK or time.monotonic() < end
+        }
     peak = 2 * MATMUL**3 / min(answer["seconds"] for each in answers[PEAK].values() for answer in each)
-    for case, other in itertools.product(cases, list(folders)[1:]):
+    for case, other in itertools.product(list(answers)[1:], list(folders)[1:]):
         ours, theirs = ([answer["seconds"] for answer in answers[case][name][1:]] for name in ("sdjax", other))
         ratios = spread([mine / their for mine, their in zip(ours, theirs)])
         outputs = [np.load(folders[name] / case.file) for name in ("sdjax", other)]
@@ -174,6 +191,7 @@ def measure(
             | {"ratio": ratios["median"], "range": f"{ratios['min']:.2f}-{ratios['max']:.2f}"}
             | {"TFLOP/s": counted / median(ours) / 1e12, "of peak": counted / median(ours) / peak}
             | {"error": relative_error(*outputs)}
+            | {"GB so far": {name: answers[case][name][-1]["GB"] for name in ("sdjax", other)}}
         )
         if memory:
             rows[-1] |= {f"{name} GB": alone(name, folders[name], dtype, case) for name in ("sdjax", other)}

@@ -78,8 +78,8 @@ def inputs(configs: dict[str, dict], case: Case) -> dict[str, np.ndarray]:
     return {"latents": normal(*latents)}
 
 
-def sdjax(folder: Path, dtype: str) -> Framework:
-    """As the pipeline runs it."""
+def sdjax(folder: Path, dtype: str, weights: str | None = None) -> Framework:
+    """As the pipeline runs it; weights: what kernels are kept in, where that is another dtype."""
     import jax
     import jax.numpy as jnp
 
@@ -87,7 +87,7 @@ def sdjax(folder: Path, dtype: str) -> Framework:
     from sdjax.models.unet_encoder import Added
     from sdjax.parallel import compiled
 
-    pipe = load(folder, dtype)
+    pipe = load(folder, dtype, weights=weights)
     apply = programs.full_precision_matmul(lambda module, params, *x: module.apply({"params": params}, *x))
     unet = compiled(partial(apply, pipe.networks.modules["unet"]))
 
@@ -103,7 +103,8 @@ def sdjax(folder: Path, dtype: str) -> Framework:
         if case.part == "text_encoder":
             ids, skip = arrays["ids"][:, None, None], np.zeros(case.batch, np.int32)
             encode = partial(pipe.networks.encode_text, pipe.params)
-            return lambda: jax.block_until_ready(encode(ids, np.ones(ids.shape, np.float32), skip, skip != 0))
+            texts = (ids, np.ones(ids.shape, np.float32), skip, skip != 0)
+            return lambda: jax.block_until_ready(encode(*texts)["context"])
         if case.part == "vae":
             return lambda: pipe.networks.autoencoder.decode(arrays["latents"])
         if case.part == "unet":
@@ -127,6 +128,7 @@ def pytorch(folder: Path, dtype: str, compiled: bool = False) -> Framework:
     from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
     from torch.utils.flop_counter import FlopCounterMode
 
+    torch.backends.cudnn.allow_tf32 = False  # float32 is meant, as with sdjax
     device, kind = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, dtype)
     pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=kind).to(device)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
@@ -177,6 +179,8 @@ def pytorch(folder: Path, dtype: str, compiled: bool = False) -> Framework:
 
 FRAMEWORKS: dict[str, Callable[[Path, str], Framework]] = {
     "sdjax": sdjax,
+    "sdjax.bfloat16": lambda folder, dtype: sdjax(folder, dtype, "bfloat16"),
+    "sdjax.int8": lambda folder, dtype: sdjax(folder, dtype, "int8"),
     "pytorch": pytorch,
     "torch.compile": lambda folder, dtype: pytorch(folder, dtype, compiled=True),
 }

@@ -1,7 +1,6 @@
 """The UNet of Stable Diffusion XL compiled with its transformer blocks stacked, and with them one by one."""
 
 import json
-import os
 import sys
 import time
 from functools import partial
@@ -23,6 +22,7 @@ from sdjax.models.platform import target_platform
 from sdjax.models.transformer import BasicTransformerBlock, Context, Transformer2DModel
 from sdjax.models.unet_encoder import Added
 from sdjax.parallel import compiler_options
+from sdjax.targets import describe
 
 FORMS = ("stacked", "one by one")
 
@@ -36,7 +36,10 @@ class Unrolled(Transformer2DModel):
         h = GroupNorm(self.groups, eps=1e-6, name="norm")(x).reshape(batch, height * width, channels)
         h = Dense(channels, name="proj_in")(h)
         for i in range(self.layers):
-            h = BasicTransformerBlock(self.heads, self.only_cross_attention, name=f"transformer_blocks_{i}")(h, context)
+            block = BasicTransformerBlock(
+                self.heads, self.only_cross_attention, (height, width), name=f"transformer_blocks_{i}"
+            )
+            h, _ = block(h, context.text, (), None, None, None)
         return x + Dense(channels, name="proj_out")(h).reshape(x.shape)
 
 
@@ -94,13 +97,8 @@ def where(target: str) -> tuple[jax.sharding.Sharding | None, jnp.dtype]:
     """The device that is compiled for, and what its networks compute in."""
     if target == "cpu":
         return None, jnp.float32
-    from jax.experimental import topologies
-
-    chip = topologies.get_topology_desc(platform="tpu", topology_name="v5e:1x1", chips_per_host_bounds=(1, 1, 1))
-    return jax.sharding.SingleDeviceSharding(chip.devices[0]), jnp.bfloat16
+    return jax.sharding.SingleDeviceSharding(describe("v5e-1")[0]), jnp.bfloat16
 
 
 if __name__ == "__main__":
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1", "JAX_PLATFORMS": "cpu"}
     print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

@@ -53,8 +53,8 @@ def remedies(wish: Wish, readings: Sequence[Reading], memory: int) -> Mapping[st
 
 
 def _share_of(reading: Reading, share: float) -> Reading:
-    """A program as it would be for this share of the pictures; one picture after another is decoded anyway."""
-    if reading.name in ("decode", "encode"):
+    """A program as it would be for this share of the pictures; those of one picture after another stay as they are."""
+    if reading.name in ("decode", "encode", "scores"):
         return reading
     others = reading.arguments - reading.parameters
     return replace(

@@ -1,20 +1,35 @@
 """What the compiler says of a program that it has made: bytes, kernels, collectives, and how long it estimates."""
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from sdjax.parallel import Made
+from sdjax.targets import Target
 
 # How the compiled program calls what is no operation of XLA's: Pallas kernels on a TPU, cuDNN's attention on a GPU.
 KERNELS = ("tpu_custom_call", "__cudnn$fmha")
 COLLECTIVES = re.compile(r"= \S+ (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$")
-MATRIX = re.compile(r"\b(?:convolution|dot)\(")
+OPERATION = re.compile(r"= (?:\(.*?\)|\S+) ([a-z][a-z0-9-]*)\(")
+CALLED = re.compile(r"\b(?:calls|to_apply)=%([^,\s}]+)")
+OPERANDS = re.compile(r'custom_call_target="tpu_custom_call".*?operand_layout_constraints={(.*?})}')
+SHAPE = re.compile(r"\[([\d,]+)\]")
+LANES = 128  # of a TPU: heads that are narrower take as long as heads of as many channels
+
+# What a compiled program spends its time on, by the operations that are fused to one: the first that has any of these.
+KINDS = {"matrix": {"convolution", "dot"}, "reductions": {"reduce", "reduce-window"}}
+COPIES = {
+    *("bitcast", "broadcast", "concatenate", "constant", "convert", "copy", "copy-done", "copy-start", "dynamic-slice"),
+    *("dynamic-update-slice", "fusion", "get-tuple-element", "iota", "pad", "parameter", "reshape", "slice"),
+    *("slice-done", "slice-start", "transpose", "tuple"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,8 +37,9 @@ class Reading:
     """A compiled program, as it is for one device. Sizes are in bytes.
 
     parameters: of the first argument. arguments: all of them. aliased: arguments that are given back as outputs.
-    kernels, collectives: how many the program calls. cycles: of a TPU, as its compiler estimates them with each loop
-        run once; it gives kernels none. matrix_cycles: those of convolutions and products, and what is fused to them.
+    kernels, collectives: how many the program calls. spent: on a TPU, with each loop run once: the cycles that its
+        compiler estimates for "matrix" work (convolutions and products, with what is fused to them), "reductions",
+        "copies" (no arithmetic) and "elementwise"; and the operations of attention's "kernels", which it gives none.
     """
 
     name: str
@@ -36,15 +52,13 @@ class Reading:
     code: int
     kernels: int
     collectives: int
-    cycles: int
-    matrix_cycles: int
+    spent: Mapping[str, int]
 
     @classmethod
     def of(cls, made: Made) -> "Reading":
         """Read off an executable."""
         memory: Any = made.executable.memory_analysis()
         text = made.executable.as_text() or ""
-        instructions = list(_estimates(text))
         return cls(
             name=made.name,
             seconds=made.seconds,
@@ -56,9 +70,13 @@ class Reading:
             code=memory.generated_code_size_in_bytes,
             kernels=sum(text.count(f'custom_call_target="{kernel}') for kernel in KERNELS),
             collectives=len(COLLECTIVES.findall(text)),
-            cycles=sum(cycles for cycles, _ in instructions),
-            matrix_cycles=sum(cycles for cycles, is_matrix in instructions if is_matrix),
+            spent=spent_on(text),
         )
+
+    def seconds_on(self, target: Target) -> dict[str, float]:
+        """The estimate, by what it is spent on; that of kernels is at the device's peak."""
+        speeds = dict.fromkeys(("matrix", "elementwise", "reductions", "copies"), target.clock)
+        return {kind: self.spent.get(kind, 0) / speed for kind, speed in (speeds | {"kernels": target.peak}).items()}
 
     @property
     def own(self) -> int:
@@ -71,24 +89,48 @@ class Reading:
         return self.arguments + self.own
 
 
-def _estimates(text: str) -> Iterator[tuple[int, bool]]:
-    """The estimated cycles of each instruction of a compiled program, and whether it is matrix work."""
+def spent_on(text: str) -> Mapping[str, int]:
+    """What a compiled program spends its time on: see `Reading.spent`."""
     bodies: dict[str, list[str]] = {}
     for line in text.splitlines():
         if found := COMPUTATION.match(line):
             body = bodies.setdefault(found[1], [])
         elif bodies:
             body.append(line)
-    does_matrix_work = {name for name, lines in bodies.items() if any(map(MATRIX.search, lines))}
-    for lines in bodies.values():
-        for line in lines:
-            if cycles := CYCLES.search(line):
-                called = re.search(r"calls=%([^,\s]+)", line)
-                yield int(cycles[1]), called[1] in does_matrix_work if called else bool(MATRIX.search(line))
+
+    def operations(line: str) -> set[str]:
+        own = OPERATION.search(line)
+        inside = (operations(line) for name in CALLED.findall(line) for line in bodies.get(name, ()))
+        return set().union({own[1]} if own else set(), *inside)
+
+    spent: Counter[str] = Counter()
+    for line in itertools.chain(*bodies.values()):
+        if cycles := CYCLES.search(line):
+            spent[_kind(operations(line))] += int(cycles[1])
+        elif operands := OPERANDS.search(line):
+            spent["kernels"] += _attention_flops(operands[1])
+    return spent
+
+
+def _kind(operations: set[str]) -> str:
+    first = next((kind for kind, own in KINDS.items() if own & operations), None)
+    return first or ("copies" if operations <= COPIES else "elementwise")
+
+
+def _attention_flops(operands: str) -> int:
+    """Of a kernel whose operands are those of `attention.flash`: q and k, [batch, heads, tokens, head_dim]."""
+    q, k = ([int(size) for size in shape.split(",")] for shape in SHAPE.findall(operands)[:2])
+    return 4 * q[0] * q[1] * q[2] * k[2] * -(-q[3] // LANES) * LANES
 
 
 # The component that each program reads the parameters of, and that it is called by in tables.
-COMPONENT = {"encode_text": "text encoders", "encode": "vae", "denoise": "unet", "decode": "vae"}
+COMPONENT = {
+    "encode_text": "text encoders",
+    "encode": "vae",
+    "denoise": "unet",
+    "decode": "vae",
+    "scores": "safety checker",
+}
 
 
 def most_held(readings: Sequence[Reading], offload: bool = False) -> tuple[Reading, int]:

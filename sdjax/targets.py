@@ -32,6 +32,7 @@ class Target:
     hosts: tuple[int, int, int] = (1, 1, 1)  # chips of one host, along each axis
     config: str = ""  # of a GPU
     clock: float = 0.0  # cycles a second, of which a TPU's compiler estimates how many a program takes
+    peak: float = 0.0  # operations a second of bfloat16 products, as published
 
 
 def _nvidia(name: str, cores: int, memory: int, bandwidth: int) -> str:
@@ -48,14 +49,15 @@ def _nvidia(name: str, cores: int, memory: int, bandwidth: int) -> str:
 
 
 V5E_MEMORY, V6E_MEMORY = 16 * GIB - GIB // 4, 32 * GIB - 3 * GIB // 4  # the compiler's own limits
-V5E, V6E = 1.5e9, 1.75e9  # published peaks, 197e12 and 918e12, over the operations of a cycle
+V5E_PEAK, V6E_PEAK = 197e12, 918e12
+V5E, V6E = 1.5e9, 1.75e9  # the peaks over the operations of a cycle
 TARGETS = {
-    "v5e-1": Target("tpu", V5E_MEMORY, "v5e:1x1", clock=V5E),
-    "v5e-4": Target("tpu", V5E_MEMORY, "v5e:2x2", (2, 2, 1), clock=V5E),
-    "v5e-8": Target("tpu", V5E_MEMORY, "v5e:2x4", (2, 2, 1), clock=V5E),
-    "v6e-1": Target("tpu", V6E_MEMORY, "v6e:1x1", clock=V6E),
-    "v6e-4": Target("tpu", V6E_MEMORY, "v6e:2x2", (2, 2, 1), clock=V6E),
-    "v6e-8": Target("tpu", V6E_MEMORY, "v6e:2x4", (2, 2, 1), clock=V6E),
+    "v5e-1": Target("tpu", V5E_MEMORY, "v5e:1x1", clock=V5E, peak=V5E_PEAK),
+    "v5e-4": Target("tpu", V5E_MEMORY, "v5e:2x2", (2, 2, 1), clock=V5E, peak=V5E_PEAK),
+    "v5e-8": Target("tpu", V5E_MEMORY, "v5e:2x4", (2, 2, 1), clock=V5E, peak=V5E_PEAK),
+    "v6e-1": Target("tpu", V6E_MEMORY, "v6e:1x1", clock=V6E, peak=V6E_PEAK),
+    "v6e-4": Target("tpu", V6E_MEMORY, "v6e:2x2", (2, 2, 1), clock=V6E, peak=V6E_PEAK),
+    "v6e-8": Target("tpu", V6E_MEMORY, "v6e:2x4", (2, 2, 1), clock=V6E, peak=V6E_PEAK),
     "h100": Target("cuda", 80 * GIB, "1x1x1", config=_nvidia("NVIDIA H100", 132, 80 * GIB, 3_350_000_000_000)),
     "h200": Target("cuda", 141 * 10**9, "1x1x1", config=_nvidia("NVIDIA H200", 132, 141 * 10**9, 4_800_000_000_000)),
 }

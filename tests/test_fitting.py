@@ -14,7 +14,7 @@ from sdjax.fitting import Wish, held, programs_of, remedies
 from sdjax.models.precision import Precision
 from sdjax.parallel import noting_programs
 from sdjax.pipeline.request import pictures_of
-from sdjax.reading import Reading
+from sdjax.reading import Reading, spent_on
 
 SIZES = ("parameters", "arguments", "temporary", "outputs", "aliased")
 
@@ -40,6 +40,32 @@ def test_what_is_planned_is_what_is_run(small, planned, weights):
     assert [each.name for each in real] == [each.name for each in plan] == ["encode_text", "denoise", "decode"]
     for name in SIZES:
         assert [getattr(each, name) for each in real] == [getattr(each, name) for each in plan]
+
+
+def test_estimates_are_told_apart_by_what_is_fused():
+    program = """
+%inner (p: f32[8]) -> f32[8] {
+  %convolution.1 = f32[8]{0:T(8,128)} convolution(%p, %p), window={}
+}
+%product (p: f32[8]) -> f32[8] {
+  %fusion.3 = f32[8]{0:T(8,128)} fusion(%p), calls=%inner
+}
+%norm (p: f32[8]) -> f32[] {
+  %multiply.1 = f32[8]{0} multiply(%p, %p)
+  %reduce.1 = f32[] reduce(%multiply.1, %zero), to_apply=%add
+}
+%move (p: f32[8]) -> f32[8] {
+  %transpose.1 = f32[8]{0} transpose(%p), dimensions={0}
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %fusion.1 = f32[8]{0:T(8,128)} fusion(%p), calls=%product, backend_config={"estimated_cycles":"1000"}
+  %fusion.2 = (f32[], f32[8]{0}) fusion(%p), calls=%norm, backend_config={"estimated_cycles":"200"}
+  %fusion.4 = f32[8]{0} fusion(%p), calls=%move, backend_config={"estimated_cycles":"30"}
+  %add.1 = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"4"}
+  %flash.1 = bf16[2,8,1024,40]{3,2} custom-call(%q, %k), custom_call_target="tpu_custom_call", """
+    program += "operand_layout_constraints={bf16[2,8,1024,40]{3,2}, bf16[2,8,77,40]{3,2}, bf16[2,8,77,40]{3,2}}\n}\n"
+    kernels = 4 * 2 * 8 * 1024 * 77 * 128
+    assert spent_on(program) == {"matrix": 1000, "reductions": 200, "copies": 30, "elementwise": 4, "kernels": kernels}
 
 
 @pytest.mark.long

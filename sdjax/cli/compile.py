@@ -115,7 +115,7 @@ def _for_target(
     for pictures in groups:
         wish = Wish(model, pictures, precision, vae_tiling)
         readings = compiled_for(wish, devices)
-        show(readings, TARGETS[target].clock)
+        show(readings, TARGETS[target])
         say_whether_it_fits(wish, readings, TARGETS[target].memory, target)
 
 

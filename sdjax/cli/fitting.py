@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from sdjax.fitting import Wish
     from sdjax.models.precision import Precision
     from sdjax.reading import Reading
+    from sdjax.targets import Target
 
-PROGRAMS = {"encode_text": "text", "encode": "encoding", "denoise": "denoising", "decode": "decoding"}
+PROGRAMS = {
+    "encode_text": "text",
+    "encode": "encoding",
+    "denoise": "denoising",
+    "decode": "decoding",
+    "scores": "safety checker",
+}
 
 
 def precision_of(dtype: str | None, weights: str | None, offload: bool, target: str | None) -> "Precision":
@@ -38,21 +45,25 @@ def compiled_for(wish: "Wish", devices: "Sequence[jax.Device]") -> "list[Reading
         return programs_of(wish, devices, lambda stage, done, total: report(stages[stage], done, total))
 
 
-def show(readings: "Sequence[Reading]", clock: float) -> None:
-    """A table of programs: their bytes, and on a TPU, whose clock is known, the compiler's estimate of time."""
+def show(readings: "Sequence[Reading]", target: "Target | None" = None) -> None:
+    """A table of programs: their bytes, and for a TPU, whose clock is known, the compiler's estimate of time."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    estimates = ("est. ms", "matrix") if clock else ()
+    estimates = ("est. ms", "matrix") if target and target.clock else ()
     for column in ("program", "compiled", "parameters", "temporary", "peak", "kernels", "collect.", *estimates):
         table.add_column(column, justify="left" if column == "program" else "right")
     for each in readings:
         sizes = map(format_size, (each.parameters, each.temporary, each.peak))
         row = [PROGRAMS[each.name], f"{each.seconds:.0f} s", *sizes, str(each.kernels), str(each.collectives)]
-        if clock:
-            row += [f"{1000 * each.cycles / clock:.1f}", f"{each.matrix_cycles / max(each.cycles, 1):.0%}"]
+        if target and target.clock:
+            spent = each.seconds_on(target)
+            total = sum(spent.values())
+            row += [f"{1000 * total:.1f}", f"{(spent['matrix'] + spent['kernels']) / total:.0%}"]
         table.add_row(*row)
     Console().print(table)
-    if clock:
-        typer.echo("est.: the compiler's estimate, of one step where it denoises; it gives the kernels no time.")
+    if estimates:
+        typer.echo(
+            "est.: the compiler's estimate, of one step or one picture; kernels, to which it gives none, at the peak."
+        )
 
 
 def say_whether_it_fits(wish: "Wish", readings: "Sequence[Reading]", memory: int, where: str) -> None:

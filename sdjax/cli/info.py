@@ -125,7 +125,7 @@ def _say_fit(wish: "Wish", memory: int, target: str | None, said: str) -> None:
     devices = jax.local_devices()[:1] if target is None else describe(target)
     jax.config.update("jax_optimization_level", "O0")  # a fifth of the time, and about the same memory
     readings = compiled_for(wish, devices)
-    show(readings, clock=0)
+    show(readings)
     say_whether_it_fits(wish, readings, memory, said)
 
 
