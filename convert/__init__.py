@@ -6,7 +6,7 @@
 from sdjax.convert.clip_models import is_clip, open_clip
 from sdjax.convert.hub import download_file
 from sdjax.convert.inspect_file import inspect_file
-from sdjax.convert.ip_adapters import OnHub, encoder_for, read_ip_adapter
+from sdjax.convert.ip_adapters import OnHub, encoder_for, read_picture_adapter
 from sdjax.convert.keys import fill
 from sdjax.convert.outline import outline
 from sdjax.convert.run import convert, export, resolve, verify
@@ -26,7 +26,7 @@ __all__ = [
     "is_clip",
     "open_clip",
     "outline",
-    "read_ip_adapter",
+    "read_picture_adapter",
     "resolve",
     "verify",
 ]

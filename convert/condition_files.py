@@ -28,9 +28,9 @@ ADAPTER = "adapter."
 DIFFERENCE, CONTROL_LORA = "difference", "lora_controlnet"  # tensors that say so by being there
 POOLS = "shuffle"  # in the name of a file whose net follows a style and no place, as A1111 knows it
 REFUSED = {
-    "lllite": "a ControlLLLite, which changes attention inside of the UNet",
-    "motion_modules.": "a SparseCtrl net, for films",
-    "style_embedding": "a T2I style adapter, which needs CLIP's vision tower",
+    "lllite": "a ControlLLLite, which changes attention inside of the UNet: sdjax does not implement it",
+    "motion_modules.": "a SparseCtrl net, for films: sdjax does not implement it",
+    "style_embedding": "a T2I style adapter, which is used as it is (sdjax.load_condition, --control)",
 }
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,7 +51,7 @@ def read_condition(state: State, base: Path | None) -> Source:
     """
     for sign, what in REFUSED.items():
         if any(sign in name for name in state.shapes):
-            raise CheckpointError(f"{state.path} is {what}: sdjax does not implement it")
+            raise CheckpointError(f"{state.path} is {what}")
     prefix = PREFIX if state.has(PREFIX) else ""
     names = {name.removeprefix(prefix): (name, unchanged) for name in state.shapes if name.startswith(prefix)}
     shapes = {name: state.shapes[full] for name, (full, _) in names.items()}

@@ -2,18 +2,22 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdjax.convert.flax_weights import present_config, present_scheduler, without_flax
 from sdjax.convert.source import Part, Source
+from sdjax.convert.view import View, unchanged
 from sdjax.convert.weights import WeightFile, choose, open_weights
 from sdjax.convert.write import without_unused
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.atomic import within
 from sdjax.files.layout import CHECKER, EXTRACTOR, INDEX, component_classes, is_model, read_json, shorten
-from sdjax.models import ALONE, COMPONENTS
+from sdjax.models import ALONE, COMPONENTS, CLIPVisionConfig
 
 log = logging.getLogger("sdjax")
 
@@ -68,6 +72,10 @@ def _read_network(path: Path, name: str, variant: str | None) -> Source:
     for file in files:
         within(path, file)
     parts = {component: _part(path, class_name, config, weights)}
+    if _is_clip(config):
+        whole = parts[component]
+        own = asdict(CLIPVisionConfig.inside(config))
+        parts[component] = replace(whole, config=own, open=lambda: _vision_tensors(whole.open()))
     return Source(path, name, {component: ["diffusers", class_name]}, parts, dict, files)
 
 
@@ -76,6 +84,8 @@ def component_alone(config: Mapping[str, Any], where: object) -> tuple[str, str]
 
     Raises CheckpointError if it is none of `ALONE`.
     """
+    if _is_clip(config):  # of which the tower that looks at pictures is read
+        return "vision_encoder", "CLIPVisionModelWithProjection"
     present = present_config(config)
     class_name = present.get("_class_name") or next(iter(present.get("architectures") or ()), None)  # transformers'
     for component in ALONE:
@@ -83,6 +93,21 @@ def component_alone(config: Mapping[str, Any], where: object) -> tuple[str, str]
             return component, str(class_name)
     known = ", ".join(name for component in ALONE for name in COMPONENTS[component])
     raise CheckpointError(f"{where} has no {INDEX}, and is {class_name}: of networks by themselves sdjax knows {known}")
+
+
+def vision_config(config: Mapping[str, Any]) -> CLIPVisionConfig:
+    """That of CLIP's vision tower, from its config.json or from that of a whole CLIP model."""
+    return CLIPVisionConfig.inside(config) if _is_clip(config) else CLIPVisionConfig.from_dict(config)
+
+
+def _is_clip(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "clip"
+
+
+def _vision_tensors(tensors: Mapping[str, np.ndarray]) -> View:
+    """Those of a whole CLIP model that are its vision tower's."""
+    own = [name for name in tensors if name.startswith(("vision_model.", "visual_projection."))]
+    return View(tensors, {name: (name, unchanged) for name in own})
 
 
 def _part(folder: Path, class_name: str, config: dict[str, Any], weights: WeightFile) -> Part:

@@ -1,4 +1,4 @@
-"""IP-Adapters: their files, and the image encoders that lie beside them."""
+"""IP-Adapters and style adapters: their files, and the image encoders that they read."""
 
 import os
 import posixpath
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdjax.adapters.ip_adapter import IPAdapter, ip_adapter_of
-from sdjax.convert.directory import CONFIG
+from sdjax.adapters.style_adapter import SIGN, StyleAdapter, style_adapter_of
+from sdjax.convert.directory import CONFIG, vision_config
 from sdjax.convert.hub import download_file
 from sdjax.convert.run import resolve
 from sdjax.convert.weights import as_numpy
@@ -25,6 +26,7 @@ from sdjax.models import CLIPVisionConfig
 # Where encoders lie, from an adapter's folder: beside it; or, of XL's that were made for the other one, beside those.
 FOLDERS = ("image_encoder", "../models/image_encoder")
 ENCODER = "vision_encoder"  # in sdjax's directories
+OPENAI = "openai/clip-vit-large-patch14"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADVICE = "say where CLIP's image encoder is (image_encoder= of sdjax.load_condition)"
 
@@ -37,15 +39,19 @@ class OnHub(NamedTuple):
     revision: str | None
 
 
-def read_ip_adapter(path: Path, name: str) -> IPAdapter | None:
-    """Opens a file, `.safetensors` or, with PyTorch, a pickle; None for one that is no IP-Adapter.
+def read_picture_adapter(path: Path, name: str) -> IPAdapter | StyleAdapter | None:
+    """Opens a file, `.safetensors` or, with PyTorch, a pickle; None for one that is no adapter that looks at pictures.
 
     Raises CheckpointError for a file that is damaged or lacks tensors, InputError for a FaceID adapter.
     """
     if path.suffix == ".safetensors":
         file = open_tensors(path)
+        if any(key.endswith(SIGN) for key in file):
+            return style_adapter_of(file.arrays(), name)
         return ip_adapter_of(file.arrays(), name) if any(key.startswith("ip_adapter.") for key in file) else None
     parts = read_pickle(path)
+    if any(str(key).endswith(SIGN) for key in parts):
+        return style_adapter_of(dict(_arrays(parts, name)), name)
     if "ip_adapter" not in parts:
         return None
     return ip_adapter_of({f"{part}.{key}": array for part in parts for key, array in _arrays(parts[part], name)}, name)
@@ -55,19 +61,26 @@ def _arrays(part: Any, name: str) -> list[tuple[str, np.ndarray]]:
     import torch  # read_pickle has seen that it is there
 
     if not isinstance(part, Mapping) or not all(isinstance(value, torch.Tensor) for value in part.values()):
-        raise CheckpointError(f"{name} is no IP-Adapter: it holds something else than two dicts of tensors")
+        raise CheckpointError(f"{name} is no adapter: it holds something else than dicts of tensors")
     return [(str(key), as_numpy(value)) for key, value in part.items()]
 
 
 def encoder_for(
-    adapter: IPAdapter, file: Path, hub: OnHub | None, given: str | os.PathLike | None, progress: Progress | None
+    adapter: IPAdapter | StyleAdapter,
+    file: Path,
+    hub: OnHub | None,
+    given: str | os.PathLike | None,
+    progress: Progress | None,
 ) -> Component:
     """The image encoder that an adapter reads: the one that was given, or else one beside its file that fits it.
 
     given: a directory, a folder of the adapter's repository ("models/image_encoder"), or a repository.
+    Of a style adapter that has none beside it, OpenAI's, which the published ones read.
     Raises InputError where there is none, or none that fits, and as `resolve`.
     """
     folders = _beside(file, hub) if given is None else _given(hub, given, progress)
+    if not folders and isinstance(adapter, StyleAdapter):
+        folders = _given(hub, OPENAI, progress)
     if not folders:
         raise InputError(f"{adapter.name} has no image encoder beside it: {ADVICE}")
     widths = {folder: inputs_from(_config_of(folder), adapter) for folder in folders}
@@ -83,9 +96,9 @@ def encoder_for(
     return read_alone(resolve(found, progress=progress), ENCODER)
 
 
-def inputs_from(config: CLIPVisionConfig, adapter: IPAdapter) -> int:
+def inputs_from(config: CLIPVisionConfig, adapter: IPAdapter | StyleAdapter) -> int:
     """The features that an encoder gives to an adapter."""
-    return config.hidden_size if adapter.sees_all else config.projection_dim
+    return config.projection_dim if adapter.reads == "embeds" else config.hidden_size
 
 
 def _beside(file: Path, hub: OnHub | None) -> dict[Path, str | None]:
@@ -110,7 +123,7 @@ def _given(hub: OnHub | None, given: str | os.PathLike, progress: Progress | Non
 def _config_of(folder: Path) -> CLIPVisionConfig:
     """That of an encoder in transformers' layout or in sdjax's."""
     file = folder / CONFIG
-    return CLIPVisionConfig.from_dict(read_json(file if file.is_file() else folder / ENCODER / CONFIG))
+    return vision_config(read_json(file if file.is_file() else folder / ENCODER / CONFIG))
 
 
 def _download_weights(hub: OnHub, place: str) -> None:

@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from sdjax import schedulers
 from sdjax.errors import CheckpointError, ConfigError
-from sdjax.files.checkpoint import TEXT_ENCODERS, Component, model_of
+from sdjax.files.checkpoint import IMAGE_ENCODER, TEXT_ENCODERS, Component, model_of
 from sdjax.files.layout import SCHEDULER, read_json
 from sdjax.pipeline.facts import Facts
 
@@ -39,7 +39,7 @@ def check_opens(
 
 
 def _open(folder: Path, index: dict[str, Any], modules: Mapping[str, nn.Module]) -> None:
-    if not modules.keys() >= {"unet", "vae"} or not modules.keys() & TEXT_ENCODERS.keys():
+    if not modules.keys() >= {"unet", "vae"} or not modules.keys() & {*TEXT_ENCODERS, IMAGE_ENCODER}:
         if (config := folder / "scheduler" / SCHEDULER).is_file():
             schedulers.from_config(read_json(config))
         return

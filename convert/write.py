@@ -17,7 +17,14 @@ from sdjax.convert.opening import check_opens
 from sdjax.convert.source import Part, Source
 from sdjax.errors import CheckpointError, ConfigError
 from sdjax.files.atomic import new_directory
-from sdjax.files.checkpoint import check_amount, flat_specs, write_component, write_index
+from sdjax.files.checkpoint import (
+    IMAGE_ENCODER,
+    TEXT_ENCODERS,
+    check_amount,
+    flat_specs,
+    write_component,
+    write_index,
+)
 from sdjax.files.layout import CHECKER, EXTRACTOR, shorten
 from sdjax.models import COMPONENTS, build
 from sdjax.models.precision import FLOATS
@@ -27,14 +34,17 @@ log = logging.getLogger("sdjax")
 # (component, bytes written, bytes in all), called after every tensor.
 Progress = Callable[[str, int, int], None]
 
-UNUSED = ("image_encoder", "depth_estimator", "controlnet", "adapter")
+UNUSED = (IMAGE_ENCODER, "depth_estimator", "controlnet", "adapter")
 
 
 def without_unused(index: Mapping[str, Any]) -> dict[str, Any]:
     """A model_index.json with [null, null] in the place of the components that sdjax has no use for."""
     unused = set(UNUSED)
+    reads_prompts = any((index.get(name) or [None])[-1] for name in TEXT_ENCODERS)
+    if not reads_prompts:  # but pictures
+        unused.discard(IMAGE_ENCODER)
     if (index.get(CHECKER) or [None, None])[-1] not in COMPONENTS[CHECKER]:
-        unused |= {CHECKER, EXTRACTOR}
+        unused |= {CHECKER, EXTRACTOR} if reads_prompts else {CHECKER}
     return {name: [None, None] if name in unused else value for name, value in index.items()}
 
 

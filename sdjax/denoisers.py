@@ -29,7 +29,7 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     "edited" of its half, [batch, h, w, channels], are further channels: the picture that is changed, or zeros.
     "perturb" of its half: see `models.transformer.Perturb`, by the layers where it is done. Of pictures that are looked
     at it reads of its half "looks", for each what `encode_look` gives, and "look_weights", [batch, layers]; and of the
-    shared part "look_places", for each and for each level [batch, height * width].
+    shared part "look_places", for each and for each level [batch, height * width]. Of styles: see `with_styles`.
     """
 
     def predict(
@@ -46,13 +46,15 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
             found = zip(nets, own["hint_weights"], shared["hints"])
             residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
         changed = {"perturb": own["perturb"]} if "perturb" in own else {}
+        if "styles" in own:
+            context, changed["bias"] = with_styles(context, own)
         if "looks" in own:
             looks = list(zip(own["looks"], own["look_weights"], shared["look_places"]))
             changed["seen"] = {
                 name: [Seen(look[name][0], look[name][1], weights[:, i], places) for look, weights, places in looks]
                 for i, name in enumerate(unet.config.attentions)
             }
-        inputs = (*of_the_step, shared["guidance"], residuals)
+        inputs = (sample, timesteps, context, shared["class_labels"], added, shared["guidance"], residuals)
         if reuse is not None:
             output, found = unet.apply({"params": params}, *inputs, **changed, reuse=reuse, mutable=[COLLECTION])
             return output.astype(jnp.float32), kept_from(found, reuse.kept)
@@ -62,6 +64,24 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
         return output.astype(jnp.float32), jax.tree.leaves(kept)[0]
 
     return predict
+
+
+def with_styles(context: jax.Array, own: Any) -> tuple[jax.Array, jax.Array]:
+    """A context [batch, T, features] with the tokens of styles behind it, and a bias of every token.
+
+    Of its half it reads "styles", for each tokens [batch, n, features]; "style_weights", for each [batch], what they
+    are multiplied by, of which 0 leaves them out; "style_is_other", [batch], whether it is the half that does not see
+    them, which has the last n tokens of its own text once more, as T2I-Adapter's authors do it; and "repeats", [batch],
+    how often the text is there: as often must they count.
+    """
+    found, biases = [context], [jnp.zeros(context.shape[:2])]
+    for tokens, weight in zip(own["styles"], own["style_weights"]):
+        again = context[:, -tokens.shape[1] :]
+        weighted = (tokens * weight[:, None, None]).astype(context.dtype)
+        found.append(jnp.where(own["style_is_other"][:, None, None], again, weighted))
+        bias = jnp.where(weight == 0, -jnp.inf, jnp.log(own["repeats"]))
+        biases.append(jnp.broadcast_to(bias[:, None], tokens.shape[:2]))
+    return jnp.concatenate(found, axis=1), jnp.concatenate(biases, axis=1)
 
 
 def _weighted(net: nn.Module, params: Params, weights: jax.Array, features: Any, of_the_step: Any) -> Residuals:

@@ -13,7 +13,7 @@ import jax
 
 from sdjax.adapters.lora import Lora, lora_for, with_another
 from sdjax.adapters.lora_files import read_lora
-from sdjax.convert import Choices, OnHub, download_file, encoder_for, is_clip, open_clip, read_ip_adapter, resolve
+from sdjax.convert import Choices, OnHub, download_file, encoder_for, is_clip, open_clip, read_picture_adapter, resolve
 from sdjax.errors import InputError
 from sdjax.files.cache import cache_directory, is_writable
 from sdjax.files.checkpoint import Component, Model, read_alone, read_model
@@ -126,7 +126,7 @@ def load_condition(
     revision: str | None = None,
     progress=None,
 ) -> ConditionNet | PictureNet | JudgeNet:
-    """Open a ControlNet, a T2I adapter, an IP-Adapter or what judges pictures, which its files tell apart.
+    """Open a ControlNet, a T2I or style adapter, an IP-Adapter or what judges pictures, which its files tell apart.
 
     Called with a picture, a classifier with words, CLIP with a text or a picture, it gives one of a picture's
     `conditions`.
@@ -137,8 +137,9 @@ def load_condition(
     subfolder, weight_name: where it is in a directory or a repository: a folder, and the file of a single-file net. A
         file of a repository may be named in one, "h94/IP-Adapter/models/ip-adapter_sd15.safetensors".
     base: the model whose UNet a file of differences adds to, as for `load`.
-    image_encoder: of an IP-Adapter, the CLIP that it looks at pictures with: a directory, a folder of the adapter's
-        repository, or a repository; where None, what lies beside the adapter and fits it, as in h94/IP-Adapter.
+    image_encoder: of an IP-Adapter or a style adapter, the CLIP that it looks at pictures with: a directory, a folder
+        of the adapter's repository, or a repository; where None, what lies beside the adapter and fits it, as in
+        h94/IP-Adapter, or for a style adapter OpenAI's.
     variant, revision, progress: as for `load`.
     Raises InputError for a net that is not there, CheckpointError and ConfigError for one that cannot be read.
     """
@@ -146,11 +147,11 @@ def load_condition(
     place = _place_of(net, subfolder, weight_name, revision)
     found = place.file if place.file.exists() else net
     name = str(net if weight_name is None else f"{net}/{weight_name}")
-    if place.file.is_file() and (adapter := read_ip_adapter(place.file, name)) is not None:
+    if place.file.is_file() and (adapter := read_picture_adapter(place.file, name)) is not None:
         encoder = encoder_for(adapter, place.file, place.on_hub, image_encoder, progress)
         return PictureNet(name, adapter, encoder, Processor(encoder.module.config.image_size))
     if image_encoder is not None:
-        raise InputError(f"{name} is no IP-Adapter: only those have an image encoder")
+        raise InputError(f"{name} is neither an IP-Adapter nor a style adapter: only those have an image encoder")
     if place.file.is_dir() and is_clip(place.file):
         return clip_judge(name, open_clip(place.file))
     opened = resolve(found, variant=variant, revision=place.revision, single_file=choices, progress=progress)
@@ -204,6 +205,7 @@ CONDITIONS = {
     "seg": ("seg_ade20k", "lllyasviel/control_v11p_sd15_seg", ""),
     "shuffle": ("shuffle", "lllyasviel/control_v11e_sd15_shuffle", ""),
     "softedge": ("softedge_gradient", "lllyasviel/control_v11p_sd15_softedge", ""),
+    "style": ("", "TencentARC/T2I-Adapter/models/t2iadapter_style_sd14v1.pth", ""),
     "tile": ("tile_resample", "lllyasviel/control_v11f1e_sd15_tile", ""),
 }
 SD1_CONTEXT = 768  # features of a prompt that Stable Diffusion 1 reads, and no other

@@ -224,6 +224,18 @@ def shard(batch: Any) -> Any:
     return jax.tree.map(place, batch)
 
 
+def each_alone(program: Callable[..., Any], *arrays: np.ndarray) -> Any:
+    """What a program of arrays [devices, ...] gives for arrays [n, ...], on the host.
+
+    One entry is on each device at a time, so that any number of them is one program.
+    """
+    found, together = [], len(devices())
+    for i in range(0, len(arrays[0]), together):
+        group = [array[i : i + together] for array in arrays]
+        found.append(unshard(program(*map(shard, group)), len(group[0])))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
 def unshard(batch: Any, count: int) -> Any:
     """The first `count` entries of each [batch, ...] on the host, without the padding of `shard`.
 

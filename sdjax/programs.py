@@ -156,18 +156,22 @@ def encode_hint(net: nn.Module, params: Params, hints: jax.Array, *kinds: jax.Ar
 
 @full_precision_matmul
 def encode_look(
-    modules: tuple[nn.Module, nn.Module], params: Params, pixels: jax.Array, blank: jax.Array, *, sees_all: bool
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Pictures to keys and values [batch, layers, tokens, channels] for the cross-attention of a UNet's layers.
+    modules: tuple[nn.Module, nn.Module], params: Params, pixels: jax.Array, blank: jax.Array, *, reads: str
+) -> Any:
+    """Pictures to keys and values [batch, layers, tokens, channels] for the cross-attention of a UNet's layers, by
+    their names; or of a style adapter, which has no layers, to tokens [batch, tokens, width] beside the prompt's.
 
-    modules: CLIP's vision tower and an IP-Adapter's projection. pixels: [batch, size, size, 3], as the tower reads
-    them. blank: [batch], where there is no picture: the pixels are then 0, and the embedding too. sees_all: whether the
-    projection reads all tokens of the tower's last layer but one, and not the embedding.
+    modules: CLIP's vision tower and an adapter's projection. pixels: [batch, size, size, 3], as the tower reads them.
+    blank: [batch], where there is no picture: the pixels are then 0, and the embedding too. reads: what the projection
+    does, the embedding ("embeds"), or all tokens of the tower's last layer but one ("penultimate") or last ("hidden").
     """
     encoder, projection = modules
     found = encoder.apply({"params": params["encoder"]}, pixels)
     embeds = jnp.where(blank[:, None], 0, found.embeds)
-    tokens = projection.apply({"params": params["projection"]}, found.encoding.penultimate if sees_all else embeds)
+    seen = embeds if reads == "embeds" else getattr(found.encoding, reads)
+    tokens = projection.apply({"params": params["projection"]}, seen)
+    if "layers" not in params:
+        return tokens
 
     def project(kernels: jax.Array) -> jax.Array:
         return jnp.einsum("btw,lwc->bltc", tokens, kernels)

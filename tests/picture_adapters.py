@@ -55,3 +55,21 @@ def write_repository(folder: Path, channels: list[int], width: int) -> Path:
     for seed, name in enumerate(("models/one", "models/other", "sdxl_models/one_vit-h")):
         save_file(plain_adapter(channels, width, seed), folder / f"{name}.safetensors")
     return folder
+
+
+def style_adapter(hidden: int, width: int, count: int = 3) -> dict[str, np.ndarray]:
+    """The tensors of T2I-Adapter's style adapter, of one layer."""
+    shapes = {"style_embedding": (1, count, hidden), "proj": (hidden, width)}
+    norms = ("ln_pre", "ln_post", "transformer_layes.0.ln_1", "transformer_layes.0.ln_2")
+    shapes |= {f"{norm}.{name}": (hidden,) for norm in norms for name in ("weight", "bias")}
+    denses = {"attn.in_proj": 3, "attn.out_proj": 1, "mlp.c_fc": 4}
+    for name, times in denses.items():
+        joint = "_" if name.endswith("in_proj") else "."
+        shapes[f"transformer_layes.0.{name}{joint}weight"] = (times * hidden, hidden)
+        shapes[f"transformer_layes.0.{name}{joint}bias"] = (times * hidden,)
+    shapes |= {
+        "transformer_layes.0.mlp.c_proj.weight": (hidden, 4 * hidden),
+        "transformer_layes.0.mlp.c_proj.bias": (hidden,),
+    }
+    random = np.random.default_rng(7)
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from sdjax.batch.identity import fingerprint
 from sdjax.batch.output import Output
 from sdjax.batch.rows import Item, Naming, Problem, complain, items_of
 from sdjax.errors import InputError
+from sdjax.files.layout import embedded_models
 from sdjax.files.pictures import encoded, read_settings
+from sdjax.files.plans import read_plan
 from sdjax.pipeline.order import GroupKey
 
 
@@ -32,6 +35,15 @@ def read(path: Path, **options) -> tuple[list[Item], list[Problem]]:
 
 
 # --- rows
+
+
+def test_a_tuned_plan_is_the_sampler_of_a_row(tmp_path):
+    plan = sorted((embedded_models()["shapes"] / "plans").glob("*.json"))[0]
+    shutil.copy(plan, tmp_path / "plan.json")
+    write(tmp_path / "rows.csv", "prompt,sampler\na,plan.json\nb,euler\nc,rows.csv.json\n")
+    found, problems = read(tmp_path / "rows.csv")
+    assert [item.settings["sampler"] for item in found] == [f"plan.json@{read_plan(plan).hash}", "euler"]
+    assert "rows.csv.json cannot be read" in complain(problems)
 
 
 def test_every_format_says_the_same(tmp_path):

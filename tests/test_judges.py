@@ -1,5 +1,7 @@
 """Guidance by gradients: what it changes, what it compiles, and what is refused."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ from sdjax.pipeline.ordering import order_of
 from sdjax.schedulers.loop import PlanRow
 from sdjax.schedulers.plan import Rows
 from sdjax.settings import Picture
-from sdjax.settings.unit import Unit
+from sdjax.settings.unit import Unit, read_unit
 from sdjax.training.classifier import targets_of
 from sdjax.training.data import read_examples
 from sdjax.training.models import fresh
@@ -172,7 +174,7 @@ def test_a_trained_classifier_is_opened_and_draws(small, pipe, tmp_path):
     assert judge.module.config.words == ("red", "green", "blue")
     assert judge.params["conv_in"]["kernel"].dtype == np.float16
     assert pipe("", **HOW, conditions=[judge("red", scale=3)]).images.shape == (1, 64, 64, 3)
-    with pytest.raises(InputError, match="judges pictures, and sees none"):
+    with pytest.raises(InputError, match="does not know"):
         pipe("", conditions=[Unit(str(run / "classifier-3"), str(pictures / "0.png"))])
 
 
@@ -201,6 +203,21 @@ def test_a_classifier_ships_with_the_embedded_model():
     net.check(read_model(embedded_models()["shapes"]).unet.module.config)
     files = [path for path in embedded_models()[CLASSIFIER].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2**20
+
+
+def test_a_judge_is_told_a_text_on_the_command_line():
+    shapes, net = Facts.of(read_model(embedded_models()["shapes"])), sdjax.load_condition(CLASSIFIER)
+    facts = replace(shapes, open_net=lambda name, unet: (net, ""))
+    unit = read_unit(f"{CLASSIFIER}:red star:3:0-0.5")
+    [wish] = order_of([Picture("", conditions=(unit,))], facts).pictures[0].conditions
+    assert wish.settings() == {"net": CLASSIFIER, "target": "red star", "scale": 3.0, "start": 0.0, "end": 0.5}
+    for text, message in (
+        (f"{CLASSIFIER}:red stra:3", "does not know 'stra', did you mean 'star'"),
+        (f"{CLASSIFIER}:red star:mode=prompt", "mode=prompt is of nets that look at pictures, and .* is a judge"),
+        ("org/net:red star", "there is no file red star"),
+    ):
+        with pytest.raises(InputError, match=message):
+            order_of([Picture("", conditions=(read_unit(text),))], facts)
 
 
 @pytest.mark.long

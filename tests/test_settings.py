@@ -123,6 +123,13 @@ def test_the_call_has_every_setting_and_says_what_it_is():
             "edit",
             FROM_IMAGES - {"image_guidance_scale"} | {name for name in OTHER if name.startswith("hires")} | OF_XL,
         ),
+        (
+            "variations",
+            FROM_IMAGES
+            | {name for name in OTHER if name.startswith("hires")}
+            | OF_XL
+            | {"negative_prompt", "clip_skip", "prompt_syntax"},
+        ),
         ("upscale", FROM_IMAGES - {"noise_level"} | {name for name in OTHER if name.startswith("hires")} | OF_XL),
         (
             "compare",

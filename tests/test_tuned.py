@@ -219,12 +219,14 @@ def test_what_describes_a_noise_schedule():
 
 
 @pytest.mark.long
-def test_the_command_fits_a_plan_and_goes_on_where_it_stopped(small, pipe, tmp_path, capsys):
+def test_the_command_fits_a_plan_and_goes_on_where_it_stopped(small, pipe, tmp_path, capsys, caplog):
+    caplog.set_level("INFO", "sdjax")
     prompts, output = tmp_path / "prompts.txt", tmp_path / "plan.json"
     prompts.write_text("a red star\n\na blue ring\n")
     few = ["--pictures", "4", "--teacher", "20", "--batch-size", "2", "--guidance", "1,3", "--save-every", "1"]
     command = ["tune", str(small), "--nfe", "3", "--prompts", str(prompts), "-o", str(output), *few]
     assert main([*command, "--steps", "1"]) == 0
+    assert "from those of 10 evaluations" in caplog.text
     first = read_plan(output)
     assert main([*command, "--steps", "2"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(output)] * 2

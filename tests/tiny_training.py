@@ -82,6 +82,13 @@ CHECKER = {
     },
     "projection_dim": 6,
 }
+# What sees pictures in the place of prompts.
+VARIATIONS = {
+    "image_encoder": CHECKER["vision_config"] | {"projection_dim": 8},
+    "unet": PAINTING["unet"],
+    "vae": PAINTING["vae"],
+}
+VARIATIONS_INDEX = {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
 CHECKER_INDEX = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
 XL_INDEX = {
     "force_zeros_for_empty_prompt": True,
@@ -95,6 +102,7 @@ def write_tiny_model(destination: Path, configs: dict[str, dict] = CONFIGS) -> P
     shapes = read_model(embedded_models()["shapes"])
     index = shapes.index | (XL_INDEX if "text_encoder_2" in configs else {})
     index |= CHECKER_INDEX if "safety_checker" in configs else {}
+    index |= VARIATIONS_INDEX if "image_encoder" in configs else {}
     components = {}
     for i, (name, config) in enumerate(configs.items()):
         module = build(index[name][1], config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -23,15 +23,15 @@ FACE_ID = ("perceiver_resampler.proj_in.weight", "proj.2.bias")  # of which the 
 class IPAdapter:
     """An opened IP-Adapter.
 
-    projection, params: from what CLIP sees of a picture to tokens, [batch, tokens, width]. sees_all: whether it reads
-    all tokens of the tower's last layer but one, and not the picture's embedding. inputs: their features.
+    projection, params: from what CLIP sees of a picture to tokens, [batch, tokens, width]. reads: of that all tokens of
+    the tower's last layer but one, or the picture's embedding. inputs: their features.
     layers: kernels [width, channels] of keys and of values of each cross-attention, in the file's order.
     """
 
     name: str
     projection: nn.Module
     params: dict[str, Any]
-    sees_all: bool
+    reads: Literal["embeds", "penultimate"]
     inputs: int
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
 
@@ -63,9 +63,8 @@ def ip_adapter_of(tensors: Tensors, name: str) -> IPAdapter:
             raise CheckpointError(f"{name}: image_proj.{named[path]} has shape {tensor.shape}, expected {spec.shape}")
         params[path] = np.asarray(tensor)
     layers = tuple(_layers(parts["ip_adapter"], name))
-    return IPAdapter(
-        name, module, unflatten_dict(params, sep="/"), not isinstance(module, ImageProjection), inputs, layers
-    )
+    reads: Literal["embeds", "penultimate"] = "embeds" if isinstance(module, ImageProjection) else "penultimate"
+    return IPAdapter(name, module, unflatten_dict(params, sep="/"), reads, inputs, layers)
 
 
 def _projection(image: Tensors, name: str) -> tuple[nn.Module, int]:

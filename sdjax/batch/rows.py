@@ -17,6 +17,7 @@ from PIL import Image
 from sdjax import limits
 from sdjax.batch.formats import Read
 from sdjax.errors import InputError, brief, did_you_mean
+from sdjax.files.plans import use_plan
 from sdjax.pipeline.request import READERS
 from sdjax.prompts.dynamic import Wildcards, with_choices
 from sdjax.random import image_seeds
@@ -156,7 +157,8 @@ def items_of(
     """The pictures that rows ask for, and what is wrong with the other rows.
 
     defaults: columns of which rows may say otherwise. A picture without a seed of its own has that of the defaults plus
-    its index. folder: what the paths of images start from. whole_keys: whether names may have no dot, as in tar shards.
+    its index. folder: what the paths of images and of tuned plans start from. whole_keys: whether names may have no
+    dot, as in tar shards.
     wildcards: where prompts have choices, what these may be from.
     """
     items: list[Item] = []
@@ -197,6 +199,8 @@ def _items_of_row(
     seeds = image_seeds(first if own_seed else first + index, count)
     images = {name: folder / values.pop(name) for name in IMAGES if name in values}
     settings = {name: value for name, value in values.items() if name != "name"}
+    if str(settings.get("sampler", "")).endswith(".json"):
+        settings["sampler"] = _plan(folder / settings["sampler"])
     if "conditions" in settings:
         settings["conditions"] = tuple(beside(unit, folder) for unit in settings["conditions"])
     items = []
@@ -242,6 +246,12 @@ def _check_name(name: str, names: Mapping[str, int], whole_keys: bool) -> None:
         raise InputError(f"{name!r} has a dot, which ends the name of a sample in a tar shard")
     if (folded := _folded(name)) in names:
         raise InputError(f"the name {name!r} is that of row {names[folded]} already")
+
+
+@lru_cache(maxsize=4096)
+def _plan(path: Path) -> str:
+    """The name of a tuned plan's file as a sampler. Raises InputError for what is no plan."""
+    return use_plan(path)
 
 
 @lru_cache(maxsize=4096)

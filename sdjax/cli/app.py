@@ -28,6 +28,7 @@ COMMANDS = {
     "img2img": ("generate:img2img", DRAW),
     "inpaint": ("generate:inpaint", DRAW),
     "edit": ("generate:edit", DRAW),
+    "variations": ("generate:variations", DRAW),
     "upscale": ("generate:upscale", DRAW),
     "annotate": ("annotate:annotate_picture", DRAW),
     "batch": ("batch:batch", DRAW),

@@ -129,6 +129,10 @@ def batch(
     if engine != "ray" and (address or workers):
         raise InputError("--address and --workers are for --engine ray")
     defaults = settings | {"seed": seed, "num_images": num_images}
+    if str(settings.get("sampler", "")).endswith(".json"):
+        from sdjax.files.plans import use_plan
+
+        defaults["sampler"] = use_plan(settings["sampler"])
 
     from sdjax.batch.formats import STANDARD_INPUT, kind_of, read_rows
     from sdjax.batch.hosts import connect

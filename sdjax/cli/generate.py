@@ -1,4 +1,4 @@
-"""The painting commands: `sdjax generate`, `img2img`, `inpaint`, `edit` and `upscale`."""
+"""The painting commands: `sdjax generate`, `img2img`, `inpaint`, `edit`, `variations` and `upscale`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from sdjax.cli import options
 from sdjax.cli.like import like_picture
 from sdjax.cli.painting import Painting, paint, painting
-from sdjax.settings import EDIT, SETTINGS, UPSCALE
+from sdjax.settings import EDIT, SETTINGS, UPSCALE, VARY
 from sdjax.settings.picture import XL
 
 
@@ -109,6 +109,26 @@ def edit(
     sdjax edit "make it winter" photo.png -o winter.png
     """
     paint([prompt], painting, {"image": image})
+
+
+NO_PROMPT = ("depth_map", "hires_scale", "negative_prompt", "clip_skip", "prompt_syntax", XL)
+
+
+@painting(without=NO_PROMPT, model="lambdalabs/sd-image-variations-diffusers", task=VARY)
+def variations(
+    *,
+    image: Annotated[Path, typer.Argument(help="The picture to vary: its middle square is looked at.")],
+    painting: Painting,
+) -> None:
+    """Draw variations of a picture, of the same things in the same style, with a model made for it and no prompt.
+
+    More --guidance-scale keeps nearer to it. The size is the model's, or --width and --height.
+
+    [bold]Example[/bold]
+
+    sdjax variations photo.png -o variations --num-images 4 --guidance-scale 3
+    """
+    paint([""], painting, {"image": image})
 
 
 UPSCALING = "stabilityai/stable-diffusion-x4-upscaler"

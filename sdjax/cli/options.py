@@ -177,9 +177,10 @@ Control = Annotated[
     typer.Option(
         "--control",
         metavar="NET:PICTURE",
-        help="A ControlNet, T2I adapter or IP-Adapter and what it looks at; may be given several times. It may go on "
-        "with a scale, a part of the steps and more: "
-        "canny:photo.png:0.8:0-0.6:mode=prompt:fit=crop:annotator=none:mask=FILE.",
+        help="A ControlNet, T2I or style adapter or IP-Adapter, and what it looks at; may be given several times. It "
+        "may go on with a scale, a part of the steps and more: "
+        "canny:photo.png:0.8:0-0.6:mode=prompt:fit=crop:annotator=none:mask=FILE. A judge is told a text: "
+        "shapes-classifier:'red star':3.",
         rich_help_panel=CONDITIONS,
     ),
 ]

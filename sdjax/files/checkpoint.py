@@ -34,6 +34,7 @@ from sdjax.models.precision import FLOATS, STACK
 from sdjax.version import __version__
 
 TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}  # and what their prompts are read by
+IMAGE_ENCODER = "image_encoder"  # of models that read a picture in the place of a prompt
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def model_of(path: Path, index: dict[str, Any], read: Callable[[str], Component]
     classes = component_classes(index, path)
     if classes.get("unet") == "UNet2DModel":
         raise CheckpointError(f"{path} draws without prompts: use it with `sdjax ddpm`")
-    encoders = [name for name in TEXT_ENCODERS if name in classes] or ["text_encoder"]
-    tokenizers = [TEXT_ENCODERS[name] for name in encoders]
+    varies = not classes.keys() & TEXT_ENCODERS.keys() and IMAGE_ENCODER in classes
+    encoders = [IMAGE_ENCODER] if varies else [name for name in TEXT_ENCODERS if name in classes] or ["text_encoder"]
+    tokenizers = [] if varies else [TEXT_ENCODERS[name] for name in encoders]
     if missing := [name for name in (*encoders, "unet", "vae", *tokenizers, "scheduler") if name not in classes]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: text to image needs all of them")
     if missing := [name for name in tokenizers if not (path / name).is_dir()]:
@@ -123,14 +125,16 @@ def _check_texts(model: Model) -> None:
     """Raises CheckpointError where the UNet reads other states than the text encoders give."""
     unet = model.unet.module.config
     widths = {name: encoder.module.config.hidden_size for name, encoder in model.text_encoders.items()}
+    if not widths:
+        widths = {IMAGE_ENCODER: model.components[IMAGE_ENCODER].module.config.projection_dim}
     if sum(widths.values()) != unet.cross_attention_dim:
         listed = " and ".join(f"{name}, {width}" for name, width in widths.items())
         raise CheckpointError(
             f"{model.path}: the UNet reads {unet.cross_attention_dim} features of a prompt, and it comes with {listed}"
         )
-    if unet.is_xl and not list(model.text_encoders.values())[-1].module.projects:
+    if unet.is_xl and not (model.text_encoders and list(model.text_encoders.values())[-1].module.projects):
         raise CheckpointError(
-            f"{model.path}: the UNet reads pooled prompts, and none of {', '.join(widths)} projects them"
+            f"{model.path}: the UNet reads pooled prompts, and none of {', '.join(widths)} gives them"
         )
 
 

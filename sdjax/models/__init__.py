@@ -65,6 +65,7 @@ MODELS: dict[str, type[nn.Module]] = {
 
 # The networks of a checkpoint by their names in model_index.json, and the classes that each may be.
 COMPONENTS: dict[str, tuple[str, ...]] = {
+    "image_encoder": ("CLIPVisionModelWithProjection",),  # of models that read pictures in the place of prompts
     "safety_checker": ("StableDiffusionSafetyChecker",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),

@@ -43,6 +43,16 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False)
     return out.swapaxes(1, 2)
 
 
+def biased(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+    """Attention to few tokens, each of which has a bias, [batch, other tokens]; otherwise as `attention`.
+
+    The logarithm of a number counts a token so many times, minus infinity not at all.
+    """
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5 + bias[:, None, None].astype(jnp.float32), axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32).astype(q.dtype)
+
+
 def by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
     """A few heads after the others, so that everything they need stays in the cache of a CPU."""
     heads, most = q.shape[0] * q.shape[1], max(1, CPU_LOGITS // (q.shape[2] * k.shape[2]))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from sdjax.models.convolution import Conv3x3
 from sdjax.models.layers import Dense
-from sdjax.models.transformer import Context
+from sdjax.models.transformer import Context, Tokens
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_config import EncoderConfig
 from sdjax.models.unet_encoder import Added, UNetEncoder
@@ -129,7 +129,7 @@ class ControlNetModel(UNetEncoder):
         config = self.config
         x = Conv3x3(config.block_out_channels[0], name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added).astype(x.dtype)
-        tokens = Context(context.astype(x.dtype))
+        tokens = Context(Tokens(context.astype(x.dtype)))
         x, embedding = self.seen(x, embedding, features)
         skips = self.down(x, embedding, tokens)
         middle = self.middle(skips[-1], embedding, tokens)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.models.attention import attention
+from sdjax.models.attention import attention, biased
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 from sdjax.models.platform import platform
 from sdjax.models.reuse import COLLECTION, Reuse, taken
@@ -44,21 +44,31 @@ class Perturb(NamedTuple):
     blur: jax.Array
 
 
+class Tokens(NamedTuple):
+    """What cross-attention reads: the encoded prompt [batch, T, features], and maybe styles behind it.
+
+    bias: [batch, T], of each token; see `attention.biased`. None where there are no styles.
+    """
+
+    features: jax.Array
+    bias: jax.Array | None = None
+
+
 class Context(NamedTuple):
-    """What attention sees: the encoded prompt [batch, T, features], and maybe more.
+    """What attention sees: the tokens, and maybe more.
 
     seen: what each layer reads of pictures. perturb: what is done to its self-attention. Both by the layers' names.
     reuse: what cross-attention takes from an earlier evaluation, None for nothing, ever.
     """
 
-    text: jax.Array
+    text: Tokens
     seen: Mapping[str, Sequence[Seen]] | None = None
     perturb: Mapping[str, Perturb] | None = None
     reuse: Reuse | None = None
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [batch, tokens, channels] to `context` [batch, context tokens, any].
+    """Multi-head attention of x [batch, tokens, channels] to tokens [batch, context tokens, any].
 
     size: height and width of the tokens, where queries may be blurred.
     """
@@ -68,9 +78,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: jax.Array, seen: Sequence[Seen] = (), perturb: Perturb | None = None
+        self, x: jax.Array, tokens: Tokens, seen: Sequence[Seen] = (), perturb: Perturb | None = None
     ) -> jax.Array:
-        channels = x.shape[-1]
+        channels, context = x.shape[-1], tokens.features
 
         def project(y: jax.Array, name: str) -> jax.Array:
             y = Dense(channels, use_bias=False, name=name)(y)
@@ -79,7 +89,8 @@ class Attention(nn.Module):
         queries, keys, values = project(x, "to_q"), project(context, "to_k"), project(context, "to_v")
         if perturb is not None:
             queries = jnp.where(_by_sample(perturb.blur > 0), blurred(queries, self.size, perturb.blur), queries)
-        x = attention(queries, keys, values)
+        attend = attention if tokens.bias is None else partial(biased, bias=tokens.bias)
+        x = attend(queries, keys, values)
         if self.path[:1] == ("mid_block",) and self.name == "attn1" and self.is_mutable_collection(ATTENDED):
             self.sow(ATTENDED, "tokens", attended(queries, keys))
         if perturb is not None:
@@ -184,7 +195,7 @@ class BasicTransformerBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        text: jax.Array,
+        text: Tokens,
         seen: Sequence[Seen],
         perturb: Perturb | None,
         kept: jax.Array | None,
@@ -192,7 +203,8 @@ class BasicTransformerBlock(nn.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns x, and where some is kept, what cross-attention added; kept: what the samples that take it do."""
         h = LayerNorm(name="norm1")(x)
-        x += Attention(self.heads, self.size, name="attn1")(h, text if self.only_cross_attention else h, (), perturb)
+        own = text if self.only_cross_attention else Tokens(h)
+        x += Attention(self.heads, self.size, name="attn1")(h, own, (), perturb)
 
         def attend(_: nn.Module, x: jax.Array) -> jax.Array:
             return Attention(self.heads, name="attn2")(LayerNorm(name="norm2")(x), text, seen)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sdjax.models.layers import Block, Conv3x3, GroupNorm, Upsample2D
 from sdjax.models.reuse import COLLECTION, Reuse, taken
-from sdjax.models.transformer import Context, Perturb, Seen
+from sdjax.models.transformer import Context, Perturb, Seen, Tokens
 from sdjax.models.unet_config import UNetConfig
 from sdjax.models.unet_encoder import Added, UNetEncoder
 
@@ -55,6 +55,7 @@ class UNet2DConditionModel(UNetEncoder):
         seen: Mapping[str, Sequence[Seen]] | None = None,
         perturb: Mapping[str, Perturb] | None = None,
         reuse: Reuse | None = None,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
         """Predicts from a noisy sample what the model was trained to predict (noise, velocity or picture).
 
@@ -67,14 +68,15 @@ class UNet2DConditionModel(UNetEncoder):
         of ControlNets, which have one for every skip, and of T2I adapters. seen: what the
         cross-attention reads of pictures, and perturb: what is done to self-attention, by the names of the layers
         ("mid_block/attentions_0"). reuse: what is taken from an earlier evaluation; what this one has of it is put into
-        the collection "kept" (see `models.reuse`).
+        the collection "kept" (see `models.reuse`). bias: [batch, tokens], of each token of the context
+        (`attention.biased`).
         Returns [batch, height, width, out_channels]. Computes in the dtype to which sample and parameters promote,
         but the norms' statistics and the softmax in float32.
         """
         config, levels = self.config, self.config.levels
         x = Conv3x3(levels[0].channels, name="conv_in")(sample)
         embedding = self.embedding(timesteps, class_labels, added, guidance).astype(x.dtype)
-        tokens = Context(context.astype(x.dtype), seen, perturb, reuse)
+        tokens = Context(Tokens(context.astype(x.dtype), bias), seen, perturb, reuse)
         finest = self._up(len(levels) - 1)
         own_skip = x
         if residuals is not None and residuals.middle is not None:

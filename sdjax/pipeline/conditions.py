@@ -1,6 +1,6 @@
 """The conditions of a batch: which nets see which hints and pictures, as the denoising program takes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ from sdjax.parallel import shard
 from sdjax.pipeline.facts import Facts
 from sdjax.pipeline.hints import opened
 from sdjax.pipeline.images import Repaint
-from sdjax.pipeline.looks import PictureNet
+from sdjax.pipeline.looks import Look, PictureNet
 from sdjax.pipeline.wishes import JudgeNet
 from sdjax.prompts import bucket
 from sdjax.settings import Picture
@@ -93,6 +93,20 @@ class Looks(NamedTuple):
     places: tuple[tuple[Any, ...], ...] = ()
 
 
+class Styles(NamedTuple):
+    """Tokens that stand beside the prompt's, for each slot [batch, n, features], and their weights by row."""
+
+    tokens: tuple[Any, ...] = ()
+    weights: tuple[ByRow, ...] = ()
+
+    def half(self, is_other: bool) -> dict[str, Any]:
+        """Their part of one half of a `Conditioning`; see `denoisers.with_styles`."""
+        if not self.tokens:
+            return {}
+        marks = np.full(len(self.tokens[0]), is_other)
+        return {"styles": self.tokens, "style_weights": self.weights, "style_is_other": shard(marks)}
+
+
 class Wishes(NamedTuple):
     """Judges, their parameters (at the end those of the VAE, where one sees pictures), and what they are to see."""
 
@@ -106,6 +120,7 @@ class Conditions(NamedTuple):
 
     nets: Nets = Nets()
     looks: Looks = Looks()
+    styles: Styles = Styles()
     wishes: Wishes = Wishes()
 
     @property
@@ -121,7 +136,8 @@ class Conditions(NamedTuple):
         positive, negative = (
             ({"hint_weights": half} if self.nets.modules else {})
             | ({"looks": look, "look_weights": self.looks.weights} if look else {})
-            for half, look in zip(self.nets.weights, looks)
+            | self.styles.half(is_other)
+            for half, look, is_other in zip(self.nets.weights, looks, (False, True))
         )
         return positive, negative
 
@@ -153,20 +169,8 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
     prompted: list[Any] = []
     other: list[Any] = []
     places: list[Any] = []
-    encoded = {}
-    for net in dict.fromkeys(slot.net for slot in order.looks):
-        looks = [look for slot in order.looks if slot.net is net for look in slot.hints if look]
-        pixels = {own.tobytes(): own for look in looks for own in look.pixels}
-        numbers = {key: number for number, key in enumerate(pixels, 1)}
-        blank = np.arange(len(pixels) + 1) == 0
-        none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
-        number_of = {look: [numbers[own.tobytes()] for own in look.pixels] for look in looks}
-        encoded[net] = number_of, encode(net, np.stack([none, *pixels.values()]), blank)
     sides = order.facts.unet.sides(order.size.h, order.size.w)
-    for slot in order.looks:
-        own_number, found = encoded[slot.net]
-        together = max(1 if look is None else len(look.images) for look in slot.hints)
-        chosen = np.array([[0] * together if look is None else own_number[look] for look in slot.hints])
+    for slot, chosen, found in _encoded(order.looks, encode):
         for half, own in ((prompted, chosen), (other, 0 * chosen)):
             half.append(shard(jax.tree.map(lambda leaf, own=own: _joined(leaf[own]), found)))
         everywhere = [np.ones(height * width, np.float32) for height, width in sides]
@@ -177,6 +181,34 @@ def looks_of(order: "Order", images: Sequence["ImageInputs"], encode: LookEncode
         places.append(shard(tuple(np.stack(level) for level in zip(*masks))))
     weights = tuple(ByRow(shard(table)) for table in order.look_weights)
     return Looks(tuple(prompted), tuple(other), weights, tuple(places))
+
+
+def styles_of(order: "Order", encode: LookEncode) -> Styles:
+    """Encodes the styles of a batch, as `looks_of`."""
+    tokens = [
+        shard(found[chosen].reshape(len(chosen), -1, found.shape[-1]))
+        for _, chosen, found in _encoded(order.styles, encode)
+    ]
+    return Styles(tuple(tokens), tuple(ByRow(shard(table)) for table in order.style_weights))
+
+
+def _encoded(
+    slots: Sequence[Slot[PictureNet, Look]], encode: LookEncode
+) -> Iterator[tuple[Slot[PictureNet, Look], np.ndarray, Any]]:
+    """For each slot which pictures are whose, [batch, together], and what its net makes of all; the first is none."""
+    encoded = {}
+    for net in dict.fromkeys(slot.net for slot in slots):
+        looks = [look for slot in slots if slot.net is net for look in slot.hints if look]
+        pixels = {own.tobytes(): own for look in looks for own in look.pixels}
+        numbers = {key: number for number, key in enumerate(pixels, 1)}
+        blank = np.arange(len(pixels) + 1) == 0
+        none = np.zeros((net.processor.size, net.processor.size, 3), np.float32)
+        number_of = {look: [numbers[own.tobytes()] for own in look.pixels] for look in looks}
+        encoded[net] = number_of, encode(net, np.stack([none, *pixels.values()]), blank)
+    for slot in slots:
+        own_number, found = encoded[slot.net]
+        together = max(1 if look is None else len(look.images) for look in slot.hints)
+        yield slot, np.array([[0] * together if look is None else own_number[look] for look in slot.hints]), found
 
 
 def _joined(leaf: np.ndarray) -> np.ndarray:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
+from sdjax.parallel import shard
 from sdjax.pipeline.order import Order
 from sdjax.prompts import Tokens, tiled
 
@@ -29,6 +31,17 @@ class Contexts(NamedTuple):
         return any(texts[row] is not texts[row - 1] for texts in (*self.parts, self.negative))
 
 
+def contexts_of_pictures(order: Order, embed: Callable[[Sequence[Image.Image]], np.ndarray]) -> Contexts:
+    """What a model that varies pictures reads: what it sees of each, as one token, and zeros in the other half.
+
+    embed: maps pictures to [batch, features].
+    """
+    seen = embed([picture.image for picture in order.pictures])[:, None]
+    once = {"repeats": shard(np.ones(len(seen), np.float32))} if order.styles else {}
+    positive, negative = ({"context": shard(tokens), **once} for tokens in (seen, np.zeros_like(seen)))
+    return Contexts([[positive] * order.nfe], [negative] * order.nfe)
+
+
 def contexts_of(order: Order, encode: TextEncode) -> Contexts:
     """Encodes every different set of texts once.
 
@@ -44,6 +57,9 @@ def contexts_of(order: Order, encode: TextEncode) -> Contexts:
         if key not in encoded:
             ids, weights = (np.stack(leaves) for leaves in zip(*(tiled(tokens, order.chunks) for tokens in texts)))
             encoded[key] = encode(ids, weights, skips, absent)
+            if order.styles:  # which stand behind the text, and count as often as it is there
+                repeats = [order.chunks // len(tokens.ids) for tokens in texts]
+                encoded[key] |= {"repeats": shard(np.array(repeats, np.float32))}
         return encoded[key]
 
     skips = np.array([picture.clip_skip or 0 for picture in order.pictures], np.int32)

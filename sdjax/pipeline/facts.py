@@ -69,7 +69,7 @@ class Facts:
         own = ({"guidance_scale": XL_GUIDANCE} if unet.is_xl else {}) | model.defaults
         side = known.settings.pop("side", (unet.sample_size or 0) * vae.factor)
         return cls(
-            task=task_of(unet, vae),
+            task=task_of(unet, vae, bool(encoders)),
             unet=unet,
             scheduler=schedulers.from_config(model.scheduler_config | known.scheduler),
             low_res=schedulers.from_config(model.low_res_config).noise if model.low_res_config else None,
@@ -78,7 +78,7 @@ class Facts:
             factor=vae.factor,
             channels=vae.latent_channels,
             native=side,
-            layers=min(config.num_hidden_layers for config in encoders) - unet.is_xl,
+            layers=min((config.num_hidden_layers for config in encoders), default=1) - unet.is_xl,
             readers=tuple(
                 Reader(load_tokenizer(path, config.max_position_embeddings), {})
                 for path, config in zip(model.tokenizers, encoders)

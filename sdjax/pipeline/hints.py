@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from PIL import Image
 
 from sdjax.annotators import annotate, annotator
 from sdjax.errors import InputError
+from sdjax.files.layout import embedded_models
 from sdjax.models import UNetConfig
 from sdjax.pipeline.counting import scales_by_row
 from sdjax.pipeline.images import (
@@ -229,19 +231,27 @@ NetOpener = Callable[[str, UNetConfig], tuple[ConditionNet | PictureNet | JudgeN
 def opened(
     unit: Unit | Hint | Look | PictureWish, open_net: NetOpener | None, unet: UNetConfig
 ) -> Hint | Look | PictureWish:
-    """A unit as a hint or a look. Raises InputError for a net or a picture that is not there, or what is no unit."""
+    """A unit as a hint, a look or a wish. InputError for a net or a picture that is not there, and for what is no unit.
+
+    What a judge is told may be a text: one that is on this machine is opened where there is no such picture.
+    """
     if isinstance(unit, Hint | Look | PictureWish):
         return unit
     if not isinstance(unit, Unit):
         raise InputError(f"conditions are what a net of `sdjax.load_condition` gives for a picture, not {unit!r}")
     if open_net is None:
         raise InputError(f"{unit.net}: conditions by name are for a model that `sdjax.load` has opened")
-    check_picture(f"the hint for {unit.net}", unit.image)
+    try:
+        check_picture(f"the hint for {unit.net}", unit.image)
+    except InputError:
+        is_here = Path(unit.net).exists() or unit.net in embedded_models()
+        if not is_here or not isinstance(open_net(unit.net, unet)[0], JudgeNet):
+            raise
     net, goes_with = open_net(unit.net, unet)
     if isinstance(net, PictureNet):
         return Look.of(net, unit)
     if isinstance(net, JudgeNet):
-        raise InputError(f"{net.name} judges pictures, and sees none: it is for Python (`sdjax.load_condition`)")
+        return PictureWish.of(net, unit)
     chosen = goes_with if unit.annotator is None else unit.annotator
     annotated = "" if chosen == NO_ANNOTATOR else chosen
     scale: Any = unit.scale  # which a hint looks at itself

@@ -1,4 +1,4 @@
-"""Looks: pictures that the UNet's cross-attention reads beside the prompt, through an IP-Adapter."""
+"""Looks: pictures that cross-attention reads beside the prompt, through an IP-Adapter or a style adapter."""
 
 import os
 from collections import Counter
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax.adapters.ip_adapter import IPAdapter, kernels_of
+from sdjax.adapters.style_adapter import StyleAdapter
 from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component
 from sdjax.models import UNetConfig
@@ -25,13 +26,13 @@ MOST_PICTURES = 8  # that share a softmax
 
 @dataclass(frozen=True, eq=False)
 class PictureNet:
-    """An IP-Adapter with the image encoder that it reads, opened. Called with a picture it gives a `Look`.
+    """An IP-Adapter or a style adapter, with the image encoder that it reads. Called with a picture it gives a `Look`.
 
     name: where it comes from. encoder: on the host. processor: what prepares pictures for it.
     """
 
     name: str
-    adapter: IPAdapter
+    adapter: IPAdapter | StyleAdapter
     encoder: Component
     processor: Processor
 
@@ -39,6 +40,11 @@ class PictureNet:
     def module(self) -> nn.Module:
         """What makes tokens of what the encoder gives: nets with equal ones are built alike."""
         return self.adapter.projection
+
+    @property
+    def is_style(self) -> bool:
+        """Whether its tokens stand beside the prompt's, and share a softmax with them."""
+        return isinstance(self.adapter, StyleAdapter)
 
     def __call__(
         self,
@@ -52,23 +58,27 @@ class PictureNet:
         """A look for one picture.
 
         image: what the encoder sees, the middle square of it; or up to 8 such, which share one softmax: together they
-            weigh as much as one, where looks of their own would add up.
+            weigh as much as one, where looks of their own would add up. (Those of style adapters share it anyway.)
         scale: how strongly it counts: a number, or one by block, in the form of diffusers' `set_ip_adapter_scale`,
             such as {"down": {"block_2": [0, 1]}, "up": {"block_0": [0, 1, 0]}} for the layout and the style of Stable
-            Diffusion XL (InstantStyle); blocks that are not named do without. Or one such for each step.
+            Diffusion XL (InstantStyle); blocks that are not named do without. Or one such for each step. Of a style
+            adapter numbers only, which its tokens are multiplied by.
         start, end: the part of the steps in which it counts, from 0 to 1.
-        mask: white where it counts, of the whole picture that is drawn.
+        mask: white where it counts, of the whole picture that is drawn; a style adapter knows no places.
         Raises InputError for what cannot work.
         """
         return Look(self, image, scale, start, end, mask)
 
     def check(self, unet: UNetConfig) -> None:
         """Raises InputError where the adapter was made for another UNet."""
-        kernels_of(self.adapter, unet)
+        if isinstance(self.adapter, StyleAdapter):
+            self.adapter.check(unet)
+        else:
+            kernels_of(self.adapter, unet)
 
     def params_for(self, unet: UNetConfig) -> dict[str, Any]:
         """All that `programs.encode_look` reads."""
-        kernels = kernels_of(self.adapter, unet)
+        kernels = {} if isinstance(self.adapter, StyleAdapter) else kernels_of(self.adapter, unet)
         layers = {name.replace("/", "."): {"keys": k, "values": v} for name, (k, v) in kernels.items()}
         return {"encoder": self.encoder.params, "projection": self.adapter.params, "layers": layers}
 
@@ -86,6 +96,9 @@ class Look:
 
     def __post_init__(self) -> None:
         check_numbers(self.scale, self.start, self.end)
+        each_step = self.scale if isinstance(self.scale, Sequence) else [self.scale]
+        if self.net.is_style and (self.mask is not None or any(isinstance(own, Mapping) for own in each_step)):
+            raise InputError(f"{self.net.name} is a style adapter: it takes no mask, and no scales by block")
         if not 1 <= len(self.images) <= MOST_PICTURES:
             raise InputError(f"{self.net.name} looks at 1 to {MOST_PICTURES} pictures at once, not {len(self.images)}")
         if all(isinstance(image, str | os.PathLike) for image in self.images):
@@ -105,7 +118,8 @@ class Look:
         """From a unit. Raises InputError for what only nets that see hints can do."""
         for name in ("mode", "fit", "annotator", "kind"):
             if (said := unit.settings().get(name)) is not None:
-                raise InputError(f"{name}={said} is of ControlNets and T2I adapters, and {net.name} is an IP-Adapter")
+                what = "a style adapter" if net.is_style else "an IP-Adapter"
+                raise InputError(f"{name}={said} is of ControlNets and T2I adapters, and {net.name} is {what}")
         return cls(net, unit.image, unit.scale, unit.start, unit.end, unit.mask)
 
     @property

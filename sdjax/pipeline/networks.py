@@ -15,7 +15,7 @@ from sdjax.files.checkpoint import TEXT_ENCODERS, Component, Model
 from sdjax.gradients import Judge
 from sdjax.models.platform import devices
 from sdjax.models.precision import Precision
-from sdjax.parallel import AXIS, pmap, shard, unshard
+from sdjax.parallel import AXIS, each_alone, pmap, shard
 from sdjax.pipeline.conditions import Conditions
 from sdjax.pipeline.looks import PictureNet
 from sdjax.pipeline.vae import Autoencoder
@@ -105,16 +105,12 @@ def _hint_program() -> Callable[..., Any]:
 
 def _look_program() -> Callable[..., Any]:
     @cache
-    def of_net(modules: tuple[nn.Module, nn.Module], sees_all: bool) -> Callable[..., Any]:
-        return pmap(partial(programs.encode_look, modules, sees_all=sees_all), in_axes=(None, 0, 0))
+    def of_net(modules: tuple[nn.Module, nn.Module], reads: str) -> Callable[..., Any]:
+        return pmap(partial(programs.encode_look, modules, reads=reads), in_axes=(None, 0, 0))
 
     def encode(net: PictureNet, params: Params, pixels: np.ndarray, blank: np.ndarray) -> Any:
-        """One picture on each device at a time, so that any number of them is one program."""
-        program, found = of_net((net.encoder.module, net.module), net.adapter.sees_all), []
-        for i in range(0, len(pixels), len(devices())):
-            group = (pixels[i : i + len(devices())], blank[i : i + len(devices())])
-            found.append(unshard(program(params, *map(shard, group)), len(group[0])))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        program = of_net((net.encoder.module, net.module), net.adapter.reads)
+        return each_alone(partial(program, params), pixels, blank)
 
     return encode
 

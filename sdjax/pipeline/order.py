@@ -186,10 +186,17 @@ class Order:
     @cached_property
     def looks(self) -> list[Slot[PictureNet, Look]]:
         """The places for pictures that are looked at, and those of every picture."""
-        return slots_of(
-            [[each for each in own.conditions if isinstance(each, Look)] for own in self.pictures],
-            lambda look: (look.net, len(look.images)),
-        )
+        return self._looks(are_styles=False)
+
+    @cached_property
+    def styles(self) -> list[Slot[PictureNet, Look]]:
+        """The same for pictures whose tokens stand beside the prompt's."""
+        return self._looks(are_styles=True)
+
+    def _looks(self, are_styles: bool) -> list[Slot[PictureNet, Look]]:
+        found = [[each for each in own.conditions if isinstance(each, Look)] for own in self.pictures]
+        chosen = [[look for look in own if look.net.is_style == are_styles] for own in found]
+        return slots_of(chosen, lambda look: (look.net, len(look.images)))
 
     @cached_property
     def look_weights(self) -> list[np.ndarray]:
@@ -198,6 +205,14 @@ class Order:
         return [
             self._by_row(slot, len(layers), lambda look, recipe: look.weights(recipe.step_of_row, layers)[None])[0]
             for slot in self.looks
+        ]
+
+    @cached_property
+    def style_weights(self) -> list[np.ndarray]:
+        """For each place of `styles` [pictures, rows]."""
+        return [
+            self._by_row(slot, 1, lambda look, recipe: look.weights(recipe.step_of_row, [""])[None])[0, ..., 0]
+            for slot in self.styles
         ]
 
     @cached_property

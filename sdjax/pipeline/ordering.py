@@ -15,7 +15,7 @@ from sdjax.pipeline.reuse import check_reuse
 from sdjax.pipeline.tasks import Size
 from sdjax.pipeline.xl import check_xl
 from sdjax.schedulers import SOLVERS
-from sdjax.settings import SETTINGS, UPSCALE, Picture
+from sdjax.settings import SETTINGS, UPSCALE, VARY, Picture
 from sdjax.settings.picture import check_size
 
 
@@ -50,7 +50,12 @@ def order_of(pictures: Sequence[Picture], facts: Facts, first: Order | None = No
     order.perturbed_layers  # noqa: B018 - refuses layers that there are not
     if any(SOLVERS[recipe.scheduler.solver].adaptive for recipe in recipes):
         _check_adaptive(order)
-    _ = order.hint_weights, order.look_weights, order.wish_weights  # refuses a wrong number of scales
+    _ = (
+        order.hint_weights,
+        order.look_weights,
+        order.style_weights,
+        order.wish_weights,
+    )  # refuses a wrong number of scales
     return order
 
 
@@ -76,7 +81,7 @@ def _size_of(pictures: Sequence[Picture], facts: Facts) -> Size:
         width, height = facts.native, facts.native
         if isinstance(picture.image, np.ndarray):
             height, width = (side * factor for side in picture.image.shape[:2])
-        elif isinstance(picture.image, Image.Image) and picture.padding_mask_crop is None:
+        elif isinstance(picture.image, Image.Image) and picture.padding_mask_crop is None and facts.task.name != VARY:
             # Down to whole latents, and to whole latents of the small picture, as diffusers has it.
             width, height = (side // factor * factor for side in picture.image.size)
             if facts.task.name == UPSCALE:

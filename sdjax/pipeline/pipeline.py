@@ -23,8 +23,8 @@ from sdjax.models.precision import Precision
 from sdjax.parallel import fitting_in_memory, placed
 from sdjax.pipeline.adaptive import adaptive_steps
 from sdjax.pipeline.call import documented
-from sdjax.pipeline.conditions import Conditions, looks_of, nets_of, wishes_of
-from sdjax.pipeline.contexts import contexts_of
+from sdjax.pipeline.conditions import Conditions, looks_of, nets_of, styles_of, wishes_of
+from sdjax.pipeline.contexts import contexts_of, contexts_of_pictures
 from sdjax.pipeline.denoising import Advance, Batch, Progress, Step, compile_for, silent, steps
 from sdjax.pipeline.drawing import Output, Wanted, blackened, draw, in_memory
 from sdjax.pipeline.facts import Facts
@@ -44,6 +44,7 @@ from sdjax.random import noise_of
 from sdjax.schedulers import State
 from sdjax.settings import Picture
 from sdjax.sight.checker import Checker
+from sdjax.sight.embedder import Embedder
 from sdjax.upscaling import UpscalerFolder
 
 
@@ -56,6 +57,7 @@ class Pipeline:
 
     model: as it was opened, on the host. networks: its programs. params: by component, on the devices; never changed,
     but replaced as a whole. facts: what preparing a batch needs to know. loras: by name. checker: the safety checker.
+    embedder: of a model that varies pictures, what sees them.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Pipeline:
         self._nets: WeakKeyDictionary[ConditionNet | PictureNet | JudgeNet, Any] = WeakKeyDictionary()
         with fitting_in_memory(f"the parameters of {model.path} in {self.precision}"):
             self.checker = Checker.of(model, self.precision.offload) if checks else None
+            self.embedder = Embedder.of(model, self.precision)
             self.networks = Networks.of(model, self.precision, vae_tiling, preview)
             networks = {**model.text_encoders, "unet": model.unet}
             own = {name: placed(name, network.params, self.precision) for name, network in networks.items()}
@@ -157,15 +160,19 @@ class Pipeline:
         latents = checked_noise(latents, order)
         images = [image_inputs(picture, self.facts.task, order.size) for picture in order.pictures]
         looks = looks_of(order, images, self._encode_look)
+        styles = styles_of(order, self._encode_look)
         wishes = wishes_of(order, self._judge_params, self.params["vae"])
-        nets = Conditions(nets_of(order, images, self._encode_hint), looks, wishes)
+        nets = Conditions(nets_of(order, images, self._encode_hint), looks, styles, wishes)
         noise = noise_of(
             order.pictures[0].rng,
             [picture.seed for picture in order.pictures],
             [(picture.seed + picture.eta_noise_seed_delta) % 2**64 for picture in order.pictures],
         )
         params = self._params_with(order.loras)
-        contexts = contexts_of(order, partial(self.networks.encode_text, params))
+        if self.embedder is None:
+            contexts = contexts_of(order, partial(self.networks.encode_text, params))
+        else:
+            contexts = contexts_of_pictures(order, self.embedder)
         start = batch_start(order, images, latents, noise, self.networks.autoencoder.encode)
         return Batch.of(order, images, contexts, noise, start, params["unet"], nets)
 

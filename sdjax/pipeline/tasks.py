@@ -9,7 +9,7 @@ import numpy as np
 from sdjax.errors import ConfigError, InputError
 from sdjax.models import UNetConfig, VAEConfig
 from sdjax.pipeline.images import bicubic, resized, to_array
-from sdjax.settings import EDIT, UPSCALE, Picture
+from sdjax.settings import EDIT, UPSCALE, VARY, Picture
 
 
 class Size(NamedTuple):
@@ -62,6 +62,10 @@ class Task:
                 raise InputError(f"this model {self.does}: give it one, as {name}")
             if name not in (*self.needs, *self.takes) and image is not None:
                 raise InputError(f"this model {self.does}: it takes no {name}")
+        if self.name == VARY:
+            for name in ("prompt", "negative_prompt", "hires_scale"):
+                if getattr(picture, name):
+                    raise InputError(f"this model {self.does}: it takes no {name}")
 
 
 def _none(picture: Picture, mask: np.ndarray, size: Size) -> np.ndarray:
@@ -91,12 +95,13 @@ TASKS = {
         Task("inpaint", "does not follow depth", (), PAINTED, True, False, True, _mask),
         Task("depth", "follows a depth map", ("depth_map",), PAINTED, True, False, False, _nearness),
         Task(EDIT, "changes a picture as it is told", ("image",), (), False, False, False, _none, edits=True),
+        Task(VARY, "draws variations of a picture", ("image",), (), False, False, False, _none),
         Task(UPSCALE, "makes a picture larger", ("image",), (), False, False, False, _small_picture),
     )
 }
 
 
-def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
+def task_of(unet: UNetConfig, vae: VAEConfig, reads_prompts: bool) -> Task:
     """What a UNet is made for, from the channels that it reads beside the latents. ConfigError where nothing fits."""
     extra = unet.in_channels - vae.latent_channels
     names = {vae.latent_channels: EDIT, 0: "text", 1: "depth", 3: UPSCALE, 1 + vae.latent_channels: "inpaint"}
@@ -105,4 +110,6 @@ def task_of(unet: UNetConfig, vae: VAEConfig) -> Task:
             f"the UNet takes {unet.in_channels} channels{' and a class' if unet.has_class_embedding else ''}, its "
             f"latents have {vae.latent_channels}: no text-to-image, inpainting, depth, editing or upscaling model"
         )
-    return TASKS[names[extra]]
+    if not reads_prompts and extra:
+        raise ConfigError("a UNet that reads a picture in the place of a prompt, and further channels: no known model")
+    return TASKS[names[extra] if reads_prompts else VARY]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ from sdjax.errors import InputError, did_you_mean
 from sdjax.gradients import SEES, Judge
 from sdjax.models import LatentClassifier, UNetConfig
 from sdjax.pipeline.counting import scales_by_row
-from sdjax.settings.unit import check_numbers, is_by_block
+from sdjax.pipeline.images import read_image
+from sdjax.settings.unit import Unit, check_numbers, is_by_block
 
 MOST_STEPS = 1000  # that an estimate climbs at a row
 STRONGEST = 1e6  # a scale: scores of all kinds are in units of their own
@@ -109,6 +111,17 @@ class PictureWish:
             raise InputError(f"scales by block are of IP-Adapters, and {self.net.name} is a judge")
         if not np.isfinite(self.array).all():
             raise InputError(f"what {self.net.name} is to see holds values that are not finite")
+
+    @classmethod
+    def of(cls, net: JudgeNet, unit: Unit) -> "PictureWish":
+        """From a unit, whose image is a picture's file or a text. InputError for what judges do not take."""
+        for name in ("mode", "fit", "annotator", "kind", "mask"):
+            if (said := unit.settings().get(name)) is not None:
+                raise InputError(f"{name}={said} is of nets that look at pictures, and {net.name} is a judge")
+        is_picture = Path(unit.image).is_file() and net.understands is not None
+        target: Any = read_image(f"what {net.name} is to see", unit.image) if is_picture else unit.image
+        scale: Any = unit.scale  # of which the wish refuses those by block
+        return cls(net, target, scale, unit.start, unit.end)
 
     @cached_property
     def array(self) -> np.ndarray:

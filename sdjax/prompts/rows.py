@@ -28,9 +28,13 @@ def tokens_by_row(
 ) -> list[Tokens]:
     """The tokens of a prompt at each of `rows` rows; equal texts are one object, and all have one number of chunks.
 
+    Of a model that reads no prompts there are none.
+
     prompts: for each reader. is_plain: without A1111's syntax. steps: of the sampler, which changes of the prompt
     count. per_step: rows a step. first_pass: of a second pass, the steps of the first, else 0.
     """
+    if not readers:
+        return [Tokens(np.zeros((1, 0, 1), np.int32), np.ones((1, 0, 1), np.float32))] * rows
     if is_plain:
         read = [one_chunk(reader.tokenizer, text, reader.words) for reader, text in zip(readers, prompts)]
         return [_side_by_side(readers, read, 1)] * rows

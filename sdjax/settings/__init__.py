@@ -4,7 +4,19 @@ The call of a pipeline and its documentation, the options of the commands, the c
 settings in PNGs and the JSON Schema are read off them. Nothing here imports JAX, so that `--help` answers at once.
 """
 
-from sdjax.settings.picture import EDIT, RNGS, SETTINGS, SHORT, UPSCALE, Picture, json_schema
+from sdjax.settings.picture import EDIT, RNGS, SETTINGS, SHORT, UPSCALE, VARY, Picture, json_schema
 from sdjax.settings.setting import Setting, is_finite, is_whole
 
-__all__ = ["EDIT", "RNGS", "SETTINGS", "SHORT", "UPSCALE", "Picture", "Setting", "is_finite", "is_whole", "json_schema"]
+__all__ = [
+    "EDIT",
+    "RNGS",
+    "SETTINGS",
+    "SHORT",
+    "UPSCALE",
+    "VARY",
+    "Picture",
+    "Setting",
+    "is_finite",
+    "is_whole",
+    "json_schema",
+]

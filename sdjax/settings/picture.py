@@ -17,6 +17,7 @@ HANDOVERS = ("a1111", "diffusers")
 LAST_SEED = 2**64 - 1
 # In the place of a setting in `needs`: a model that makes pictures larger, and one that changes them as it is told.
 UPSCALE, EDIT = "upscale", "edit"
+VARY = "variations"  # a model that draws variations of pictures, and reads no prompts
 
 # The groups of options in `--help`.
 PROMPT, SAMPLING, GUIDANCE, NOISE, SIZE = "Prompt", "Sampling", "Guidance", "Noise", "Size"

@@ -1,8 +1,9 @@
 """What a plan is fitted to: pictures that a teacher drew with many evaluations, from prompts at several scales."""
 
 import io
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,7 +17,10 @@ from sdjax.pipeline.tasks import TASKS
 from sdjax.settings import Picture
 from sdjax.training.fit import Report
 
+log = logging.getLogger("sdjax")
+
 TEACHER = {"sampler": "dpmpp_2m", "spacing": "karras"}
+CONVERGED = 0.02  # distance of latents from those of half the evaluations, which leaves a plan of few ones room
 BETWEEN = 4  # one of so many rounds of the scales is drawn between them, so that what lies there is fitted too
 
 
@@ -55,7 +59,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
     """The examples: of each picture what the UNet reads of its prompts, its noise, scale and the teacher's latents.
 
     "share", [scales], says between which of the lesson's scales its own lies. The teacher's latents are kept in the
-    cache.
+    cache. Logs how far they are from converged.
     """
     examples: list[Any] = []
     pictures, knots, model = lesson.drawn(), np.log(lesson.scales), model_hash(pipe.model, [])
@@ -76,9 +80,25 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
                 np.float32
             ),
         }
+        if start == 0:
+            _say_how_far(tree["target"], latents_of(pipe, model, [_with_half(picture) for picture in own]), lesson)
         leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
         examples += [jax.tree.unflatten(structure, each) for each in zip(*leaves)]
     return examples
+
+
+def _with_half(picture: Picture) -> Picture:
+    return replace(picture, num_inference_steps=int(picture.num_inference_steps or 0) // 2)
+
+
+def _say_how_far(latents: np.ndarray, of_half: np.ndarray, lesson: Lesson) -> None:
+    """Logs the distance of a teacher's latents from those of half as many evaluations: a warning where it is large."""
+    apart = float(np.median(np.sqrt(np.mean((latents - of_half) ** 2, (1, 2, 3)))))
+    said = f"the teacher's latents are {apart:.2g} from those of {lesson.evaluations // 2} evaluations"
+    if apart > CONVERGED:
+        log.warning("%s: it has not converged, and a plan gets no nearer to the truth: give --teacher more", said)
+    else:
+        log.info("%s", said)
 
 
 def latents_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> np.ndarray:

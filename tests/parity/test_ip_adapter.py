@@ -81,7 +81,7 @@ def test_predictions_with_a_picture(config, kind):
             nchw(sample), torch.tensor(500), torch.from_numpy(context), added_cond_kwargs=conditions
         ).sample
     adapter = ip_adapter_of(flat(file), "a file")
-    assert adapter.sees_all == (kind != "plain")
+    assert adapter.reads == ("embeds" if kind == "plain" else "penultimate")
     tokens = adapter.projection.apply({"params": adapter.params}, seen[:, 0])
     places = [np.ones((2, side * side), np.float32) for side in (8, 4, 2, 1)]
 
