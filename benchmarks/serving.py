@@ -168,7 +168,9 @@ def _crowded(pipe, size: int, queue: int) -> dict[str, Any]:
     alone: a short picture where nobody else asks. behind: the same, behind all that wait, the median and the longest of
     five one after the other. share: of what was drawn while two clients had pictures waiting, the second one's.
     """
-    with _server(pipe, size, queue=queue, pictures=queue + size) as (url, engine), ThreadPoolExecutor(4) as pool:
+    limits = {"queue": queue, "pictures": queue + size}
+    # The server ends first: nobody waits for what is left of the queue.
+    with ThreadPoolExecutor(4) as pool, _server(pipe, size, **limits) as (url, engine):
         alone = statistics.median(_ask(url, QUICK, "second")[1] for _ in range(5))
         begun, before = time.perf_counter(), memory()
         pool.submit(_ask, url, {**LONG, "n": queue - size}, "first")

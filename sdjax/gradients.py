@@ -43,6 +43,10 @@ class Wish(NamedTuple):
     weights: jax.Array
 
 
+# A judge with its parameters, and what is wished of it.
+Asked = tuple[Judge, Any, Wish]
+
+
 def pulled(
     model: RowModel,
     judges: Sequence[Judge],
@@ -59,51 +63,9 @@ def pulled(
     late = [each for each in own if each[0].sees != "noisy" and not each[0].climbs]
     climbing = [each for each in own if each[0].climbs]
 
-    def weight_of(wish: Wish, row: PlanRow) -> jax.Array:
-        return wish.weights[jnp.arange(len(wish.weights)), row.number]
-
-    def scored(some: Sequence[tuple[Judge, Any, Wish]], seen: dict[str, jax.Array], row: PlanRow) -> jax.Array:
-        total = jnp.zeros(())
-        for judge, judge_params, wish in some:
-            score = judge.module.apply(
-                {"params": judge_params}, seen[judge.sees], jnp.asarray(row.at.timesteps), wish.target, method="score"
-            )
-            total += jnp.sum(weight_of(wish, row) * score)
-        return total
-
     def estimated(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         found = model(x, row, memory)
-        return scored_late(late, estimate_of(x, row, found[0]), row), found
-
-    def estimate_of(x: jax.Array, row: PlanRow, output: jax.Array) -> jax.Array:
-        scale = jnp.asarray(row.at.estimate)[:, :, None, None, None]
-        return scale[:, 0] * x + scale[:, 1] * output
-
-    def scored_late(some: Sequence[tuple[Judge, Any, Wish]], estimate: jax.Array, row: PlanRow) -> jax.Array:
-        seen = {"estimate": estimate}
-        if any(judge.sees == "picture" for judge, _, _ in some):
-            seen["picture"] = decode(estimate)
-        return scored(some, seen, row)
-
-    def wanted(some: Sequence[tuple[Judge, Any, Wish]], row: PlanRow) -> jax.Array:
-        return jnp.any(jnp.stack([weight_of(wish, row) for _, _, wish in some]) != 0)
-
-    def early_pull(x: jax.Array, row: PlanRow) -> jax.Array:
-        gradient = jax.grad(lambda x: scored(early, {"noisy": x}, row))
-        return jax.lax.cond(wanted(early, row), gradient, jnp.zeros_like, x)
-
-    def climbed(x: jax.Array, row: PlanRow, output: jax.Array) -> jax.Array:
-        """How far the prediction moves for its estimate to be where it has climbed to."""
-        slope = jax.grad(lambda estimate: scored_late(climbing, estimate, row))
-        per_output = jnp.asarray(row.at.estimate)[:, 1, None, None, None]
-
-        def climb() -> jax.Array:
-            start = estimate_of(x, row, output)
-            steps = max(judge.climbs for judge, _, _ in climbing)
-            end = jax.lax.fori_loop(0, steps, lambda _, estimate: estimate + slope(estimate), start)
-            return jnp.where(per_output == 0, 0, (end - start) / jnp.where(per_output == 0, 1, per_output))
-
-        return jax.lax.cond(wanted(climbing, row), climb, lambda: jnp.zeros_like(x))
+        return _score_of_estimate(late, _estimate(x, row, found[0]), row, decode), found
 
     def at_row(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         pull = jnp.zeros_like(x)
@@ -112,9 +74,61 @@ def pulled(
         else:
             output, direction, memory = model(x, row, memory)
         if early:
-            pull += early_pull(x, row)
+            gradient = jax.grad(lambda x: _score(early, {"noisy": x}, row))
+            pull += jax.lax.cond(_any_wanted(early, row), gradient, jnp.zeros_like, x)
         if climbing:
-            pull += climbed(x, row, output)
+            pull += _climbed(climbing, x, row, output, decode)
         return output + pull, direction + pull, memory
 
     return at_row if own else model
+
+
+def _weights(wish: Wish, row: PlanRow) -> jax.Array:
+    """[batch]."""
+    return wish.weights[jnp.arange(len(wish.weights)), row.number]
+
+
+def _any_wanted(asked: Sequence[Asked], row: PlanRow) -> jax.Array:
+    return jnp.any(jnp.stack([_weights(wish, row) for _, _, wish in asked]) != 0)
+
+
+def _score(asked: Sequence[Asked], seen: dict[str, jax.Array], row: PlanRow) -> jax.Array:
+    """The weighted sum over judges and pictures; seen: by SEES."""
+    total = jnp.zeros(())
+    for judge, params, wish in asked:
+        score = judge.module.apply(
+            {"params": params}, seen[judge.sees], jnp.asarray(row.at.timesteps), wish.target, method="score"
+        )
+        total += jnp.sum(_weights(wish, row) * score)
+    return total
+
+
+def _score_of_estimate(
+    asked: Sequence[Asked], estimate: jax.Array, row: PlanRow, decode: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    seen = {"estimate": estimate}
+    if any(judge.sees == "picture" for judge, _, _ in asked):
+        seen["picture"] = decode(estimate)
+    return _score(asked, seen, row)
+
+
+def _estimate(x: jax.Array, row: PlanRow, output: jax.Array) -> jax.Array:
+    """The x0 estimate that a prediction means."""
+    scale = jnp.asarray(row.at.estimate)[:, :, None, None, None]
+    return scale[:, 0] * x + scale[:, 1] * output
+
+
+def _climbed(
+    asked: Sequence[Asked], x: jax.Array, row: PlanRow, output: jax.Array, decode: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """How far the prediction moves for its estimate to be where it has climbed to."""
+    slope = jax.grad(lambda estimate: _score_of_estimate(asked, estimate, row, decode))
+    per_output = jnp.asarray(row.at.estimate)[:, 1, None, None, None]
+
+    def climb() -> jax.Array:
+        start = _estimate(x, row, output)
+        steps = max(judge.climbs for judge, _, _ in asked)
+        end = jax.lax.fori_loop(0, steps, lambda _, estimate: estimate + slope(estimate), start)
+        return jnp.where(per_output == 0, 0, (end - start) / jnp.where(per_output == 0, 1, per_output))
+
+    return jax.lax.cond(_any_wanted(asked, row), climb, lambda: jnp.zeros_like(x))

@@ -1,10 +1,8 @@
 """OpenAI's images API, with every setting of the schema as a further field: /v1/images, /v1/models."""
 
-import base64
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter
@@ -14,13 +12,14 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sdjax.errors import SdjaxError, did_you_mean
-from sdjax.files.pictures import encoded
+from sdjax.errors import did_you_mean
 from sdjax.server.fields import pictures_of, settings_of
-from sdjax.server.gateway import Event, Gateway, client_of, json_of, one_of, results_of, whole
+from sdjax.server.gateway import Gateway, client_of, json_of, one_of, whole
+from sdjax.server.limits import Limits
+from sdjax.server.openai_answers import images_answer, model_answer, stream_answer
 from sdjax.server.refusals import Refused
 from sdjax.server.uploads import from_base64, opened, read
-from sdjax.server.work import Form, Job, Result
+from sdjax.server.work import Form, Job
 from sdjax.settings import SETTINGS, SHORT, Picture
 
 OWN = ("prompt", "model", "n", "size", "response_format", "output_format", "output_compression", "stream",
@@ -29,12 +28,6 @@ UNUSED = ("quality", "style", "user", "moderation", "background", "input_fidelit
 IMAGES = ("image", "image[]", "images", "mask")
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 KINDS = ("png", "jpeg", "webp")
-USAGE = {
-    "input_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-    "output_tokens": 0,
-    "total_tokens": 0,
-}  # nothing is counted in tokens here, but clients expect them
 
 
 class Wish(NamedTuple):
@@ -53,28 +46,6 @@ def router(gateway: Gateway) -> APIRouter:
     """The routes."""
     routes, limits = APIRouter(prefix="/v1"), gateway.engine.limits
 
-    def wish_of(fields: Mapping[str, Any], of_form: bool) -> Wish:
-        known = (*OWN, *UNUSED, *IMAGES, *SETTINGS, *SHORT)
-        for name in fields:
-            if name not in known:
-                raise Refused(f"unknown parameter {name[:40]!r}{did_you_mean(name, known)}", param=name[:40])
-        if fields.get("background") == "transparent":
-            raise Refused("background cannot be transparent: these models paint all of it", param="background")
-        settings = settings_of(fields, of_form)
-        if size := _size(fields):
-            settings["width"], settings["height"] = size
-        count = whole(fields, "n", 1, limits.pictures, 1)
-        limits.check_settings(settings, count)
-        kind = one_of(fields, "output_format", KINDS, "png")
-        form = Form(kind, max(1, whole(fields, "output_compression", 0, 100, 90)))
-        stream = one_of(fields, "stream", _TRUTH, False) in _TRUE
-        as_url = one_of(fields, "response_format", ("b64_json", "url"), "b64_json") == "url"
-        previews = whole(fields, "partial_images", 0, 3, 0)
-        model = fields.get("model")
-        if model is not None and not isinstance(model, str):
-            raise Refused("model must be a text", param="model")
-        return Wish(model, settings, count, form, as_url, stream, previews if stream else 0)
-
     async def answer(request: Request, wish: Wish, images: Mapping[str, Any], kind: str) -> Response:
         def pictures() -> list[Picture]:
             return pictures_of({**wish.settings, **images}, wish.pictures)
@@ -86,37 +57,37 @@ def router(gateway: Gateway) -> APIRouter:
         if wish.stream:
             events = gateway.events(request, job)
             first = await anext(events)  # an error before any picture is answered as such
-            return StreamingResponse(_stream(first, events, kind), media_type="text/event-stream")
+            return StreamingResponse(stream_answer(first, events, kind), media_type="text/event-stream")
         job = await gateway.done(request, job)
-        return JSONResponse(_response(job, wish, str(request.base_url)))
+        return JSONResponse(images_answer(job, wish.as_url, str(request.base_url)))
 
     @routes.get("/models")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name) for name in gateway.engine.models.names]}
+        return {"object": "list", "data": [model_answer(name) for name in gateway.engine.models.names]}
 
     @routes.get("/models/{name:path}")
     def model(name: str) -> dict[str, Any]:
-        return _model(gateway.engine.models.find(name))
+        return model_answer(gateway.engine.models.find(name))
 
     @routes.post("/images/generations")
     async def generations(request: Request) -> Response:
         fields = await json_of(request)
         if not isinstance(fields.get("prompt"), str):
             raise Refused("prompt is missing: give a text", param="prompt")
-        return await answer(request, wish_of(fields, of_form=False), {}, "image_generation")
+        return await answer(request, _wish_of(fields, limits, of_form=False), {}, "image_generation")
 
     @routes.post("/images/edits")
     async def edits(request: Request) -> Response:
         fields, images = await _sent(request, gateway)
         if not isinstance(fields.get("prompt"), str):
             raise Refused("prompt is missing: give a text", param="prompt")
-        wish = wish_of(fields, of_form=_is_form(request))
+        wish = _wish_of(fields, limits, of_form=_is_form(request))
         return await answer(request, wish, await run_in_threadpool(_edited, images), "image_edit")
 
     @routes.post("/images/variations")
     async def variations(request: Request) -> Response:
         fields, images = await _sent(request, gateway)
-        wish = wish_of({"prompt": "", **fields}, of_form=_is_form(request))
+        wish = _wish_of({"prompt": "", **fields}, limits, of_form=_is_form(request))
         if "mask" in images:
             raise Refused("a variation takes no mask: see /v1/images/edits", param="mask")
         return await answer(request, wish, await run_in_threadpool(_edited, images), "image_generation")
@@ -126,6 +97,29 @@ def router(gateway: Gateway) -> APIRouter:
 
 _TRUE = (True, "true", "True", "1")
 _TRUTH: Any = (*_TRUE, False, "false", "False", "0")
+
+
+def _wish_of(fields: Mapping[str, Any], limits: Limits, of_form: bool) -> Wish:
+    known = (*OWN, *UNUSED, *IMAGES, *SETTINGS, *SHORT)
+    for name in fields:
+        if name not in known:
+            raise Refused(f"unknown parameter {name[:40]!r}{did_you_mean(name, known)}", param=name[:40])
+    if fields.get("background") == "transparent":
+        raise Refused("background cannot be transparent: these models paint all of it", param="background")
+    settings = settings_of(fields, of_form)
+    if size := _size(fields):
+        settings["width"], settings["height"] = size
+    count = whole(fields, "n", 1, limits.pictures, 1)
+    limits.check_settings(settings, count)
+    kind = one_of(fields, "output_format", KINDS, "png")
+    form = Form(kind, max(1, whole(fields, "output_compression", 0, 100, 90)))
+    stream = one_of(fields, "stream", _TRUTH, False) in _TRUE
+    as_url = one_of(fields, "response_format", ("b64_json", "url"), "b64_json") == "url"
+    previews = whole(fields, "partial_images", 0, 3, 0)
+    model = fields.get("model")
+    if model is not None and not isinstance(model, str):
+        raise Refused("model must be a text", param="model")
+    return Wish(model, settings, count, form, as_url, stream, previews if stream else 0)
 
 
 def _size(fields: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -199,63 +193,3 @@ def _hole(image: Image.Image) -> Image.Image | None:
         return None
     alpha = image.convert("RGBA").getchannel("A")
     return None if alpha.getextrema() == (255, 255) else ImageChops.invert(alpha)
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "sdjax"}
-
-
-def _response(job: Job, wish: Wish, base: str) -> dict[str, Any]:
-    results = results_of(job)
-    width, height = results[0].settings["width"], results[0].settings["height"]
-    data = []
-    for unit in job.units:
-        if unit.future.exception() is None:
-            result = unit.future.result()
-            named = {"url": f"{base}results/{job.id}/{unit.index}"} if wish.as_url else {"b64_json": _base64(result)}
-            data.append({**named, "seed": result.settings["seed"]})
-    return {
-        "id": job.id,
-        "created": int(job.came),
-        "data": data,
-        "output_format": wish.form.kind,
-        "size": f"{width}x{height}",
-        "usage": USAGE,
-    }
-
-
-def _base64(result: Result) -> str:
-    return base64.b64encode(result.data).decode()
-
-
-async def _stream(first: Event, events: AsyncIterator[Event], kind: str) -> AsyncIterator[str]:
-    """Server-sent events, as OpenAI names them."""
-    event: Event | None = first
-    try:
-        while event is not None:
-            yield _sse(await run_in_threadpool(_told, event, kind))
-            event = await anext(events, None)
-    except SdjaxError as error:
-        yield _sse({"type": "error", "error": {"message": str(error), "type": "server_error", "code": None}})
-
-
-def _told(event: Event, kind: str) -> dict[str, Any]:
-    unit = event.unit
-    form, now = unit.job.form, int(time.time())
-    about = {"created_at": now, "output_format": form.kind, "quality": "auto", "background": "opaque"}
-    if event.preview is not None:
-        data = base64.b64encode(encoded(event.preview, form.kind, {}, form.quality)).decode()
-        size = f"{event.preview.width}x{event.preview.height}"
-        own = {"type": f"{kind}.partial_image", "b64_json": data, "partial_image_index": event.number, "size": size}
-        return own | about | {"index": unit.index}
-    if error := unit.future.exception():
-        message = str(error) if isinstance(error, SdjaxError) else "this is a fault of the server"
-        return {"type": "error", "error": {"message": message, "type": "server_error", "code": None}}
-    result = unit.future.result()
-    size = f"{result.settings['width']}x{result.settings['height']}"
-    own = {"type": f"{kind}.completed", "b64_json": _base64(result), "size": size, "usage": USAGE}
-    return own | about | {"index": unit.index, "seed": result.settings["seed"]}
-
-
-def _sse(event: dict[str, Any]) -> str:
-    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
