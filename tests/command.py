@@ -2,4 +2,4 @@
 
 import sys
 
-SDJAX = [sys.executable, "-c", "import sys, sdjax.cli; sys.exit(sdjax.cli.main())"]
+SDJAX = [sys.executable, "-m", "sdjax"]

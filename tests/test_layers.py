@@ -29,6 +29,7 @@ LAYERS = [
     {"server"},
     {"page"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FILES = [path for folder in ("sdjax", "convert") for path in sorted((ROOT / folder).rglob("*.py"))]
