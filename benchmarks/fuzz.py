@@ -8,13 +8,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.processes import forget_peak, memory, peak_memory
 from benchmarks.report import JsonOption, publish
 from sdjax.errors import SdjaxError
 
@@ -76,8 +76,8 @@ def knock(door: Door, cases: int, seed: int = 0) -> Found:
 
 def _try(door: Door, value: Any, found: Found) -> None:
     folder = Path(tempfile.mkdtemp(prefix="door-"))
-    _reset_peak()
-    held, start = _memory("VmRSS"), time.process_time()
+    forget_peak()
+    held, start = memory(), time.process_time()
     fault = ""
     try:
         door.work(value, folder)
@@ -94,7 +94,7 @@ def _try(door: Door, value: Any, found: Found) -> None:
         found.ends[kind] += 1
         frame = traceback.extract_tb(error.__traceback__)[-1]
         fault = f"{kind}: {type(error).__name__}: {str(error)[:200]} ({Path(frame.filename).name}:{frame.lineno})"
-    seconds, megabytes = time.process_time() - start, _memory("VmHWM") - held
+    seconds, megabytes = time.process_time() - start, (peak_memory() - held) / 1e6
     found.seconds, found.megabytes = max(found.seconds, seconds), max(found.megabytes, megabytes)
     if seconds > SECONDS or megabytes > MEGABYTES:
         found.ends["slow or large"] += 1
@@ -107,21 +107,6 @@ def _try(door: Door, value: Any, found: Found) -> None:
             (folder.parent / name).unlink()
     if fault:
         found.faults.append(f"{door.name}: {fault}; from {str(value)[:300]!r}")
-
-
-def _reset_peak() -> None:
-    """Let the kernel measure the largest memory anew, where it can (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _memory(line: str) -> float:
-    """A number of /proc/self/status in MB, 0 where there is none."""
-    with suppress(OSError):
-        for entry in Path("/proc/self/status").read_text().splitlines():
-            if entry.startswith(f"{line}:"):
-                return int(entry.split()[1]) / 1000
-    return 0.0
 
 
 def fuzz(

@@ -24,6 +24,11 @@ def peak_memory() -> int:
     return _memory("VmHWM")  # Linux's own mark; getrusage would count the process that started this one
 
 
+def forget_peak() -> None:
+    """Let `peak_memory` begin anew, with what this process holds now; compiling often takes the most."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def memory() -> int:
     """The bytes of memory that this process holds now, files mapped into it included."""
     return _memory("VmRSS")
