@@ -91,7 +91,9 @@ def speed_bars(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Of a trained model: error over evaluations at each scale of guidance; and what was read of the pictures."""
+    """Of a trained model: error over evaluations at each scale of guidance; and what was read of the pictures.
+
+    Over seconds where rows have them."""
     from matplotlib.figure import Figure
 
     scales = sorted({row["guidance"] for row in rows if "rmse" in row})
@@ -104,16 +106,18 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
     kinds = list(dict.fromkeys((row["sampler"], row["spacing"]) for row in rows if "guidance" in row))
     budgets = sorted({row["budget"] for row in rows if "guidance" in row})
+    timed = any("seconds" in row for row in rows)
     for panel, (title, what, scale) in zip(axes, panels):
         for i, kind in enumerate(kinds):
             line = [row for row in rows if (row["sampler"], row["spacing"]) == kind and row.get("guidance") == scale]
-            points = [(row["nfe"], row[what]) for row in line if what in row]
+            points = [(row["seconds" if timed else "nfe"], row[what]) for row in line if what in row]
             if points:
                 style = MARKERS[i % len(MARKERS)] + "-"
                 panel.plot(*zip(*points), style, ms=5, color=f"C{i % 10}", label=", ".join(kind))
-        panel.set(title=title, xscale="log", xlabel="evaluations of the network (NFE)")
-        panel.set_xticks(budgets, labels=[str(budget) for budget in budgets])
-        panel.minorticks_off()
+        panel.set(title=title, xscale="log", xlabel="seconds" if timed else "evaluations of the network (NFE)")
+        if not timed:
+            panel.set_xticks(budgets, labels=[str(budget) for budget in budgets])
+            panel.minorticks_off()
         panel.grid(alpha=0.3)
         if what == "rmse":
             panel.set_yscale("log")

@@ -13,11 +13,9 @@ from benchmarks.batches import in_batches
 from benchmarks.plots import READ, PlotOption, quality_curves
 from benchmarks.readings import of_ones_own, of_scenes, rendered
 from benchmarks.report import JsonOption, console, publish, table_of
-from benchmarks.runs import converged, errors, latents_of, planned
+from benchmarks.runs import Kind, converged, errors, latents_of, planned, seconds_of
 from benchmarks.scenes import draw_scene
 from sdjax.errors import InputError
-from sdjax.schedulers.names import parse_sampler
-from sdjax.schedulers.tuned import is_tuned
 
 SAMPLERS = (
     "ddim leading,ddim trailing,heun trailing,dpmpp_2m karras,dpmpp_2m trailing,unipc trailing,dpmpp_2m_sde trailing"
@@ -63,7 +61,11 @@ def trained(
     ] = None,
     samplers: Annotated[
         str,
-        typer.Option(help="Samplers with their spacings, with commas between them; `tuned` for the model's own plans."),
+        typer.Option(
+            help="Samplers with their spacings, with commas between them; `tuned` for the model's own plans. With "
+            "cache=3 only each third evaluation is whole (DeepCache), with gate=0.5 half of the steps are guided "
+            "(T-GATE)."
+        ),
     ] = SAMPLERS,
     budgets: Annotated[str, typer.Option(help="Evaluations that a picture may take.")] = "5,10,20,50",
     guidance: Annotated[str, typer.Option(help="The scales at which errors are measured.")] = "1,3,7.5",
@@ -75,6 +77,9 @@ def trained(
     references: Annotated[int, typer.Option(min=1, help="How many are compared with converged ones.")] = 4,
     reference_steps: Annotated[int, typer.Option(min=100, max=999, help="Evaluations of the converged ones.")] = 999,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 16,
+    turns: Annotated[
+        int, typer.Option(min=0, help="Also seconds per picture: turns of all runs, of which the median.")
+    ] = 0,
     json_file: JsonOption = None,
     plot_file: PlotOption = None,
 ) -> None:
@@ -86,6 +91,8 @@ def trained(
 
     For a model of your own, RMSE alone: --model DIR --prompts FILE. With --clip, how well pictures fit their prompts;
     with --inception and --against, how far they are, as a set, from yours. Converged runs are kept in the cache.
+
+    With --turns, all is drawn over seconds in place of evaluations, which cost less with cache= and gate=.
     """
     if bool(model) != (prompts is not None):
         raise InputError(
@@ -94,7 +101,7 @@ def trained(
     if prompts is None and (clip or inception or against):
         raise InputError("--clip, --inception and --against are for a model of your own: give --model and --prompts")
     scales, sizes = numbers("--guidance", guidance), [int(budget) for budget in numbers("--budgets", budgets)]
-    kinds = [kind_of(name.strip()) for name in samplers.split(",")]
+    kinds = [Kind.of(name) for name in samplers.split(",")]
     if prompts is None:
         scenes = [draw_scene(np.random.default_rng([0, i])) for i in range(pictures)]
         texts, readers = [str(scene.facts) for scene in scenes], [of_scenes(scenes)]
@@ -112,6 +119,9 @@ def trained(
     latents = latents_of(pipe, count, texts, batch)
     endless = converged(pipe, scales, reference_steps, texts[:first])
     rows = [errors(run, latents[run], endless[run.guidance]) for run in runs]
+    if turns:
+        spent = seconds_of(pipe, runs, texts, batch, turns)
+        rows = [row | {"seconds": spent[run]} for row, run in zip(rows, runs)]
     note = f"{model or 'shapes'}; errors: {first} pictures, against {reference_steps} evaluations"
     for row, run in track(list(zip(rows, runs)), "reading") if readers else ():
         if run.guidance == read_at:
@@ -123,18 +133,12 @@ def trained(
     for what, title in READ.items():
         if lines_read := table(rows, what):
             console().print(table_of(lines_read, f"{title[0].upper()}{title[1:]}"))
+    if turns:
+        console().print(table_of(table(rows, "seconds"), "Seconds per picture"))
     told = next(found for what in ("rmse", *READ) if (found := table(rows, what)))
     publish("trained", told, json_file, note, rows)
     if plot_file is not None:
         quality_curves(rows, plot_file)
-
-
-def kind_of(name: str) -> tuple[str, str | None]:
-    """A sampler and its spacing; "tuned" for the model's own tuned plans."""
-    if is_tuned(name):
-        return name, None
-    named = parse_sampler(name)
-    return named.label or named.solver, named.spacing
 
 
 def numbers(option: str, named: str) -> list[float]:

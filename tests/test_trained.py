@@ -17,6 +17,7 @@ from benchmarks.inception import read_inception
 from benchmarks.judge import judge, lines_of
 from benchmarks.readings import of_ones_own, shown, statistics_of, stored_statistics
 from benchmarks.recommend import best, recommend
+from benchmarks.runs import Cheaper, Kind, Run
 from benchmarks.scenes import draw_scene, render
 from benchmarks.trained import trained
 from sdjax.convert.clip_models import clip_model, flat_params, name_of, open_clip
@@ -277,3 +278,20 @@ def test_what_got_worse_is_named(before, now, worse, tmp_path):
     done = run("check", tmp_path / "now", tmp_path / "before")
     assert done.exit_code == (worse is not None), done.output
     assert (worse or "nothing got worse") in done.output
+
+
+def test_a_kind_says_what_its_evaluations_leave_out():
+    assert Kind.of("dpmpp_2m karras") == Kind("dpmpp_2m", "karras")
+    assert Kind.of(" tuned gate=0.5") == Kind("tuned", None, Cheaper(gate=0.5))
+    cheap = Run("ddim", "trailing", 3.0, 8, 8, 8, Kind.of("ddim cache=3 gate=0.5").cheaper)
+    assert cheap.name == "ddim cache=3 gate=0.5"
+    picture = cheap.picture("a star", 1)
+    assert (picture.cache_interval, picture.gate_step, picture.num_inference_steps) == (3, 4, 8)
+    whole = Run("ddim", "trailing", 3.0, 8, 8, 8).picture("a star", 1)
+    assert (whole.cache_interval, whole.gate_step) == (1, None)
+
+
+@pytest.mark.parametrize("wrong", ["ddim cache=x", "ddim cach=3", "ddim cache=0", "ddim gate=0", "ddim gate=2"])
+def test_a_kind_that_cannot_be_is_named(wrong):
+    with pytest.raises(InputError, match=f"'{wrong}': say cache=N"):
+        Kind.of(wrong)
