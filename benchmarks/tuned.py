@@ -19,7 +19,7 @@ from sdjax.schedulers import SOLVERS, SPACINGS, of_timesteps
 from sdjax.schedulers.tuned import TunedPlan
 from sdjax.training.fit import Intervals, Run, train
 from sdjax.training.step import Settings
-from sdjax.training.tuning import First, Tuning, fitting_task, multistep_weights
+from sdjax.training.tuning import First, Tuning, fitting_task
 
 TAUGHT, HELD_OUT = 100, 1  # seeds; the second is that of `benchmarks nfe`
 BATCH = 256
@@ -67,8 +67,7 @@ def tuned(
 
 def _first(rows: int) -> First:
     levels = np.geomspace(scheduler_for("euler", "linspace").noise.sigmas[-1], 0.1, rows)
-    log_levels = np.log(levels)
-    return First(log_levels, scheduler_for("euler", "linspace").noise.timestep(levels), multistep_weights(log_levels))
+    return First(np.log(levels), scheduler_for("euler", "linspace").noise.timestep(levels))
 
 
 def _examples(count: int, seed: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from sdjax.schedulers.tuned import TunedPlan, described
 from sdjax.settings import Picture
 from sdjax.training.gits import distances, shortest
 from sdjax.training.teacher import Lesson
-from sdjax.training.tuning import First, first_plan, plan_of, tables, traced_plan
+from sdjax.training.tuning import First, Tuning, beginning, first_plan, multistep_weights, plan_of, tables, traced_plan
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 SCALES = (1.0, 3.0, 7.5)
@@ -36,7 +36,7 @@ def fitted(seed=0, rows=5, prediction_type="epsilon") -> tuple[First, dict, Tune
     """Parameters as a run might find them, and their plan."""
     random = np.random.default_rng(seed)
     levels = np.geomspace(14.6, 0.05, rows)
-    first = First(np.log(levels), noise_of().timestep(levels), np.eye(1, 4).repeat(rows, 0))
+    first = First(np.log(levels), noise_of().timestep(levels))
     shapes = {"start": (3,), "steps": (3, rows - 1), "timesteps": (3, rows), "weights": (3, rows, 3)}
     params = {name: jnp.asarray(random.normal(0, 0.1, shape), jnp.float32) for name, shape in shapes.items()}
     return first, params, plan_of(first, params, SCALES, noise_of(prediction_type), {"made": "by a test"})
@@ -136,6 +136,33 @@ def test_a_right_estimate_leads_to_the_right_sample():
     table = tuned.at(2.0)
     np.testing.assert_allclose(table.weights.sum(-1), 1, atol=1e-9)
     assert (np.diff(table.levels) < 0).all()
+
+
+def test_a_fit_begins_with_the_better_sampler_at_each_scale():
+    """One of the teachers is DDIM at its first scale and DPM++ 2M at its second, the other one the opposite."""
+    first, params, _ = fitted()
+
+    def asked(frozen, batch, rows):
+        def model(sample, row, memory):
+            sigma = row.at.sigmas[:, None, None, None]
+            output = sample / jnp.sqrt(1 + sigma**2) * sigma  # of normal data
+            return output, output, memory
+
+        return model
+
+    tuning = Tuning(asked, noise_of(), first)
+    zeros = {name: jnp.zeros((2, *leaf.shape[1:])) for name, leaf in params.items()}
+    of_second_order = {**zeros, "weights": zeros["weights"] + multistep_weights(first.log_levels)[:, 1:]}
+    start = np.linspace(-2, 2, 4, dtype=np.float32).reshape(2, 2, 1)
+    for teachers in ((zeros, of_second_order), (of_second_order, zeros)):
+        examples = []
+        for teacher, share in zip(teachers, np.eye(2, dtype=np.float32)):
+            example = {"noise": start, "share": share}
+            target = tuning.latents(teacher, (), jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example))
+            examples.append(example | {"target": np.asarray(target[0])})
+        begun = beginning(tuning, (), examples)
+        for knot, teacher in enumerate(teachers):
+            np.testing.assert_allclose(begun["weights"][knot], teacher["weights"][knot], atol=1e-6)
 
 
 def test_a_plan_is_a_sampler(pipe, tmp_path):

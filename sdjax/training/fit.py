@@ -44,7 +44,7 @@ class Task:
     """What is trained, and what it becomes.
 
     about   what the parameters depend on besides the settings, such as the data: JSON, kept in settings.json
-    init    from a seed to the parameters to begin with
+    init    from a seed to the parameters to begin with; called after `open`
     frozen  other parameters that the loss reads
     loss    see `Loss`
     count   number of examples

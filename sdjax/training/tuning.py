@@ -33,22 +33,21 @@ from sdjax.training.teacher import Lesson, check_tunable, taught
 # Maps a network's parameters, a batch and the number of rows to what the loop asks.
 Asked = Callable[[Tree, Tree, int], RowModel]
 Numbers = Any  # an array of numpy or, traced, of JAX
+TRIED = 12  # examples by which it is seen how to begin
 TIMESTEP = 100.0  # timesteps in a parameter's unit; the others count in logarithms and in weights
 
 
 class First(NamedTuple):
-    """The plan to begin with: log_levels [rows], timesteps [rows], weights [rows, ORDER]."""
+    """What parameters of 0 stand for, DDIM, arXiv:2010.02502: log_levels [rows], timesteps [rows]."""
 
     log_levels: np.ndarray
     timesteps: np.ndarray
-    weights: np.ndarray
 
 
 def first_plan(pipe: Pipeline, nfe: int, spacing: str) -> First:
-    """DPM++ 2M on a spacing's levels."""
-    plan = pipe.facts.scheduler.with_solver("dpmpp_2m", spacing).plan(nfe)
-    log_levels = np.log(plan.sigmas)
-    return First(log_levels, np.array(plan.timesteps), multistep_weights(log_levels))
+    """On a spacing's levels."""
+    plan = pipe.facts.scheduler.with_solver("ddim", spacing).plan(nfe)
+    return First(np.log(plan.sigmas), np.array(plan.timesteps))
 
 
 def multistep_weights(log_levels: np.ndarray) -> np.ndarray:
@@ -70,8 +69,8 @@ def tables(first: First, params: Tree, share: Numbers, trained: int) -> tuple[Nu
     steps = jnp.asarray(-np.diff(first.log_levels)) * jnp.exp(own["steps"])
     log_levels = first.log_levels[0] + own["start"] - jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)])
     timesteps = jnp.clip(first.timesteps + TIMESTEP * own["timesteps"], 0, trained - 1)
-    exists = np.arange(1, ORDER) <= np.arange(len(first.weights))[:, None]
-    earlier = first.weights[:, 1:] + exists * own["weights"]
+    exists = np.arange(1, ORDER) <= np.arange(len(first.timesteps))[:, None]
+    earlier = exists * own["weights"]
     weights = jnp.concatenate([1 - earlier.sum(-1, keepdims=True), earlier], axis=-1)
     return jnp.exp(log_levels), timesteps, weights
 
@@ -181,25 +180,47 @@ def fitting_task(
     count: int,
 ) -> Task:
     """Fits a plan to the examples, `count` of them, that `teach` gives; see `Task`."""
-    nfe, knots = len(tuning.first.timesteps), len(scales)
-    shapes = {"start": (), "steps": (nfe - 1,), "timesteps": (nfe,), "weights": (nfe, ORDER - 1)}
+    examples: list[Any] = []
     said = {name: value for name, value in about.items() if name != "prompts"}
 
     def write(state: TrainState, path: Path) -> None:
         plan = plan_of(tuning.first, state.ema, scales, tuning.noise, said | {"steps": int(state.step)})
         write_plan(plan, path)
 
+    def open_examples(run: Run) -> Callable[[int], Any]:
+        examples.extend(teach(run))
+        return examples.__getitem__
+
     return Task(
         about=about,
-        init=lambda seed: {name: jnp.zeros((knots, *shape)) for name, shape in shapes.items()},
+        init=lambda seed: beginning(tuning, frozen, examples[:TRIED]),
         frozen=frozen,
         loss=tuning,
         count=count,
-        open=lambda run: teach(run).__getitem__,
+        open=open_examples,
         show=lambda state, folder: None,
         result="plan-{step}.json",
         write=write,
     )
+
+
+def beginning(tuning: Tuning, frozen: Tree, examples: Sequence[Any]) -> Tree:
+    """At each scale the parameters of DDIM or of DPM++ 2M, whichever is nearer to the examples next to that scale."""
+    nfe, knots = len(tuning.first.timesteps), len(examples[0]["share"])
+    shapes = {"start": (), "steps": (nfe - 1,), "timesteps": (nfe,), "weights": (nfe, ORDER - 1)}
+    ddim = {name: jnp.zeros((knots, *shape)) for name, shape in shapes.items()}
+    dpmpp_2m = multistep_weights(tuning.first.log_levels)[:, 1:]
+
+    @jax.jit
+    def gain(example: Tree) -> jax.Array:
+        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example)
+        begun = [
+            tuning.distance(params, frozen, batch) for params in (ddim, ddim | {"weights": ddim["weights"] + dpmpp_2m})
+        ]
+        return jnp.asarray(example["share"]) * jnp.log(begun[0] / begun[1])
+
+    is_better = jnp.sum(jnp.stack([gain(example) for example in examples]), 0) > 0
+    return ddim | {"weights": is_better[:, None, None] * jnp.asarray(dpmpp_2m, jnp.float32)}
 
 
 def plan_of(
