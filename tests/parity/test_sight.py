@@ -13,11 +13,13 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from test_models import nchw, randomise, relative_error
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sdjax.convert import convert, export, fill
 from sdjax.files.checkpoint import read_model
+from sdjax.files.tensors import open_tensors
 from sdjax.models import abstract_params, build
 from sdjax.sight.checker import Checker
 from sdjax.sight.processor import Processor
@@ -72,7 +74,8 @@ LARGE = {
 
 @pytest.mark.full_size
 @pytest.mark.parametrize("name", LARGE)
-def test_towers_of_the_real_size(name):
+def test_towers_of_the_real_size(name, tmp_path):
+    """Through a file that is mapped, one parameter after another: those of bigG are 7.4 GB."""
     width, inner, layers, heads, projection, activation = LARGE[name]
     config = {
         "hidden_size": width,
@@ -86,11 +89,15 @@ def test_towers_of_the_real_size(name):
     }
     theirs = randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)), 0)
     module = build("CLIPVisionModelWithProjection", config)
-    params = fill(abstract_params(module), {name: value.numpy() for name, value in theirs.state_dict().items()})
     pictures = np.random.default_rng(0).standard_normal((1, 224, 224, 3), np.float32)
     with torch.no_grad():
         out = theirs(nchw(pictures), output_hidden_states=True)
+    save_file(theirs.state_dict(), tmp_path / "tower.safetensors")
     del theirs
+    leaves, structure = jax.tree.flatten(
+        fill(abstract_params(module), open_tensors(tmp_path / "tower.safetensors").arrays())
+    )
+    params = jax.tree.unflatten(structure, [jax.device_put(leaves.pop(0)) for _ in range(len(leaves))])
     ours = jax.jit(module.apply)({"params": params}, pictures)
     errors = (
         relative_error(ours.embeds, out.image_embeds.numpy()),
