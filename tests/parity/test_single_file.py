@@ -145,6 +145,16 @@ def test_a_converted_file_computes_what_diffusers_does(component, kind, file, co
 
 
 @pytest.mark.long
+def test_verify_reads_all_that_a_file_holds(kind, file, configs, converted):
+    """Of Stable Diffusion XL both encoders, with the pooled prompt, and a UNet that reads sizes."""
+    if not kind.startswith("sdxl"):
+        pytest.skip("another test verifies a file of Stable Diffusion 1")
+    tokenizer = encoders_of(kind)[0].replace("text_encoder", "tokenizer")
+    differences = verify(file, converted, single_file=Choices(ema=False, tokenizer=configs / tokenizer))
+    assert set(differences) == {*encoders_of(kind), "unet", "vae"} and max(differences.values()) <= TOLERANCE
+
+
+@pytest.mark.long
 def test_averaged_weights_are_those_that_diffusers_extracts(shared, tmp_path):
     kind = "sd-1"
     configs = small_configs(shared, kind, tmp_path / "configs")
