@@ -15,7 +15,9 @@ from benchmarks.conversion import conversion
 from benchmarks.device import device
 from benchmarks.devices import devices, devices_table
 from benchmarks.few_steps import few_steps
+from benchmarks.fit import fit
 from benchmarks.forms import forms
+from benchmarks.full_size import full_size
 from benchmarks.fuzz import fuzz
 from benchmarks.guiding import guiding
 from benchmarks.judge import judge
@@ -86,6 +88,8 @@ app.command("vae", rich_help_panel=LARGE)(vae)
 app.command("compile", rich_help_panel=LARGE)(compile_program)
 app.command("conversion", rich_help_panel=LARGE)(conversion)
 app.command("stacked", rich_help_panel=LARGE)(stacked)
+app.command("fit", rich_help_panel=LARGE)(fit)
+app.command("full-size", rich_help_panel=LARGE)(full_size)
 
 if __name__ == "__main__":
     try:

@@ -14,6 +14,8 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.full_size import PYTORCH, WEIGHTS, write_unet
+from benchmarks.processes import run_python
 from sdjax.convert import fill
 from sdjax.models import abstract_params, build
 from sdjax.models.unet_encoder import Added
@@ -401,3 +403,14 @@ class TestFullSize:
 
     def test_clip(self, shared, repository, report):
         report(f"CLIP: {repository}", clip_error(self.config(shared, repository, "text_encoder"), 77))
+
+
+@pytest.mark.full_size
+def test_the_unet_of_sdxl(shared, tmp_path, report):
+    """At 512 pixels. Each in a process of its own, one after the other: there is no room for both."""
+    config = shared / "reference" / "hub" / "stabilityai" / "stable-diffusion-xl-base-1.0" / "unet" / "config.json"
+    write_unet(config, tmp_path / WEIGHTS)
+    for kind in (PYTORCH, "float32"):
+        run_python("-m", "benchmarks.full_size", kind, config, tmp_path, "512", "1", "1")
+    ours, theirs = (np.load(tmp_path / f"{kind}.npy") for kind in ("float32", PYTORCH))
+    report("UNet: SDXL base", relative_error(ours, theirs))
