@@ -207,7 +207,10 @@ def lcm(
     run: Run,
     model: options.Model = "shapes",
     rank: Annotated[int, typer.Option(min=1, help="Of the LoRA.")] = 16,
-    guidance: Annotated[float, typer.Option(min=0, help="The guidance scale that is built in.")] = 7.5,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="The guidance scale that is built in.", show_default="the model's own, else 7.5"),
+    ] = None,
     solver_steps: Annotated[int, typer.Option(min=2, help="Timesteps that are learned.")] = 50,
     settings: "Settings",
     intervals: "Intervals",
@@ -227,7 +230,10 @@ def lcm(
     from sdjax.training.data import read_examples
 
     examples = read_examples(pictures, captions=True)
-    task = consistency_task(open_model(model), examples, Choices(rank, guidance, solver_steps))
+    opened = open_model(model)
+    if guidance is None:
+        guidance = float(opened.defaults.get("guidance_scale", Choices.guidance))
+    task = consistency_task(opened, examples, Choices(rank, guidance, solver_steps))
     train_in(task, run, settings, intervals)
 
 
