@@ -11,6 +11,7 @@ from sdjax.models.reuse import COLLECTION, Reuse, kept_from
 from sdjax.models.transformer import ATTENDED, Seen
 from sdjax.models.unet import Residuals
 from sdjax.models.unet_encoder import Added
+from sdjax.shards import anywhere, read_after
 
 Params = dict[str, Any]
 # Maps a sample [batch, h, w, channels], timesteps [batch], one half of a conditioning and its shared part to the
@@ -35,16 +36,19 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
     def predict(
         x: jax.Array, timesteps: jax.Array, own: Any, shared: Any, watch: bool = False, reuse: Reuse | None = None
     ) -> Any:
-        dtype = jax.tree.leaves(params)[0].dtype  # a bias, which has that of the computing
+        own_params, own_nets = read_after(x, (params, nets))
+        dtype = jax.tree.leaves(own_params)[0].dtype  # a bias, which has that of the computing
         context = own["context"].astype(dtype)
         edited = [own["edited"]] if "edited" in own else []
         sample = jnp.concatenate([x, shared["channels"], *edited], axis=-1).astype(dtype)
         added = Added(own["pooled"].astype(dtype), own["time_ids"]) if "pooled" in own else None
         of_the_step = (sample, timesteps, context, shared["class_labels"], added)
         residuals = None
-        if nets:
-            found = zip(nets, own["hint_weights"], shared["hints"])
-            residuals = _summed([_weighted(*net, weights, seen, of_the_step) for net, weights, seen in found])
+        if own_nets:
+            found = zip(own_nets, own["hint_weights"], shared["hints"])
+            residuals = _summed(
+                [_weighted(net, its, weights, seen, of_the_step) for (net, its), weights, seen in found]
+            )
         changed = {"perturb": own["perturb"]} if "perturb" in own else {}
         if "styles" in own:
             context, changed["bias"] = with_styles(context, own)
@@ -56,11 +60,11 @@ def unet_denoiser(unet: nn.Module, params: Params, nets: Sequence[tuple[nn.Modul
             }
         inputs = (sample, timesteps, context, shared["class_labels"], added, shared["guidance"], residuals)
         if reuse is not None:
-            output, found = unet.apply({"params": params}, *inputs, **changed, reuse=reuse, mutable=[COLLECTION])
+            output, found = unet.apply({"params": own_params}, *inputs, **changed, reuse=reuse, mutable=[COLLECTION])
             return output.astype(jnp.float32), kept_from(found, reuse.kept)
         if not watch:
-            return unet.apply({"params": params}, *inputs, **changed).astype(jnp.float32)
-        output, kept = unet.apply({"params": params}, *inputs, **changed, mutable=[ATTENDED])
+            return unet.apply({"params": own_params}, *inputs, **changed).astype(jnp.float32)
+        output, kept = unet.apply({"params": own_params}, *inputs, **changed, mutable=[ATTENDED])
         return output.astype(jnp.float32), jax.tree.leaves(kept)[0]
 
     return predict
@@ -98,7 +102,9 @@ def _weighted(net: nn.Module, params: Params, weights: jax.Array, features: Any,
         return jax.tree.unflatten(structure, [leaf * column for leaf, column in zip(leaves, columns, strict=True)])
 
     shapes = jax.eval_shape(run)
-    return jax.lax.cond(jnp.any(weights != 0), run, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    return jax.lax.cond(
+        anywhere(weights != 0), run, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    )
 
 
 def _summed(residuals: Sequence[Residuals]) -> Residuals:

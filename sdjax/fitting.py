@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 
 from sdjax.convert import outline
 from sdjax.models.platform import target_devices
 from sdjax.models.precision import Precision
-from sdjax.parallel import noting_programs, placed
+from sdjax.parallel import bytes_of_a_device, noting_programs, placed
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.denoising import Progress
 from sdjax.reading import Reading, most_held
@@ -42,13 +43,32 @@ def held(wish: Wish, readings: Sequence[Reading]) -> int:
     return most_held(readings, wish.precision.offload)[1]
 
 
-def remedies(wish: Wish, readings: Sequence[Reading], memory: int) -> Mapping[str, int]:
-    """What would fit into `memory`, by the options that make it so, and about how many bytes it would hold."""
-    count, now, smaller = len(wish.pictures), held(wish, readings), _saved_by_int8(wish)
+# Options that save memory of a device, and what they change of a precision.
+REMEDIES: Mapping[str, Mapping[str, Any]] = {
+    "--offload": {"offload": True},
+    "--weights int8": {"weights": "int8"},
+    "--offload --weights int8": {"offload": True, "weights": "int8"},
+    "--shard-parameters": {"shard_parameters": True},
+    "--shard-parameters --weights int8": {"shard_parameters": True, "weights": "int8"},
+}
+
+
+def remedies(wish: Wish, readings: Sequence[Reading], memory: int, devices: Sequence[jax.Device]) -> Mapping[str, int]:
+    """What would fit into `memory` of each of `devices`, by the options that make it so.
+
+    Behind it about how many bytes it would hold: for `--batch` all but parameters is taken to grow with the pictures,
+    for the others nothing but parameters to change.
+    """
+    count, now = len(wish.pictures), held(wish, readings)
     sizes = {f"--batch {n}": held(wish, [_share_of(each, n / count) for each in readings]) for n in range(1, count)}
     sizes = dict([(name, size) for name, size in sizes.items() if size <= memory][-1:])
-    offloaded = most_held(readings, offload=True)[1]
-    sizes |= {"--offload": offloaded, "--weights int8": now - smaller, "--offload --weights int8": offloaded - smaller}
+    for options, changes in REMEDIES.items():
+        if "shard_parameters" in changes and len(devices) == 1:
+            continue
+        other = replace(wish.precision, **changes)
+        same = replace(wish.precision, offload=other.offload)
+        saved = _resident(wish, same, devices) - _resident(wish, other, devices)
+        sizes[options] = most_held(readings, other.offload)[1] - saved
     return {options: size for options, size in sizes.items() if size <= memory and size < now}
 
 
@@ -64,15 +84,8 @@ def _share_of(reading: Reading, share: float) -> Reading:
     )
 
 
-def _saved_by_int8(wish: Wish) -> int:
-    """Bytes that the UNet's kernels would take less if they were 8 bits."""
-    if wish.precision.weights == "int8":
-        return 0
-    unet = outline(wish.model).unet
-
-    def size(precision: Precision) -> int:
-        with target_devices(jax.local_devices()[:1]):
-            leaves = jax.tree.leaves(placed("unet", unet.params, precision))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-    return size(wish.precision) - size(replace(wish.precision, weights="int8"))
+def _resident(wish: Wish, precision: Precision, devices: Sequence[jax.Device]) -> int:
+    """The bytes of a device that the parameters take which do not wait on the host."""
+    networks = {name: each for name, each in outline(wish.model).components.items() if not precision.waits(name)}
+    with target_devices(devices):
+        return sum(bytes_of_a_device(placed(name, each.params, precision)) for name, each in networks.items())

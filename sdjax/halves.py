@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sdjax.denoisers import Predict
 from sdjax.guidance import Guidance, Pair, combined, composed, degraded
 from sdjax.schedulers.loop import PlanRow, RowModel
+from sdjax.shards import anywhere
 
 
 class Conditioning(NamedTuple):
@@ -68,7 +69,7 @@ def denoiser(
     def alone(x: jax.Array, row: PlanRow, memory: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         # A conditional keeps XLA from fusing the network's end with the loop's arithmetic, which rounds differently.
         timesteps, none, own = jnp.asarray(row.at.timesteps), jnp.zeros_like(x), at_row(positive, row)
-        output = jax.lax.cond(jnp.any(row.live), lambda: predict(x, timesteps, own, shared), lambda: none)
+        output = jax.lax.cond(anywhere(row.live), lambda: predict(x, timesteps, own, shared), lambda: none)
         return output, output, memory
 
     watch = guidance.degraded is not None

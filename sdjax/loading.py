@@ -39,6 +39,7 @@ def load(
     *,
     weights: str | None = None,
     offload: bool = False,
+    shard_parameters: bool = False,
     vae: str | os.PathLike | None = None,
     vae_tiling: bool | None = None,
     preview_vae: str | os.PathLike | None = None,
@@ -63,6 +64,8 @@ def load(
     weights: "bfloat16", "float16" or "int8", what the kernels of the UNet and the text encoders are kept in, where that
         is to be less than what is computed in; int8 has a scale for every output.
     offload: whether the text encoders and the VAE wait on the host, and are on a device only while they work.
+    shard_parameters: whether each device keeps a part of the UNet's and the text encoders' kernels, and reads the rest
+        from the others while a layer works: the same pictures, where one device is too small for the model.
     vae: another model whose VAE takes the place of the model's own, or a VAE by itself: a directory or a hub id such
         as "stabilityai/sd-vae-ft-mse", or "madebyollin/taesd", which is small and fast.
     vae_tiling: whether the VAE works on bands of rows, one after another: the same pictures from a third of the memory,
@@ -82,7 +85,7 @@ def load(
     """
     if safety_checker not in ("own", None):
         raise InputError(f"safety_checker can be 'own', the model's, or None, not {safety_checker!r}")
-    precision = Precision.of(default_dtype() if dtype is None else dtype, weights, offload)
+    precision = Precision.of(default_dtype() if dtype is None else dtype, weights, offload, shard_parameters)
     if lora_dir is not None and not os.path.isdir(lora_dir):
         raise InputError(f"there is no folder {lora_dir} of LoRAs")
     lora_files = [(read_lora(path), scale) for path, scale in loras]
@@ -110,7 +113,15 @@ def load(
         log.info("taken for %s: %s", pipe.facts.family, chosen)
     if refiner is not None:
         pipe.use_refiner(
-            load(refiner, dtype, weights=weights, offload=offload, vae_tiling=vae_tiling, progress=progress)
+            load(
+                refiner,
+                dtype,
+                weights=weights,
+                offload=offload,
+                shard_parameters=shard_parameters,
+                vae_tiling=vae_tiling,
+                progress=progress,
+            )
         )
     return pipe
 

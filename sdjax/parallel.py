@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from hashlib import sha256
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +26,9 @@ from sdjax.files.eviction import keep_to_limit
 from sdjax.files.experience import Experience
 from sdjax.models.platform import devices, is_described, platform
 from sdjax.models.precision import Precision, prepared
+from sdjax.shards import AXIS, InParts, axis_to_cut, is_in_parts
 
 log = logging.getLogger("sdjax")
-
-AXIS = "batch"
 
 
 class Made(NamedTuple):
@@ -59,22 +59,36 @@ def pmap(program: partial, in_axes: tuple[int | None, ...], donate_argnums: tupl
 
     program: a function of a module, to which everything is bound that is not an array. Tracing it takes seconds, so
         the trace is cached on disk, unless the function or the module is not sdjax's own.
-    in_axes: for each argument 0, a tree of [batch, ...] that `shard` has placed, or None, one that `replicate` has.
+    in_axes: for each argument 0, a tree of [batch, ...] that `shard` has placed, or None, parameters as `placed` has
+        them.
     Returns a function of the arguments that gives trees of [batch, ...], sharded alike. Raises TypeError for a bound
     value that no cache key identifies, such as an array, and ValueError for another axis.
     """
     if wrong := [axis for axis in in_axes if axis not in (0, None)]:
         raise ValueError(f"in_axes can be 0 (sharded along the first axis) or None (replicated), not {wrong[0]!r}")
-    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
-    # check_vma would prove that replicated outputs are equal on all devices. Here every output is sharded, so there is
-    # nothing to prove, and Pallas kernels, such as the TPU's flash attention, do not take part in it.
-    mapped = jax.shard_map(program, mesh=_mesh(), in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    mesh = _mesh()
+
+    def mapped(*arguments: Any) -> Any:
+        specs = tuple(_specs(axis, argument) for axis, argument in zip(in_axes, arguments))
+        # check_vma would prove that replicated outputs are equal on all devices. Here every output is sharded, so there
+        # is nothing to prove, and Pallas kernels, such as the TPU's flash attention, do not take part in it.
+        return jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)(
+            *arguments
+        )
+
     try:
         exact_key(program)
     except ForeignCode:
         return compiled(mapped, donate_argnums)
     name = program.func.__name__
     return compiled(mapped, donate_argnums, lambda *arguments: _traced(mapped, arguments, program), name)
+
+
+def _specs(axis: int | None, argument: Any) -> Any:
+    """Where the leaves of an argument lie: see `pmap`."""
+    if axis == 0:
+        return PartitionSpec(AXIS)
+    return jax.tree.map(lambda leaf: leaf.spec if is_in_parts(leaf) else PartitionSpec(), argument, is_leaf=is_in_parts)
 
 
 def compiled(
@@ -176,10 +190,24 @@ def _traced(function: Callable, arguments: tuple, program: partial) -> tuple[Cal
 
 def replicate(array: np.ndarray) -> jax.Array:
     """A parameter on every device; on the CPU one that is memory-mapped is used where it lies."""
-    place = sharding(PartitionSpec())
+    return _put(array, _lying(array, PartitionSpec()))
+
+
+def _lying(array: np.ndarray, spec: PartitionSpec) -> NamedSharding | Format:
+    """Where a parameter lies, and the order of its axes in memory where that is not the usual one."""
+    place = sharding(spec)
     # Convolutions of half precision read their kernels by outputs on a GPU: else each call would transpose them all.
     by_outputs = platform() == "gpu" and array.ndim == 4 and array.dtype.itemsize == 2
-    return _put(array, Format(Layout((3, 0, 1, 2)), place) if by_outputs else place)
+    return Format(Layout((3, 0, 1, 2)), place) if by_outputs else place
+
+
+def _in_parts(array: np.ndarray) -> jax.Array | InParts:
+    """A kernel in parts, one on each device; all of it on every device where it is small or does not divide."""
+    axis = axis_to_cut(array.shape, len(devices()))
+    if axis is None:
+        return replicate(array)
+    whole = InParts(array, axis)
+    return whole.replace_boxed(_put(array, _lying(array, whole.spec)))
 
 
 def _put(array: Any, place: NamedSharding | Format) -> Any:
@@ -191,7 +219,7 @@ def _put(array: Any, place: NamedSharding | Format) -> Any:
 
 
 def placed(component: str, params: Mapping[str, Any], precision: Precision) -> dict[str, Any]:
-    """A component's parameters on every device, in the form that it computes from; placed once, one by one.
+    """A component's parameters on the devices, in the form that it computes from; placed once, one by one.
 
     Those that wait on the host are handed to every call of a program, which lets them go when it is done.
     """
@@ -205,7 +233,20 @@ def placed_leaf(component: str, path: str, leaf: np.ndarray, precision: Precisio
     """One parameter of a component, as `placed` has it, by path; an 8-bit kernel comes with its scale."""
     prepare = partial(prepared, path, dtype=precision.dtype(component), weights=precision.kept_in(component))
     made = jax.eval_shape(prepare, leaf) if is_described() else prepare(leaf)
-    return made if precision.waits(component) else {own: replicate(array) for own, array in made.items()}
+    if precision.waits(component):
+        return made
+    cut = precision.cuts(component)
+    return {own: (_in_parts if cut and own.endswith("/kernel") else replicate)(array) for own, array in made.items()}
+
+
+def bytes_of_a_device(tree: Any) -> int:
+    """What parameters take of one device, or on the host."""
+
+    def size(leaf: Any) -> int:
+        place = getattr(leaf, "sharding", None)
+        return prod(place.shard_shape(leaf.shape) if place else leaf.shape) * leaf.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
 
 
 def shard(batch: Any) -> Any:

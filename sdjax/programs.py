@@ -28,6 +28,7 @@ from sdjax.reusing import Memory, reusing
 from sdjax.schedulers import Plan
 from sdjax.schedulers.loop import Known, State
 from sdjax.schedulers.plan import Rows
+from sdjax.shards import together
 
 # Pixels above which the autoencoder works in bands of rows, for less memory and more computing: at so many, decoding
 # in float32 with that of Stable Diffusion holds 3.8 GB in one go and 1.1 GB in bands (`python -m benchmarks vae`).
@@ -142,7 +143,8 @@ def denoise(
         source = schedulers.noise_source(state.denoised.shape, noise)
     else:
         source = schedulers.noise_source(state.denoised.shape, None, noise[None])
-    return schedulers.advance(plan, state, model, source, stop, known)
+    with together((params, net_params)):
+        return schedulers.advance(plan, state, model, source, stop, known)
 
 
 @full_precision_matmul

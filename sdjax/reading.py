@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
-from sdjax.parallel import Made
+from sdjax.parallel import Made, bytes_of_a_device
 from sdjax.targets import Target
 
 # How the compiled program calls what is no operation of XLA's: Pallas kernels on a TPU, cuDNN's attention on a GPU.
@@ -62,7 +60,7 @@ class Reading:
         return cls(
             name=made.name,
             seconds=made.seconds,
-            parameters=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made.arguments[0])),
+            parameters=bytes_of_a_device(made.arguments[0]),
             arguments=memory.argument_size_in_bytes,
             temporary=memory.temp_size_in_bytes,
             outputs=memory.output_size_in_bytes,

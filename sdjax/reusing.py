@@ -10,6 +10,7 @@ from sdjax.guidance import Guidance, Pair, combined
 from sdjax.halves import Conditioning, at_row
 from sdjax.models.reuse import Kept, Reuse
 from sdjax.schedulers.loop import PlanRow, RowModel
+from sdjax.shards import anywhere
 
 NEGATIVE, POSITIVE = 0, 1  # places of the halves
 
@@ -48,9 +49,9 @@ def reusing(predict: Predict, conditioning: Conditioning, guidance: Guidance, gu
         if deep is None:
             return predict(*inputs, reuse=Reuse(kept, takes_deep, takes_attended))
         return jax.lax.cond(
-            jnp.all(takes_deep),
-            lambda: predict(*inputs, reuse=Reuse(kept, True, takes_attended)),
+            anywhere(~takes_deep),
             lambda: predict(*inputs, reuse=Reuse(kept, takes_deep, takes_attended)),
+            lambda: predict(*inputs, reuse=Reuse(kept, True, takes_attended)),
         )
 
     def updated(before: Kept, new: Kept) -> Kept:

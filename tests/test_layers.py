@@ -10,7 +10,7 @@ LAYERS = [
     {"limits", "version"},
     {"errors"},
     {"a1111"},
-    {"comfyui", "compvis"},
+    {"comfyui", "compvis", "shards"},
     {"models", "schedulers"},
     {"settings", "annotators"},
     {"files"},

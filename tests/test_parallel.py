@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_training import XL, write_tiny_model
 
+from sdjax.files.checkpoint import read_model
 from sdjax.parallel import pmap
+from sdjax.shards import WHOLE, axis_to_cut
+from sdjax.training.lora import begin_factors, write_lora
 
+LARGE = {"unet": XL["unet"] | {"block_out_channels": [128]}}  # some of whose kernels are large enough to be cut
 DRAW = """
 import sys, numpy as np, sdjax, jax
 pipe = sdjax.load(sys.argv[3])
@@ -57,15 +62,68 @@ def test_two_devices_share_the_halves_of_one_pictures_guidance(drawn):
     assert np.abs(alone[0] - alone[1]).max() > 0.01  # the settings are not the same picture
 
 
+WHOLE_OR_CUT = """
+import sys, numpy as np, jax, sdjax
+from sdjax.parallel import bytes_of_a_device
+drawn = {}
+for cut in (False, True):
+    pipe = sdjax.load(sys.argv[3], shard_parameters=cut)
+    pipe.load_lora_weights(sys.argv[4])
+    how = dict(seed=4, sampler="euler_ancestral", output_type="latent")
+    drawn[f"several_{cut}"] = pipe(["a star", "a ring", "a cat"], num_inference_steps=[2, 3, 1], **how).images
+    drawn[f"one_{cut}"] = pipe("a star", num_inference_steps=2, **how).images  # the halves of guidance side by side
+    drawn[f"bytes_{cut}"] = bytes_of_a_device(pipe.params["unet"])
+np.savez(sys.argv[2], **drawn)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [2, 4])
+def test_parameters_in_parts_draw_the_same(devices, tmp_path):
+    """With stacked blocks and a LoRA; several pictures, some of which are done before others, and one."""
+    model, lora = write_tiny_model(tmp_path / "model", XL | LARGE), tmp_path / "lora.safetensors"
+    write_lora(
+        lora, begin_factors({"text_encoder": read_model(model).components["text_encoder"].params}, 2, 0), "a test"
+    )
+    found = run(devices, tmp_path, model, lora, code=WHOLE_OR_CUT)
+    for drawn in ("several", "one"):
+        whole, cut = found[f"{drawn}_False"], found[f"{drawn}_True"]
+        assert np.abs(whole - cut).max() <= 1e-5 * np.abs(whole).max()
+    assert found["bytes_True"] < 0.7 * found["bytes_False"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "axis"),
+    [
+        ((320, 1280), 4, -2),
+        ((3, 3, 321, 1280), 4, -1),
+        ((10, 1280, 1280), 8, -2),  # of stacked layers
+        ((321, 1281), 4, None),
+        ((256, WHOLE // 256), 4, None),
+        ((320, 1280), 1, None),
+    ],
+)
+def test_kernels_are_cut_by_inputs_where_they_divide(shape, devices, axis):
+    assert axis_to_cut(shape, devices) == axis
+
+
 SHARES = """
 import sys, jax, numpy as np
 from functools import partial
-from sdjax.parallel import pmap, shard, unshard
+from sdjax.models.layers import Dense
+from sdjax.parallel import pmap, shard, sharding, unshard
+from sdjax.shards import InParts
 devices = jax.local_device_count()
 batch = {"x": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
 placed = shard(batch)
 assert placed["x"].shape == (-(-3 // devices) * devices, 2), placed["x"].shape
 seen = pmap(partial(lambda batch: jax.tree.map(lambda leaf: leaf, batch)), in_axes=(0,))(placed)
+kernel = InParts(np.arange(8.0).reshape(4, 2), -2)
+kernel = kernel.replace_boxed(jax.device_put(kernel.part, sharding(kernel.spec)))
+product = lambda params, x: Dense(2, use_bias=False).apply({"params": params}, x)
+products = pmap(partial(product), in_axes=(None, 0))({"kernel": kernel}, shard(np.ones((4, 4), np.float32)))
+assert np.array_equal(products, [[12, 16]] * 4), products
+assert kernel.part.addressable_shards[0].data.shape == (4 // devices, 2)
 assert len(seen["x"].addressable_shards) == devices == int(sys.argv[1])
 np.savez(sys.argv[2], x=unshard(seen["x"], 3))
 """

@@ -51,6 +51,7 @@ def compile_ahead(
     dtype: options.Dtype = None,
     weights: options.Weights = None,
     offload: options.Offload = False,
+    shard_parameters: options.ShardParameters = False,
     vae: options.Vae = None,
     vae_tiling: options.VaeTiling = None,
     target: options.Target = None,
@@ -90,10 +91,11 @@ def compile_ahead(
         for batch in batches or [1]
     ]
     if target is not None:
-        _for_target(model, groups, precision_of(dtype, weights, offload, target), vae_tiling, target)
+        precision = precision_of(dtype, weights, offload, shard_parameters, target)
+        _for_target(model, groups, precision, vae_tiling, target)
         return
     with progress_bars(of_bytes=True) as report:
-        pipe = Loading(model, dtype, weights, offload, vae, vae_tiling).open(report)
+        pipe = Loading(model, dtype, weights, offload, shard_parameters, vae, vae_tiling).open(report)
     orders = [pipe.prepare(pictures) for pictures in groups]  # raises before the first program is made
     for pictures, order in zip(groups, orders):
         with progress_bars() as report:
@@ -116,7 +118,7 @@ def _for_target(
         wish = Wish(model, pictures, precision, vae_tiling)
         readings = compiled_for(wish, devices)
         show(readings, TARGETS[target])
-        say_whether_it_fits(wish, readings, TARGETS[target].memory, target)
+        say_whether_it_fits(wish, readings, TARGETS[target].memory, target, devices)
 
 
 class Clock:

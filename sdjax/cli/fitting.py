@@ -28,12 +28,14 @@ PROGRAMS = {
 }
 
 
-def precision_of(dtype: str | None, weights: str | None, offload: bool, target: str | None) -> "Precision":
+def precision_of(
+    dtype: str | None, weights: str | None, offload: bool, shard_parameters: bool, target: str | None
+) -> "Precision":
     """What is computed in: as is said, else as `sdjax.load` chooses on the devices of a target, or on those here."""
     from sdjax.loading import default_dtype
     from sdjax.models.precision import Precision
 
-    return Precision.of(dtype or ("bfloat16" if target else default_dtype()), weights, offload)
+    return Precision.of(dtype or ("bfloat16" if target else default_dtype()), weights, offload, shard_parameters)
 
 
 def compiled_for(wish: "Wish", devices: "Sequence[jax.Device]") -> "list[Reading]":
@@ -66,9 +68,14 @@ def show(readings: "Sequence[Reading]", target: "Target | None" = None) -> None:
         )
 
 
-def say_whether_it_fits(wish: "Wish", readings: "Sequence[Reading]", memory: int, where: str) -> None:
-    """Says by how much a wish fits. Raises InputError where it does not, with what would."""
-    from sdjax.fitting import remedies
+def say_whether_it_fits(
+    wish: "Wish", readings: "Sequence[Reading]", memory: int, where: str, devices: "Sequence[jax.Device]"
+) -> None:
+    """Says by how much a wish fits into so much memory of each device.
+
+    Raises InputError where it does not, with what would.
+    """
+    from sdjax.fitting import REMEDIES, remedies
     from sdjax.reading import most_held
 
     program, size = most_held(readings, wish.precision.offload)
@@ -76,8 +83,8 @@ def say_whether_it_fits(wish: "Wish", readings: "Sequence[Reading]", memory: int
     if left >= 0:
         typer.echo(f"fits {where}: at most {format_size(size)} are held, {doing}; {format_size(left)} are left")
         return
-    would = [f"{options} ({format_size(size)})" for options, size in remedies(wish, readings, memory).items()]
+    would = [f"{options} ({format_size(size)})" for options, size in remedies(wish, readings, memory, devices).items()]
     raise InputError(
         f"does not fit {where}: {format_size(size)} would be held, {doing}, {format_size(-left)} too many; "
-        + (f"what would fit: {', '.join(would)}" if would else "neither --offload nor --weights int8 would make it fit")
+        + (f"what would fit: {', '.join(would)}" if would else f"none of {', '.join(REMEDIES)} would make it fit")
     )

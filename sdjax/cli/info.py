@@ -58,6 +58,7 @@ def info(
     dtype: options.Dtype = None,
     weights: options.Weights = None,
     offload: options.Offload = False,
+    shard_parameters: options.ShardParameters = False,
     vae_tiling: options.VaeTiling = None,
     target: options.Target = None,
 ) -> None:
@@ -75,7 +76,8 @@ def info(
 
         width, height = (None, None) if size is None else parsed(size)
         pictures = pictures_of(["a picture"] * batch, {"width": width, "height": height})
-        _say_fit(Wish(model, pictures, precision_of(dtype, weights, offload, target), vae_tiling), memory, target, fit)
+        precision = precision_of(dtype, weights, offload, shard_parameters, target)
+        _say_fit(Wish(model, pictures, precision, vae_tiling), memory, target, fit)
         return
     if Path(model).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and Path(model).is_file():
         _show_picture(Path(model))
@@ -122,11 +124,11 @@ def _say_fit(wish: "Wish", memory: int, target: str | None, said: str) -> None:
 
     from sdjax.targets import describe
 
-    devices = jax.local_devices()[:1] if target is None else describe(target)
+    devices = describe(target) if target else jax.local_devices()
     jax.config.update("jax_optimization_level", "O0")  # a fifth of the time, and about the same memory
     readings = compiled_for(wish, devices)
     show(readings)
-    say_whether_it_fits(wish, readings, memory, said)
+    say_whether_it_fits(wish, readings, memory, said, devices)
 
 
 def _show_picture(path: Path) -> None:

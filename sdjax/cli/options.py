@@ -124,6 +124,14 @@ Offload = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+ShardParameters = Annotated[
+    bool,
+    typer.Option(
+        "--shard-parameters",
+        help="Keep a part of the UNet and the text encoders on each device, where one is too small for all of them.",
+        rich_help_panel=MODEL,
+    ),
+]
 Refiner = Annotated[
     str | None,
     typer.Option(

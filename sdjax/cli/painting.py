@@ -38,6 +38,7 @@ class Loading:
     dtype: str | None = None
     weights: str | None = None
     offload: bool = False
+    shard_parameters: bool = False
     vae: str | None = None
     vae_tiling: bool | None = None
     refiner: str | None = None
@@ -60,6 +61,7 @@ class Loading:
             dtype=self.dtype,
             weights=self.weights,
             offload=self.offload,
+            shard_parameters=self.shard_parameters,
             vae=self.vae,
             vae_tiling=self.vae_tiling,
             refiner=self.refiner,
@@ -87,7 +89,7 @@ class Loading:
 
 
 OF_LOADING = (
-    *("model", "dtype", "weights", "offload", "vae", "vae_tiling"),
+    *("model", "dtype", "weights", "offload", "shard_parameters", "vae", "vae_tiling"),
     *("refiner", "lora_dir", "upscaler_dir", "safety_checker"),
 )
 OF_FILES = {
@@ -113,6 +115,7 @@ def loading_options(model: str | None) -> list[Parameter]:
         option("dtype", options.Dtype, None),
         option("weights", options.Weights, None),
         option("offload", options.Offload, False),
+        option("shard_parameters", options.ShardParameters, False),
         option("safety_checker", options.SafetyChecker, True),
         *(option(name, kind, None) for name, kind in OF_FILES.items()),
     ]

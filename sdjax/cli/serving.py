@@ -54,6 +54,7 @@ class Serving:
     dtype: options.Dtype = None
     weights: options.Weights = None
     offload: options.Offload = False
+    shard_parameters: options.ShardParameters = False
     preview_vae: Annotated[
         str | None,
         typer.Option(
@@ -176,6 +177,7 @@ class Serving:
             self.dtype,
             self.weights,
             self.offload,
+            self.shard_parameters,
             self.vae,
             embeddings=self.embedding or (),
             loras=files_and_scales(self.lora),

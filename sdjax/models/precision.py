@@ -26,13 +26,15 @@ class Precision:
 
     weights: what the kernels of the UNet and of the text encoders are kept in, where that is another; biases, norms and
     embeddings are as is computed. offload: whether all but the UNet wait on the host, and are on a device only while
-    they work. Raises InputError for names that are not known.
+    they work. shard_parameters: whether each device has a part of these kernels. Raises InputError for names that are
+    not known.
     """
 
     default: str
     own: Mapping[str, str] = field(default_factory=dict)
     weights: str | None = None
     offload: bool = False
+    shard_parameters: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.default, *self.own.values()):
@@ -45,7 +47,13 @@ class Precision:
             raise InputError(f"weights can be {', '.join(WEIGHTS)}, not {self.weights!r}")
 
     @classmethod
-    def of(cls, dtype: "str | Mapping[str, str]", weights: str | None = None, offload: bool = False) -> "Precision":
+    def of(
+        cls,
+        dtype: "str | Mapping[str, str]",
+        weights: str | None = None,
+        offload: bool = False,
+        shard_parameters: bool = False,
+    ) -> "Precision":
         """From "float16", "float16,vae=float32" or {"default": "float16", "vae": "float32"}."""
         if isinstance(dtype, str):
             parts = [part.partition("=") for part in dtype.split(",")]
@@ -53,7 +61,7 @@ class Precision:
         own = dict(dtype)
         if "default" not in own:
             raise InputError(f"{own} says no dtype for the other components: give one as 'default'")
-        return cls(own.pop("default"), own, weights, offload)
+        return cls(own.pop("default"), own, weights, offload, shard_parameters)
 
     def __str__(self) -> str:
         return ",".join([self.default, *(f"{name}={dtype}" for name, dtype in self.own.items())])
@@ -69,6 +77,10 @@ class Precision:
     def waits(self, component: str) -> bool:
         """Whether its parameters wait on the host."""
         return self.offload and component != "unet"
+
+    def cuts(self, component: str) -> bool:
+        """Whether its kernels are in parts, one on each device: not of what is small or waits on the host."""
+        return self.shard_parameters and component in COMPONENTS and component != "vae" and not self.waits(component)
 
     def upcast(self, force: bool) -> "Precision":
         """This with a VAE in float32, where it would be in float16 by default and overflow (`force`)."""

@@ -13,6 +13,7 @@ from sdjax.models.attention import attention, biased
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
 from sdjax.models.platform import platform
 from sdjax.models.reuse import COLLECTION, Reuse, taken
+from sdjax.shards import anywhere
 
 ATTENDED = "attended"  # what the middle's self-attention looks at, where that is asked for (`mutable`)
 MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
@@ -213,7 +214,7 @@ class BasicTransformerBlock(nn.Module):
             attended = attend(self, x)
         else:
             old = kept.astype(x.dtype)
-            attended = nn.cond(jnp.all(is_taken), lambda *_: old, attend, self, x)
+            attended = nn.cond(anywhere(~is_taken), attend, lambda *_: old, self, x)
             attended = taken(is_taken, old, attended)
         x += attended
         return x + FeedForward(name="ff")(LayerNorm(name="norm3")(x)), None if kept is None else attended

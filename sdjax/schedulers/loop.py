@@ -10,6 +10,7 @@ import numpy as np
 from sdjax.errors import InputError
 from sdjax.schedulers.plan import Plan, Rows
 from sdjax.schedulers.solvers.rows import INPUTS, REGISTERS
+from sdjax.shards import anywhere
 
 Model = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -148,7 +149,7 @@ def advance(
             row = PlanRow(at, clip_range, threshold, state.row, live)
             return step(row, state, model, noise(state.row), known)
 
-        return jax.lax.cond(jnp.any(live), run, lambda state: state, state), None
+        return jax.lax.cond(anywhere(live), run, lambda state: state, state), None
 
     return jax.lax.scan(body, state, None, length=plan.sigmas.shape[-1])[0]
 
