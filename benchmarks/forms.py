@@ -44,8 +44,8 @@ AWAY: dict[str, Callable[[float], dict[str, Any]]] = {
 
 def forms(
     model: Annotated[str, typer.Option(help="As for `sdjax generate --model`.")] = "shapes",
-    scales: Annotated[str, typer.Option(help="Of guidance, with commas between them.")] = "1.5,3,7.5,15",
-    away: Annotated[str, typer.Option(help="Scales of the forms that go away from worse predictions.")] = "0.5,1,3",
+    scales: Annotated[str, typer.Option(help="Of guidance, with commas between them.")] = "3,7.5,15",
+    away: Annotated[str, typer.Option(help="Scales of the forms that go away from worse predictions.")] = "1,3",
     pictures: Annotated[int, typer.Option(min=16, help="Of each form and scale.")] = 48,
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 16,
@@ -73,7 +73,8 @@ def forms(
     lines = [{"form": row["form"], "scale": row["scale"], "all": row["all"], "frechet": row["frechet"]} for row in rows]
     publish("forms", lines, json_file, f"{model}: {pictures} pictures each, {steps} steps of dpmpp_2m karras", rows)
     if sheet is not None:
-        save_sheet(sheet, shown, [*(GUIDED | NEGATIVE | AWAY)], captions[:ON_SHEET])
+        firsts = [scene.facts.things[0] for scene in scenes[:ON_SHEET]]  # captions are wider than pictures
+        save_sheet(sheet, shown, [*(GUIDED | NEGATIVE | AWAY)], [f"{one.colour} {one.shape}" for one in firsts])
 
 
 def unwanted(scene: Scene) -> str:
