@@ -54,6 +54,8 @@ def test_a_grid_has_its_pictures_in_place():
             cell = sheet[height + 106 * i : height + 106 * i + 100, width + 126 * j : width + 126 * j + 120]
             assert (cell == (60 * i, 60 * j, 9)).all()
     assert (sheet[:height, width:] < 128).any() and (sheet[height:, :width] < 128).any()  # there are labels
+    wide = grid(rows, ["a", "a long label"], ["one of very many words", "two", "three"])
+    assert wide.width == sheet.shape[1] and wide.height > sheet.shape[0]  # they go on in further lines
 
 
 @pytest.mark.parametrize(

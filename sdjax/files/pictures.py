@@ -82,24 +82,38 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
 def grid(rows: Sequence[Sequence[Image.Image]], row_labels: Sequence[str], column_labels: Sequence[str]) -> Image.Image:
     """Pictures of one size in rows of equal length, each with its label at the left, the columns' labels above.
 
-    Small pictures are enlarged, pixel by pixel, to a width of at least 96.
+    Small pictures are enlarged, pixel by pixel, to a width of at least 96. Labels above that are wider than a
+    picture go on in further lines.
     """
     times = -(-SMALLEST_CELL // rows[0][0].width)
     width, height = (times * side for side in rows[0][0].size)
     font = ImageFont.load_default(max(14, width // 16))
     left = round(max(font.getlength(label) for label in row_labels)) + 2 * GAP
+    above = ["\n".join(_lines_of(label, font, width)) for label in column_labels]
     line = round(font.getbbox("Ag")[3])
-    top = line + 2 * GAP
+    top = max(label.count("\n") + 1 for label in above) * (line + GAP) + GAP
     sheet = Image.new("RGB", (left + len(column_labels) * (width + GAP), top + len(rows) * (height + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
-    for j, label in enumerate(column_labels):
-        draw.text((left + j * (width + GAP) + width / 2, GAP), label, "black", font, anchor="ma")
+    for j, label in enumerate(above):
+        middle = left + j * (width + GAP) + width / 2
+        draw.multiline_text((middle, GAP), label, "black", font, "ma", spacing=GAP, align="center")
     for i, (row, label) in enumerate(zip(rows, row_labels)):
         y = top + i * (height + GAP)
         draw.text((left - GAP, y + height / 2), label, "black", font, anchor="rm")
         for j, image in enumerate(row):
             sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + j * (width + GAP), y))
     return sheet
+
+
+def _lines_of(label: str, font: Any, width: int) -> list[str]:
+    """A label in lines that are at most so wide in pixels, but for single words that are wider."""
+    lines: list[str] = []
+    for word in label.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines or [label]
 
 
 def sheet_of(images: Sequence[Image.Image]) -> Image.Image:
