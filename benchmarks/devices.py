@@ -33,8 +33,8 @@ def devices(
     Times are the compiler's estimates, of nothing that ran: by what they are spent on, with attention's kernels at the
     chip's peak. `a step` is one evaluation with guidance, of which whole pictures take 20. Sizes are of one device.
 
-    Three to eight minutes of processor time for each, at XLA's own level of optimisation (JAX_OPTIMIZATION_LEVEL=O0:
-    one). `make devices-full` installs the compilers and runs all.
+    Minutes of processor time for each, at XLA's own level of optimisation (JAX_OPTIMIZATION_LEVEL=O0: a fifth).
+    `make devices-full` installs the compilers and runs all.
     """
     rows: list[dict[str, Any]] = []
     for name in target:
@@ -71,9 +71,7 @@ def measure(name: str, count: int, model: Path, pixels: int) -> list[dict[str, A
     from sdjax.targets import TARGETS, describe
 
     target, chips = TARGETS[name], describe(name)
-    wish = Wish(
-        model, pictures_of(["a star"] * count, {"width": pixels, "height": pixels}), Precision("bfloat16", None, False)
-    )
+    wish = Wish(model, pictures_of(["a star"] * count, {"width": pixels, "height": pixels}), Precision("bfloat16"))
     readings = programs_of(wish, chips)
     share = -(-count // len(chips))  # pictures of a device, which are decoded and checked one after the other
     turns = {"encode_text": 1, "denoise": STEPS, "decode": share, "scores": share}
