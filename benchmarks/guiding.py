@@ -18,6 +18,7 @@ import sdjax
 from benchmarks.report import JsonOption, publish, spread
 from benchmarks.scenes import PALETTE, SHAPES
 from sdjax.adapters.ip_adapter import IPAdapter
+from sdjax.errors import InputError
 from sdjax.files.checkpoint import Component
 from sdjax.models import UNetConfig, build
 from sdjax.models.ip_adapter import ImageProjection
@@ -50,6 +51,7 @@ def guiding(
     steps: Annotated[int, typer.Option(min=1, help="Of DDIM, one evaluation each.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 4,
     repeats: Annotated[int, typer.Option(min=2, help="Turns; each draws by every form once.")] = 3,
+    only: Annotated[str, typer.Option(help="Of the forms, with commas between them; cfg is always among them.")] = "",
     json_file: JsonOption = None,
 ) -> None:
     """Seconds of a step of the compiled loop by each form of guidance and each condition, in turns with plain guidance.
@@ -58,6 +60,11 @@ def guiding(
     though each turn has other scales, pictures, masks, targets and strengths.
     """
     cases = cases_of(sdjax.load(model))
+    if only:
+        chosen = {"cfg", *only.split(",")}
+        if unknown := sorted(chosen - cases.keys()):
+            raise InputError(f"there is no form {', '.join(unknown)}; known: {', '.join(cases)}")
+        cases = {name: case for name, case in cases.items() if name in chosen}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     compiled = dict.fromkeys(cases, 0)
     for turn in track(range(repeats + 2), "turns"):
@@ -141,7 +148,7 @@ def looking(pipe: Pipeline) -> dict[str, Case]:
 
     return {
         "IP-Adapter": Case(pipe, lambda turn: {"conditions": [style(noise(turn, 40), scale=0.5 + turn / 20)]}),
-        "two IP-Adapters, masks": Case(pipe, masked),
+        "two IP-Adapters with masks": Case(pipe, masked),
     }
 
 
