@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from benchmarks.fuzz import Door
 from benchmarks.hostile import DAMAGES, TEXT, changed, damaged
 from sdjax.convert import convert
-from sdjax.convert.ip_adapters import read_ip_adapter
+from sdjax.convert.ip_adapters import read_picture_adapter
 from sdjax.files.layout import embedded_models, read_json
 from sdjax.files.plans import read_plan
 from sdjax.upscaling.files import open_upscaler
@@ -88,7 +88,7 @@ def tensor_doors() -> list[Door]:
     plan = read_json(embedded_models()["shapes"] / "plans" / "5.json")
     return [
         Door("upscaler", *_shapes(UPSCALER, lambda path, _: open_upscaler(path))),
-        Door("ip-adapter", *_shapes(IP_ADAPTER, lambda path, _: read_ip_adapter(path, path.name))),
+        Door("ip-adapter", *_shapes(IP_ADAPTER, lambda path, _: read_picture_adapter(path, path.name))),
         Door("condition", *_shapes(ADAPTER, lambda path, new: convert(path, new))),
         Door("tuned plan", st.tuples(changed(plan), DAMAGES), _tuned),
     ]
