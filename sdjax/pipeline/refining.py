@@ -30,6 +30,8 @@ def check_refiner(facts: Facts, refiner: Facts) -> None:
             f"the refiner's latents have {refiner.channels} channels and {refiner.factor} pixels a side, those of the "
             f"model {facts.channels} and {facts.factor}"
         )
+    if facts.unet.is_xl != refiner.unet.is_xl:
+        raise InputError("Stable Diffusion XL's latents are others than those of 1 and 2: refine each by its own kind")
 
 
 def for_refiner(batch: Batch, facts: Facts, encode: TextEncode, unet: Any) -> Batch:
