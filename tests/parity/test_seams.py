@@ -16,7 +16,7 @@ from test_models import SD1, UPSCALER, nchw, nhwc, pair, randomise, relative_err
 from sdjax.convert import fill
 from sdjax.guidance import GUIDANCES, Pair, cfg, combined
 from sdjax.models import abstract_params, build
-from sdjax.models.transformer import Attention, Seen
+from sdjax.models.transformer import Attention, Seen, Tokens
 from sdjax.models.unet import Residuals
 
 TOLERANCE = 1e-5
@@ -96,10 +96,10 @@ def test_further_keys_and_values_are_those_of_an_ip_adapter(heads, width, tokens
     params["to_out_0"]["bias"] = state["to_out.0.bias"]
     keys, values = (extra @ state[f"to_{name}_ip.0.weight"].T for name in "kv")
     seen = Seen(keys, values, np.full(2, 0.7, np.float32), [np.ones((2, 30), np.float32)])
-    got = jax.jit(Attention(heads).apply)({"params": params}, x, text, [seen])
+    got = jax.jit(Attention(heads).apply)({"params": params}, x, Tokens(text), [seen])
     assert relative_error(got, expected.numpy()) <= TOLERANCE
-    without = Attention(heads).apply({"params": params}, x, text, [seen._replace(weight=0 * seen.weight)])
-    plain = Attention(heads).apply({"params": params}, x, text)
+    without = Attention(heads).apply({"params": params}, x, Tokens(text), [seen._replace(weight=0 * seen.weight)])
+    plain = Attention(heads).apply({"params": params}, x, Tokens(text))
     np.testing.assert_array_equal(np.asarray(without), np.asarray(plain))
 
 
