@@ -86,7 +86,10 @@ class UNet2DConditionModel(UNetEncoder):
         if reuse is not None and kept is not None and reuse.deep is True:
             x = kept.astype(x.dtype)
         else:
-            x = self._inside(x, embedding, tokens, residuals or Residuals(), finest)
+            inside = tokens
+            if reuse is not None and kept is not None:  # what lies inside was not computed: neither was its attention
+                inside = tokens._replace(reuse=reuse._replace(attended=reuse.attended | reuse.deep))
+            x = self._inside(x, embedding, inside, residuals or Residuals(), finest)
             x = x if reuse is None or kept is None else taken(reuse.deep, kept, x)
         if kept is not None:
             self.sow(COLLECTION, "deep", x, lambda _, new: new, lambda: None)
