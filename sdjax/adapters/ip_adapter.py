@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sdjax.adapters.projection import projection_params
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.original_names import source_name
 from sdjax.models import UNetConfig
 from sdjax.models.ip_adapter import HEAD, FullImageProjection, ImageProjection, Resampler
 
@@ -51,20 +48,12 @@ def ip_adapter_of(tensors: Tensors, name: str) -> IPAdapter:
     if FACE_ID[0] in image or (FACE_ID[1] in image and "proj.3.weight" not in image):
         raise InputError(f"{name} is a FaceID adapter, which looks at faces by insightface: that is not implemented")
     module, inputs = _projection(image, name)
-    example = jax.ShapeDtypeStruct((1, inputs) if isinstance(module, ImageProjection) else (1, 1, inputs), jnp.float32)
-    specs = flatten_dict(jax.eval_shape(module.init, jax.random.key(0), example)["params"], sep="/")
-    named = {path: source_name(path) if path != "latents" else path for path in specs}
-    if problem := sorted(set(named.values()) ^ set(image)):
-        raise CheckpointError(f"{name}: image_proj does not hold what it should: {', '.join(problem[:5])}")
-    params = {}
-    for path, spec in specs.items():
-        tensor = image[named[path]].T if path.endswith("/kernel") else image[named[path]]
-        if tensor.shape != spec.shape:
-            raise CheckpointError(f"{name}: image_proj.{named[path]} has shape {tensor.shape}, expected {spec.shape}")
-        params[path] = np.asarray(tensor)
+    seen = (1, inputs) if isinstance(module, ImageProjection) else (1, 1, inputs)
+    lacks = f"{name}: image_proj does not hold what it should"
+    params = projection_params(module, seen, image, f"{name}: image_proj.", lacks)
     layers = tuple(_layers(parts["ip_adapter"], name))
     reads: Literal["embeds", "penultimate"] = "embeds" if isinstance(module, ImageProjection) else "penultimate"
-    return IPAdapter(name, module, unflatten_dict(params, sep="/"), reads, inputs, layers)
+    return IPAdapter(name, module, params, reads, inputs, layers)
 
 
 def _projection(image: Tensors, name: str) -> tuple[nn.Module, int]:

@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sdjax.adapters.projection import projection_params
 from sdjax.errors import CheckpointError, InputError
-from sdjax.files.original_names import source_name
 from sdjax.models import UNetConfig
 from sdjax.models.style import HEADS, StyleTokens
 
@@ -51,15 +48,6 @@ def style_adapter_of(tensors: Mapping[str, np.ndarray], name: str) -> StyleAdapt
     if layers > MOST_LAYERS:
         raise CheckpointError(f"{name} is no style adapter: it has {layers} layers")
     module = StyleTokens(count, shapes[1][1], layers)
-    specs = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, inputs), jnp.float32))
-    flat = flatten_dict(specs["params"], sep="/")
-    named = {path: source_name(path) for path in flat}
-    if problem := sorted(set(named.values()) ^ set(own)):
-        raise CheckpointError(f"{name} does not hold what a style adapter does: {', '.join(problem[:5])}")
-    params = {}
-    for path, spec in flat.items():
-        tensor = own[named[path]].T if path.endswith("/kernel") else own[named[path]]
-        if tensor.shape != spec.shape:
-            raise CheckpointError(f"{name}: {named[path]} has shape {tensor.shape}, expected {spec.shape}")
-        params[path] = np.asarray(tensor)
-    return StyleAdapter(name, module, unflatten_dict(params, sep="/"), inputs)
+    lacks = f"{name} does not hold what a style adapter does"
+    params = projection_params(module, (1, 1, inputs), own, f"{name}: ", lacks)
+    return StyleAdapter(name, module, params, inputs)

@@ -15,7 +15,7 @@ LEAVES |= {
     for name in (
         *("class_embedding", "concept_embeds", "concept_embeds_weights"),
         *("special_care_embeds", "special_care_embeds_weights"),
-        *("in_proj_weight", "in_proj_bias", "task_embedding", "style_embedding", "proj"),
+        *("in_proj_weight", "in_proj_bias", "task_embedding", "style_embedding", "proj", "latents"),
     )
 }
 
