@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from sdjax.convert import outline
+from sdjax.files.checkpoint import Model
 from sdjax.models.platform import target_devices
 from sdjax.models.precision import Precision
 from sdjax.parallel import bytes_of_a_device, noting_programs, placed
@@ -59,15 +60,15 @@ def remedies(wish: Wish, readings: Sequence[Reading], memory: int, devices: Sequ
     Behind it about how many bytes it would hold: for `--batch` all but parameters is taken to grow with the pictures,
     for the others nothing but parameters to change.
     """
-    count, now = len(wish.pictures), held(wish, readings)
+    count, now, model = len(wish.pictures), held(wish, readings), outline(wish.model)
     sizes = {f"--batch {n}": held(wish, [_share_of(each, n / count) for each in readings]) for n in range(1, count)}
     sizes = dict([(name, size) for name, size in sizes.items() if size <= memory][-1:])
+    before = {offload: _resident(model, replace(wish.precision, offload=offload), devices) for offload in (False, True)}
     for options, changes in REMEDIES.items():
         if "shard_parameters" in changes and len(devices) == 1:
             continue
         other = replace(wish.precision, **changes)
-        same = replace(wish.precision, offload=other.offload)
-        saved = _resident(wish, same, devices) - _resident(wish, other, devices)
+        saved = before[other.offload] - _resident(model, other, devices)
         sizes[options] = most_held(readings, other.offload)[1] - saved
     return {options: size for options, size in sizes.items() if size <= memory and size < now}
 
@@ -84,8 +85,8 @@ def _share_of(reading: Reading, share: float) -> Reading:
     )
 
 
-def _resident(wish: Wish, precision: Precision, devices: Sequence[jax.Device]) -> int:
+def _resident(model: Model, precision: Precision, devices: Sequence[jax.Device]) -> int:
     """The bytes of a device that the parameters take which do not wait on the host."""
-    networks = {name: each for name, each in outline(wish.model).components.items() if not precision.waits(name)}
+    networks = {name: each for name, each in model.components.items() if not precision.waits(name)}
     with target_devices(devices):
         return sum(bytes_of_a_device(placed(name, each.params, precision)) for name, each in networks.items())
