@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import jax
@@ -77,10 +78,7 @@ def axis_to_cut(shape: tuple[int, ...], devices: int) -> int | None:
 
     By inputs where they divide, since outputs lie side by side in memory.
     """
-    size = 1
-    for side in shape:
-        size *= side
-    if devices == 1 or size <= WHOLE:
+    if devices == 1 or prod(shape) <= WHOLE:
         return None
     return next((axis for axis in (-2, -1) if shape[axis] % devices == 0), None)
 

@@ -22,10 +22,12 @@ USAGE = {
 
 
 def model_answer(name: str) -> dict[str, Any]:
+    """A model, as `/v1/models` lists it."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "sdjax"}
 
 
 def images_answer(job: Job, as_url: bool, base: str) -> dict[str, Any]:
+    """The pictures of a job that is done, in base64 or as addresses at the server's own, `base`."""
     results = results_of(job)
     width, height = results[0].settings["width"], results[0].settings["height"]
     data = []
