@@ -1,5 +1,6 @@
 """How often models draw what captions of scenes say, one model beside the other."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,9 @@ def accuracy(
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="The scale of guidance.")] = 3.0,
     sampler: Annotated[str, typer.Option(help="With its spacing.")] = "dpmpp_2m karras",
+    weights: Annotated[
+        list[str] | None, typer.Option(help="As for `sdjax generate`: the models also in these. Once for each.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 20,
     sheet: SheetOption = None,
     json_file: JsonOption = None,
@@ -35,7 +39,8 @@ def accuracy(
 
     all: the share of captions all of whose facts hold in the picture; behind it the shares of single facts. pairs: of a
     colour and a shape, such as models were trained on, or such as were held out. frechet: the distance of the pictures,
-    as a set, from rendered scenes (of seen pairs). Rendered scenes themselves come last: the best there is.
+    as a set, from rendered scenes (of seen pairs). apart: the mean difference of a picture's colours, out of 255, from
+    those of the first model. Rendered scenes themselves come last: the best there is.
     """
     space = SceneSpace()
     kinds = {
@@ -44,13 +49,19 @@ def accuracy(
     }
     how = {"sampler": sampler, "num_inference_steps": steps, "guidance_scale": guidance}
     drawn: dict[tuple[str, str], np.ndarray] = {}
-    for model in models:
-        pipe = sdjax.load(model)
+    for model, form in itertools.product(models, (None, *(weights or ()))):
+        pipe = sdjax.load(model, weights=form)
+        label = Path(model).name + (f", {form}" if form else "")
         for name, scenes in kinds.items():
-            drawn[model, name] = sheets.drawn(pipe, captions_of(scenes), batch, how, f"{Path(model).name}, {name}")
+            drawn[label, name] = sheets.drawn(pipe, captions_of(scenes), batch, how, f"{label}, {name}")
+    first = next(label for label, _ in drawn)
     for name, scenes in kinds.items():
         drawn["rendered", name] = rendered(scenes)
-    rows = [row(model, name, pixels, kinds[name], space) for (model, name), pixels in drawn.items()]
+    rows = [
+        row(label, name, pixels, kinds[name], space)
+        | {"apart": 255 * float(np.abs(pixels - drawn[first, name]).mean()) if label not in (first, "rendered") else ""}
+        for (label, name), pixels in drawn.items()
+    ]
     note = f"{pictures} captions each; {steps} steps of {sampler}, guidance {guidance:g}"
     publish("accuracy", rows, json_file, note)
     if sheet is not None:
@@ -62,11 +73,11 @@ def captions_of(scenes: Sequence[Scene]) -> list[str]:
     return [str(scene.facts) for scene in scenes]
 
 
-def row(model: str, name: str, pixels: np.ndarray, scenes: Sequence[Scene], space: SceneSpace) -> dict[str, Any]:
+def row(label: str, name: str, pixels: np.ndarray, scenes: Sequence[Scene], space: SceneSpace) -> dict[str, Any]:
     """A line of the table."""
     found = shown(pixels, scenes, space)
     shares = {"all": found["all"], **{fact: found["facts"].get(fact, "") for fact in FACTS}}
-    return {"model": Path(model).name, "pairs": name, **shares, "frechet": found["frechet"] if name == "seen" else ""}
+    return {"model": label, "pairs": name, **shares, "frechet": found["frechet"] if name == "seen" else ""}
 
 
 def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict[str, Sequence[Scene]]) -> None:
@@ -74,8 +85,8 @@ def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict
     rows: list[list[Image.Image]] = []
     labels = []
     for name in kinds:
-        for (model, of), pixels in drawn.items():
+        for (label, of), pixels in drawn.items():
             if of == name:
                 rows.append(list(to_pil(pixels[:ON_SHEET])))
-                labels.append(f"{Path(model).name}, {name}")
+                labels.append(f"{label}, {name}")
     sheets.save_sheet(path, rows, labels)
