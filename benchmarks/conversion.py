@@ -48,7 +48,8 @@ def conversion(
 
     At SD 1.5's size, 9 GB in the folder for temporary files and a minute; a single file of SDXL in float16 and back, 21
     GB. above the output: the most memory that was held, less the size of what was written. same: how many tensors of
-    the file that was written back are those of the first one, bit for bit, out of how many.
+    the file that was written back are those of the first one, bit for bit, out of how many; a position_ids and a
+    logit_scale, on which no picture depends, are not written back.
     """
     if back and (keys is None or stored != dtype):
         raise InputError("--back is for a single file (--keys) that is converted as it is stored (--dtype, --stored)")
