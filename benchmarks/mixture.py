@@ -44,7 +44,13 @@ def exact_ends(noise: np.ndarray, scheduler: Scheduler) -> np.ndarray:
     Song et al. (2021), arXiv:2011.13456, section 4.3, in the logarithm of sigma; solved to 1e-9. The flow ends at the
     lowest level that networks are trained at, from where x0 is estimated: what all samplers do that go to no noise.
     """
-    start, end = scheduler.noise.sigmas[-1], scheduler.noise.sigmas[0]
+    end = scheduler.noise.sigmas[0]
+    return denoised(exact_way(noise, scheduler, np.array([end]))[-1], end, np)
+
+
+def exact_way(noise: np.ndarray, scheduler: Scheduler, levels: np.ndarray) -> np.ndarray:
+    """The same flow's samples [levels, count, DIMENSIONS] at levels that fall."""
+    start = scheduler.noise.sigmas[-1]
 
     def slope(log_sigma: float, flat: np.ndarray) -> np.ndarray:
         x = flat.reshape(noise.shape)
@@ -52,14 +58,14 @@ def exact_ends(noise: np.ndarray, scheduler: Scheduler) -> np.ndarray:
 
     solved = solve_ivp(
         slope,
-        (np.log(start), np.log(end)),
+        (np.log(start), np.log(levels[-1])),
         (start * noise).ravel(),
         "DOP853",
         rtol=1e-9,
         atol=1e-9,
-        t_eval=[np.log(end)],
+        t_eval=np.log(levels),
     )
-    return denoised(solved.y[:, -1].reshape(noise.shape), end, np)
+    return solved.y.T.reshape(len(levels), *noise.shape)
 
 
 def scheduler_for(solver: str, spacing: str) -> Scheduler:

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks.mixture import DIMENSIONS, denoised, exact_ends, scheduler_for
+from benchmarks.mixture import DIMENSIONS, denoised, exact_ends, exact_way, scheduler_for
 from benchmarks.nfe import OF_ANOTHER_KIND, SAME_OR_FOREIGN, chosen, measure
 from benchmarks.report import JsonOption, publish
 from benchmarks.trained import numbers
@@ -18,8 +18,11 @@ from sdjax.files.plans import read_plan
 from sdjax.schedulers import SOLVERS, SPACINGS, of_timesteps
 from sdjax.schedulers.tuned import TunedPlan
 from sdjax.training.fit import Intervals, Run, train
+from sdjax.training.following import Way
+from sdjax.training.plans import First
 from sdjax.training.step import Settings
-from sdjax.training.tuning import First, Tuning, fitting_task
+from sdjax.training.teacher import Taught
+from sdjax.training.tuning import Tuning, fitting_task
 
 TAUGHT, HELD_OUT = 100, 1  # seeds; the second is that of `benchmarks nfe`
 BATCH = 256
@@ -41,7 +44,7 @@ def tuned(
     sizes = sorted(map(int, numbers("--budgets", budgets)))
     rows = measure(chosen(None, SOLVERS, OF_ANOTHER_KIND), chosen(None, SPACINGS, SAME_OR_FOREIGN), count, sizes)
     exact = scheduler_for("euler", "linspace")
-    examples = _examples(count, TAUGHT)
+    taught = Taught(_examples(count, TAUGHT), _way(count, TAUGHT))
     held_out = _examples(count, HELD_OUT)
     found = []
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
@@ -49,12 +52,12 @@ def tuned(
             known = [row for row in rows if row["nfe"] <= budget and not row["stochastic"]]
             best = min(known, key=lambda row: row["error"])
             task = progress.add_task(f"{budget} evaluations", total=steps)
-            tuning = Tuning(_mixture, exact.noise, _first(budget))
+            tuning = Tuning(_mixture, exact.noise, (_first(budget),))
 
             def report(stage: str, done: int, total: int, text: str | None, task=task) -> None:
                 progress.update(task, completed=done)
 
-            fitted = fitting_task(tuning, (), [1.0], {"nfe": budget}, lambda run: examples, count)
+            fitted = fitting_task(tuning, (), [1.0], {"nfe": budget}, lambda run: taught, count)
             settings = Settings(steps, BATCH, 0.01, 20, ema_decay=0, cosine_decay=True)
             path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
             error = _error(read_plan(path), held_out)
@@ -78,7 +81,16 @@ def _examples(count: int, seed: int) -> list[dict[str, Any]]:
     return [{"noise": first, "target": end, "share": one} for first, end in pairs]
 
 
-def _mixture(frozen: Any, batch: Any, rows: int) -> Any:
+def _way(count: int, seed: int) -> Way:
+    noise = np.random.default_rng(seed).standard_normal((count, DIMENSIONS))
+    exact = scheduler_for("euler", "linspace")
+    ends = exact.noise.sigmas[[-1, 0]]
+    levels = np.geomspace(*ends, 60)
+    samples = np.concatenate([exact_way(noise, exact, levels), exact_ends(noise, exact)[None]])
+    return Way(levels, samples[:, :, None, None])
+
+
+def _mixture(frozen: Any, batch: Any, factors: Any) -> Any:
     sigmas = jnp.asarray(scheduler_for("euler", "linspace").noise.sigmas, jnp.float32)
 
     def model(x: jax.Array, timesteps: jax.Array) -> jax.Array:
@@ -96,7 +108,7 @@ def _error(plan: TunedPlan, examples: list[dict[str, Any]]) -> float:
     scheduler = scheduler_for("euler", "linspace").with_table(plan, 1.0)
     written = scheduler.plan(sigmas=[*table.levels, 0.0])
     stacked = {name: np.stack([example[name] for example in examples]) for name in ("noise", "target")}
-    model = _mixture((), None, 0)
+    model = _mixture((), None, None)
     noise = schedulers.noise_source(stacked["noise"].shape, None)
     state = schedulers.init_state(written, stacked["noise"])
     ends = schedulers.result(written, schedulers.advance(written, state, model, noise, len(table.levels)))

@@ -20,9 +20,10 @@ from sdjax.schedulers import NoiseSchedule
 from sdjax.schedulers.noise import BETA_SCHEDULES
 from sdjax.schedulers.tuned import TunedPlan, described
 from sdjax.settings import Picture
+from sdjax.training.following import Way, follow
 from sdjax.training.gits import distances, shortest
+from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.teacher import Lesson
-from sdjax.training.tuning import First, Tuning, beginning, first_plan, multistep_weights, plan_of, tables, traced_plan
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 SCALES = (1.0, 3.0, 7.5)
@@ -38,6 +39,7 @@ def fitted(seed=0, rows=5, prediction_type="epsilon") -> tuple[First, dict, Tune
     levels = np.geomspace(14.6, 0.05, rows)
     first = First(np.log(levels), noise_of().timestep(levels))
     shapes = {"start": (3,), "steps": (3, rows - 1), "timesteps": (3, rows), "weights": (3, rows, 3)}
+    shapes["guidance"] = (3, rows)
     params = {name: jnp.asarray(random.normal(0, 0.1, shape), jnp.float32) for name, shape in shapes.items()}
     return first, params, plan_of(first, params, SCALES, noise_of(prediction_type), {"made": "by a test"})
 
@@ -68,7 +70,7 @@ def test_what_is_fitted_is_what_is_drawn(seed, rows, prediction_type):
     first, params, tuned = fitted(seed, rows, prediction_type)
     noise = noise_of(prediction_type)
     for k, scale in enumerate(SCALES):
-        traced = traced_plan(*tables(first, params, np.eye(3, dtype=np.float32)[k], len(noise)), noise)
+        traced = traced_plan(table_of(first, params, np.eye(3, dtype=np.float32)[k], len(noise)), noise)
         scheduler = schedulers.Scheduler(noise, "ddim").with_table(tuned, scale)
         plan = scheduler.plan(sigmas=[*scheduler.table.levels, 0.0])
         for name in ("weights", "estimate", "timesteps", "sigmas", "is_step"):
@@ -109,7 +111,7 @@ def test_gradients_are_those_of_finite_differences():
     @jax.jit
     def loss(params):
         share = jnp.array([0.2, 0.8, 0.0])
-        plan = jax.vmap(lambda share: traced_plan(*tables(first, params, share, 1000), noise_of()))(
+        plan = jax.vmap(lambda share: traced_plan(table_of(first, params, share, 1000), noise_of()))(
             share[None].repeat(4, 0)
         )
         return jnp.mean((drawn(plan, x) - target) ** 2)
@@ -138,36 +140,50 @@ def test_a_right_estimate_leads_to_the_right_sample():
     assert (np.diff(table.levels) < 0).all()
 
 
-def test_a_fit_begins_with_the_better_sampler_at_each_scale():
-    """One of the teachers is DDIM at its first scale and DPM++ 2M at its second, the other one the opposite."""
-    first, params, _ = fitted()
+@given(st.integers(0, 10**6), st.integers(2, 12))
+@settings(max_examples=10, deadline=None)
+def test_a_table_as_parameters_is_the_same_table(seed, rows):
+    first, _, tuned = fitted(seed, rows)
+    table = tuned.at(3.0)
+    again = table_of(first, {name: each[None] for name, each in params_of(first, table).items()}, np.ones(1), 1000)
+    for ours, theirs in zip(again, table):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
-    def asked(frozen, batch, rows):
-        def model(sample, row, memory):
-            sigma = row.at.sigmas[:, None, None, None]
-            output = sample / jnp.sqrt(1 + sigma**2) * sigma  # of normal data
-            return output, output, memory
 
-        return model
+def test_a_fit_begins_on_the_teachers_way():
+    """Where a plan drew the way, it is found again: what follows ends where that plan does, by its numbers."""
+    _, _, tuned = fitted(3)
+    table = tuned.at(3.0)
 
-    tuning = Tuning(asked, noise_of(), first)
-    zeros = {name: jnp.zeros((2, *leaf.shape[1:])) for name, leaf in params.items()}
-    of_second_order = {**zeros, "weights": zeros["weights"] + multistep_weights(first.log_levels)[:, 1:]}
-    start = np.linspace(-2, 2, 4, dtype=np.float32).reshape(2, 2, 1)
-    for teachers in ((zeros, of_second_order), (of_second_order, zeros)):
-        examples = []
-        for teacher, share in zip(teachers, np.eye(2, dtype=np.float32)):
-            example = {"noise": start, "share": share}
-            target = tuning.latents(teacher, (), jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example))
-            examples.append(example | {"target": np.asarray(target[0])})
-        begun = beginning(tuning, (), examples)
-        for knot, teacher in enumerate(teachers):
-            np.testing.assert_allclose(begun["weights"][knot], teacher["weights"][knot], atol=1e-6)
+    def estimate(x, level, timestep, factor):
+        return np.tanh(x / level**2) + factor * np.cos(3 * x) * timestep / 1000
+
+    x = np.random.default_rng(1).standard_normal((6, 8, 8, 2)) * table.levels[0]
+    samples, estimates = [x], []
+    for k, level in enumerate(table.levels):
+        estimates.insert(0, estimate(x, level, table.timesteps[k], table.guidance[k]))
+        target = [*table.levels, 0.0][k + 1]
+        mixed = sum(weight * each for weight, each in zip(table.weights[k], estimates))
+        mixed = mixed + table.weights[k, len(estimates) :].sum() * estimates[0]
+        x = target / level * x + (1 - target / level) * mixed
+        samples.append(x)
+    found, apart = follow(Way(table.levels, np.stack(samples)), table.levels, table.timesteps, estimate)
+    assert apart.max() < 2e-3
+    np.testing.assert_allclose(found.guidance[:-1], table.guidance[:-1], atol=0.01)  # the last row has many ways
+    np.testing.assert_allclose(found.weights[3], table.weights[3], atol=0.02)
+
+
+def test_no_guidance_is_found_where_there_is_none():
+    levels = np.array([8.0, 2.0, 0.5])
+    way = Way(levels, np.random.default_rng(0).standard_normal((4, 3, 4, 4, 1)))
+    found, _ = follow(way, levels, levels, lambda x, *_: np.tanh(x))
+    assert (found.guidance == 1).all() and np.isfinite(found.weights).all()
+    np.testing.assert_allclose(found.weights.sum(-1), 1)
 
 
 def test_a_plan_is_a_sampler(pipe, tmp_path):
-    first = first_plan(pipe, 4, "trailing")
-    shapes = {"start": (1,), "steps": (1, 3), "timesteps": (1, 4), "weights": (1, 4, 3)}
+    first = first_of(pipe, 4, "trailing")
+    shapes = {"start": (1,), "steps": (1, 3), "timesteps": (1, 4), "weights": (1, 4, 3), "guidance": (1, 4)}
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     tuned = plan_of(first, params, (3.0,), pipe.facts.scheduler.noise, {})
     path = tmp_path / "mine.json"
@@ -293,7 +309,7 @@ def test_gits_finds_the_levels_that_bend_a_trajectory_least(small, tmp_path):
     few = ["--pictures", "3", "--teacher", "20", "--batch-size", "2", "--guidance", "1,3", "--nfe", "4"]
     assert main(["tune", str(small), "--method", "gits", "--prompts", str(prompts), "-o", str(output), *few]) == 0
     tuned = read_plan(output)
-    assert tuned.levels.shape == (2, 4) and tuned.about["method"] == "gits"
+    assert tuned.tables.levels.shape == (2, 4) and tuned.about["method"] == "gits"
 
 
 def test_steps_of_a_straight_trajectory_cost_nothing():

@@ -81,5 +81,6 @@ def _explained(file: str) -> str:
     for scale in tuned.scales:
         scheduler = schedulers.Scheduler(noise, "ddim").with_table(tuned, float(scale))
         plan = scheduler.plan(sigmas=[*tuned.at(float(scale)).levels, 0.0])
-        parts.append(f"at guidance {scale:g}: {schedulers.explain(plan)}")
+        own = ", ".join(f"{each:.3g}" for each in scheduler.guidance(np.full(tuned.nfe, scale), plan.sigmas))
+        parts.append(f"at guidance {scale:g}, {own} at its rows: {schedulers.explain(plan)}")
     return "\n\n".join(parts)

@@ -37,7 +37,9 @@ def tune(
     ),
     pictures: Annotated[int, typer.Option(min=1, help="Pictures of the teacher, from the prompts in turn.")] = 96,
     teacher: Annotated[int, typer.Option(min=20, max=999, help="Evaluations that each of them takes.")] = 100,
-    spacing: Annotated[str, typer.Option(help="The levels to begin with.")] = "trailing",
+    spacing: Annotated[
+        str, typer.Option(help="The levels to begin with; of several, with commas between them, those that do best.")
+    ] = "trailing,align_your_steps,karras",
     method: Annotated[
         Literal["fit", "gits"],
         typer.Option(help="By gradient; or GITS (arXiv:2405.11326), which finds levels alone, in the teacher's time."),
@@ -45,11 +47,11 @@ def tune(
     settings: "Settings",
     intervals: "Intervals",
 ) -> None:
-    """Fit a sampler to a model: its noise levels, time inputs and weights, for so many evaluations.
+    """Fit a sampler to a model: its noise levels, time inputs, weights and guidance, for so many evaluations.
 
-    A teacher draws pictures with many evaluations; by gradient the plan learns to draw the same from the same noise. It
-    is then a sampler like others: --sampler FILE.json; in the model's folder `plans`, --sampler tuned finds it. Stopped
-    and begun again it goes on; log and curve are in a folder beside the file.
+    A teacher draws pictures with many evaluations; a plan is laid along its way, and by gradient learns to draw the
+    same from the same noise. It is then a sampler like others: --sampler FILE.json; in the model's folder `plans`,
+    --sampler tuned finds it. Stopped and begun again it goes on; log and curve are in a folder beside the file.
 
     [bold]Example[/bold]
 
@@ -78,12 +80,12 @@ def tune(
         raise InputError(f"--guidance has scales from 1 to 100 that rise, not {guidance!r}")
     if pictures < len(scales):
         raise InputError(f"--pictures {pictures} are fewer than the guidance scales: give {len(scales)} or more")
-    parse_spacing(spacing)
+    spacings = [parse_spacing(name) for name in spacing.split(",")]
     lesson = Lesson(lines, scales, pictures, teacher)
     lesson.drawn()  # refuses prompts that cannot be read, before a model is opened
     pipe = load(model, safety_checker=None)
     if method == "fit":
-        train_in(tuning_task(pipe, lesson, nfe, spacing), output.with_suffix(""), settings, intervals, output)
+        train_in(tuning_task(pipe, lesson, nfe, spacings), output.with_suffix(""), settings, intervals, output)
         return
     with progress_bars() as report:
         write_plan(gits_plan(pipe, lesson, nfe, settings.batch_size, report), output)

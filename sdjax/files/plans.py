@@ -11,9 +11,9 @@ import numpy as np
 from sdjax.errors import InputError, brief
 from sdjax.files.atomic import replaced
 from sdjax.limits import TRAINED_TIMESTEPS
-from sdjax.schedulers.tuned import NAMED, ORDER, TunedPlan
+from sdjax.schedulers.tuned import NAMED, ORDER, Table, TunedPlan
 
-FORMAT = "sdjax tuned plan 1"
+FORMAT = "sdjax tuned plan 2"
 BYTES = 1 << 20  # of a file
 ROWS = 128  # the most rows of a plan: those of the smallest compiled program
 CLOSE = 1e-6  # how far the weights of a row may add up to something else than 1
@@ -42,10 +42,8 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise InputError(f"{path} is no tuned plan: `sdjax tune` makes them")
     try:
-        scales, levels, timesteps, weights = (
-            np.array(said[name], np.float64) for name in ("scales", "levels", "timesteps", "weights")
-        )
-        plan = TunedPlan(scales, levels, timesteps, weights, dict(said["noise"]), dict(said.get("about", {})))
+        scales, *tables = (np.array(said[name], np.float64) for name in ("scales", *Table._fields))
+        plan = TunedPlan(scales, Table(*tables), dict(said["noise"]), dict(said.get("about", {})))
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no whole tuned plan: {brief(error)}") from error
     for problem, is_so in _problems(plan):
@@ -60,9 +58,11 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
 
 def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     """What may be wrong with the numbers of a plan, and whether it is; each presumes that those before are not."""
-    count, rows = plan.scales.size, plan.levels.shape[-1] if plan.levels.ndim else 0
-    numbers = (plan.scales, plan.levels, plan.timesteps, plan.weights)
-    shapes = [(count,), (count, rows), (count, rows), (count, rows, ORDER)]
+    levels, weights = plan.tables.levels, plan.tables.weights
+    count, rows = plan.scales.size, levels.shape[-1] if levels.ndim else 0
+    numbers = (plan.scales, *plan.tables)
+    own = {"weights": (count, rows, ORDER)}
+    shapes = [(count,), *(own.get(name, (count, rows)) for name in Table._fields)]
     yield "its tables have other shapes than its scales and rows", [x.shape for x in numbers] != shapes
     yield f"it has {rows} rows; from 2 to {ROWS} are possible", not 2 <= rows <= ROWS
     yield "it is for no guidance scale", count == 0
@@ -71,12 +71,12 @@ def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
         "its guidance scales do not rise, or begin below 1",
         bool((np.diff(plan.scales) <= 0).any() or plan.scales[0] < 1),
     )
-    falls = bool((np.diff(plan.levels) < 0).all() and (plan.levels > 0).all())
+    falls = bool((np.diff(levels) < 0).all() and (levels > 0).all())
     yield "its levels do not fall from each row to the next, to above 0", not falls
     numbers_of_noise = [plan.noise.get(name) for name in ("trained", "sigma_min", "sigma_max", "data_std")]
     is_described = all(isinstance(x, int | float) and 0 < x <= TRAINED_TIMESTEPS for x in numbers_of_noise)
     yield "its noise schedule is not described", not is_described
-    apart = np.abs(plan.weights.sum(-1) - 1)
+    apart = np.abs(weights.sum(-1) - 1)
     row = int(apart.max(0).argmax())
     yield f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1", bool(apart.max() > CLOSE)
 

@@ -92,7 +92,8 @@ class Recipe:
         if not self.cfg_plus_plus:  # in diffusers 0 is no guidance, as its pages on distilled models have it
             scales = np.where(scales == 0, np.float32(1), scales)
         inside = (step >= low * steps) & (step < high * steps) & ~self.is_gated
-        found = np.where(inside, np.broadcast_to(scales, steps)[step] * self.scheduler.guidance_factor, 1)
+        scales = self.scheduler.guidance(np.broadcast_to(scales, steps)[step], self.plan.sigmas)
+        found = np.where(inside, scales, 1)
         return found * np.float32(self.conditions[0].weight) if len(self.conditions) == 1 else found
 
     @property

@@ -218,10 +218,11 @@ class Scheduler:
             return self.table.rows(grid)
         return SOLVERS[self.solver].rows(grid, **self.all_options)
 
-    @property
-    def guidance_factor(self) -> float:
-        """What the guidance scale is multiplied by."""
-        return LABELS[self.label].guidance_factor if self.label else 1.0
+    def guidance(self, scales: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """What it makes of a picture's guidance scales [rows] at rows of these levels."""
+        if self.table is not None:
+            return self.table.scales(scales, levels)
+        return scales * (LABELS[self.label].guidance_factor if self.label else 1.0)
 
     @property
     def all_options(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@
     x' = (next / level) * x + (1 - next / level) * (weights[k, 0] * D[k] + ... + weights[k, 3] * D[k-3])
 
 where D are the estimates of x0. The weights of a row add up to 1, so that a right estimate leads to the right sample.
-These are the exponential multistep methods (DPM++ 2M is one of them) with coefficients that nobody derived.
+These are the exponential multistep methods (DPM++ 2M is one of them) with coefficients that nobody derived. A picture's
+guidance scale is at row k 1 + guidance[k] * (scale - 1): few large steps want another one than many small ones.
 """
 
 import hashlib
@@ -27,11 +28,17 @@ NAMED = re.compile(r"(tuned|[^/\\]+\.json)@([0-9a-f]{12})")  # as a picture's se
 
 
 class Table(NamedTuple):
-    """A tuned plan at one guidance scale: levels [rows], timesteps [rows], weights [rows, ORDER]."""
+    """A tuned plan at one guidance scale: levels, timesteps, guidance [rows], weights [rows, ORDER]."""
 
     levels: np.ndarray
     timesteps: np.ndarray
     weights: np.ndarray
+    guidance: np.ndarray
+
+    def scales(self, scales: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Guidance scales [rows] of the picture as they are at rows of these levels."""
+        factors = np.interp(-np.log(levels), -np.log(self.levels), self.guidance)
+        return 1 + factors * (scales - 1)
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         """The rows of its last `len(grid)` steps. Estimates from before the first row are taken for the present one."""
@@ -51,21 +58,19 @@ class Table(NamedTuple):
 class TunedPlan:
     """Tables for several guidance scales, and the noise schedule that they were fitted on.
 
-    scales: [scales], rising, at least 1. levels, timesteps: [scales, rows]; levels fall. weights: [scales, rows,
-    ORDER]. noise: see `described`. about: how it was made, for people.
+    scales: [scales], rising, at least 1. tables: one for each, stacked; levels fall. noise: see `described`. about: how
+    it was made, for people.
     """
 
     scales: np.ndarray
-    levels: np.ndarray
-    timesteps: np.ndarray
-    weights: np.ndarray
+    tables: Table
     noise: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nfe(self) -> int:
         """Evaluations of the network."""
-        return self.levels.shape[1]
+        return self.tables.levels.shape[1]
 
     @property
     def hash(self) -> str:
@@ -76,8 +81,9 @@ class TunedPlan:
         """Its table at a guidance scale: between those of the scales around it, by the logarithm, and not beyond."""
         place, knots = np.log(max(scale, 1e-6)), np.log(self.scales)
         share = np.array([np.interp(place, knots, row) for row in np.eye(len(knots))])
-        levels = np.exp(share @ np.log(self.levels))
-        return Table(levels, share @ self.timesteps, np.tensordot(share, self.weights, 1))
+        logarithmic = self.tables._replace(levels=np.log(self.tables.levels))
+        table = Table(*(np.tensordot(share, leaf, 1) for leaf in logarithmic))
+        return table._replace(levels=np.exp(table.levels))
 
     def check(self, noise: NoiseSchedule) -> None:
         """Raises InputError where it was fitted on another noise schedule."""
@@ -91,8 +97,8 @@ class TunedPlan:
 
     def numbers(self) -> dict[str, Any]:
         """All that it computes by, as JSON."""
-        tables = {name: getattr(self, name).tolist() for name in ("scales", "levels", "timesteps", "weights")}
-        return {"noise": dict(self.noise), **tables}
+        tables = {name: leaf.tolist() for name, leaf in self.tables._asdict().items()}
+        return {"noise": dict(self.noise), "scales": self.scales.tolist(), **tables}
 
 
 def described(noise: NoiseSchedule) -> dict[str, Any]:

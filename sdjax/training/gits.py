@@ -5,16 +5,13 @@ method to each later level lands at some distance from the teacher's sample ther
 whose distances add up to the least. It takes no gradient, and no more evaluations than the teacher's.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sdjax.pipeline import Pipeline
-from sdjax.schedulers.tuned import TunedPlan, described
-from sdjax.settings import Picture
+from sdjax.schedulers.tuned import Table, TunedPlan, described
 from sdjax.training.fit import Report
-from sdjax.training.teacher import Lesson, check_tunable
-from sdjax.training.tuning import multistep_weights
+from sdjax.training.plans import multistep_weights
+from sdjax.training.teacher import Lesson, check_tunable, trajectories
 
 
 def gits_plan(pipe: Pipeline, lesson: Lesson, nfe: int, batch_size: int, report: Report) -> TunedPlan:
@@ -33,27 +30,10 @@ def gits_plan(pipe: Pipeline, lesson: Lesson, nfe: int, batch_size: int, report:
             levels, samples, estimates = trajectories(pipe, own[start : start + batch_size])
             costs.append(distances(levels, samples, estimates))
         chosen = levels[shortest(np.mean(costs, axis=0), nfe)]
-        tables.append((chosen, noise.timestep(chosen), multistep_weights(np.log(chosen))))
-    levels, timesteps, weights = (np.stack(leaves) for leaves in zip(*tables))
+        tables.append(Table(chosen, noise.timestep(chosen), multistep_weights(np.log(chosen)), np.ones(nfe)))
+    stacked = Table(*(np.stack(leaves) for leaves in zip(*tables)))
     about = {"method": "gits", "nfe": nfe, "pictures": lesson.pictures, "evaluations": lesson.evaluations}
-    return TunedPlan(np.array(lesson.scales), levels, timesteps, weights, described(noise), about)
-
-
-def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The teacher's levels [rows], and there its samples [rows + 1, pictures, ...] and estimates [rows, pictures, ...].
-
-    Samples are x0 + sigma * noise; the last one is the picture.
-    """
-    batch = pipe.begin(pipe.prepare(pictures))
-    plan = batch.order.recipes[0].plan
-    levels, rows = plan.sigmas, int(plan.nfe)
-    scales = np.sqrt(1 + np.append(levels[1:], 0.0) ** 2)
-    samples, estimates = [batch.first * np.sqrt(1 + levels[0] ** 2)], []
-    for step in pipe.denoise(batch, range(1, rows)):
-        state = batch.on_host(step)
-        samples.append(np.asarray(state.registers[:, 0]) * scales[step.row - 1])
-        estimates.append(np.asarray(state.denoised))
-    return levels, np.stack(samples), np.stack(estimates)
+    return TunedPlan(np.array(lesson.scales), stacked, described(noise), about)
 
 
 def distances(levels: np.ndarray, samples: np.ndarray, estimates: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,10 +16,12 @@ from sdjax.pipeline import Pipeline
 from sdjax.pipeline.tasks import TASKS
 from sdjax.settings import Picture
 from sdjax.training.fit import Report
+from sdjax.training.following import Way
 
 log = logging.getLogger("sdjax")
 
 TEACHER = {"sampler": "dpmpp_2m", "spacing": "karras"}
+EVERY = 3  # levels; those between are interpolated
 CONVERGED = 0.02  # distance of latents from those of half the evaluations, which leaves a plan of few ones room
 BETWEEN = 4  # one of so many rounds of the scales is drawn between them, so that what lies there is fitted too
 
@@ -55,13 +57,21 @@ def check_tunable(pipe: Pipeline) -> None:
         raise InputError("a plan is tuned for models that draw from prompts alone, with classifier-free guidance")
 
 
-def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> list[Any]:
-    """The examples: of each picture what the UNet reads of its prompts, its noise, scale and the teacher's latents.
+class Taught(NamedTuple):
+    """What is learned from.
 
-    "share", [scales], says between which of the lesson's scales its own lies. The teacher's latents are kept in the
-    cache. Logs how far they are from converged.
+    examples: of each picture what the UNet reads of its prompts, its "noise", its "scale", the teacher's latents as
+    "target", and "share", [scales]: between which of the lesson's scales its own lies. way: of all of them.
     """
+
+    examples: list[Any]
+    way: Way
+
+
+def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> Taught:
+    """Lets the teacher draw. Its ways are kept in the cache. Logs how far its latents are from converged."""
     examples: list[Any] = []
+    ways: list[Way] = []
     pictures, knots, model = lesson.drawn(), np.log(lesson.scales), model_hash(pipe.model, [])
     for start in range(0, len(pictures), batch_size):
         report("encode", start, len(pictures), f"the teacher draws {start}/{len(pictures)}")
@@ -69,22 +79,24 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> l
         batch = pipe.begin(pipe.prepare(own))
         conditioning = batch.inputs(0)[0]
         scales = np.array([picture.guidance_scale for picture in own], np.float32)
+        ways.append(way_of(pipe, model, own))
         tree = {
             "positive": conditioning.positive,
             "negative": conditioning.negative,
             "shared": conditioning.shared,
             "noise": batch.first,
-            "target": latents_of(pipe, model, own),
+            "target": ways[-1].samples[-1],
             "scale": scales,
             "share": np.stack([np.interp(np.log(scales), knots, one) for one in np.eye(len(knots))], -1).astype(
                 np.float32
             ),
         }
         if start == 0:
-            _say_how_far(tree["target"], latents_of(pipe, model, [_with_half(picture) for picture in own]), lesson)
+            of_half = way_of(pipe, model, [_with_half(picture) for picture in own])
+            _say_how_far(tree["target"], of_half.samples[-1], lesson)
         leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
         examples += [jax.tree.unflatten(structure, each) for each in zip(*leaves)]
-    return examples
+    return Taught(examples, Way(ways[0].levels, np.concatenate([way.samples for way in ways], 1)))
 
 
 def _with_half(picture: Picture) -> Picture:
@@ -101,12 +113,31 @@ def _say_how_far(latents: np.ndarray, of_half: np.ndarray, lesson: Lesson) -> No
         log.info("%s", said)
 
 
-def latents_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> np.ndarray:
-    """The latents of pictures, [pictures, h, w, channels], drawn once and then found in the cache. model: its hash."""
+def way_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> Way:
+    """The way of pictures, drawn once and then found in the cache; every third level is kept. model: its hash."""
 
     def draw() -> bytes:
-        file = io.BytesIO()
-        np.save(file, np.asarray(pipe.draw(list(pictures), output_type="latent").images, np.float32))
+        file, (levels, samples, _) = io.BytesIO(), trajectories(pipe, pictures)
+        kept = [*range(0, len(levels) - 1, EVERY), len(levels) - 1]
+        np.savez(file, levels=levels[kept], samples=samples[[*kept, -1]].astype(np.float32))
         return file.getvalue()
 
-    return np.load(io.BytesIO(cached("teachers", (model, list(pictures)), draw)))
+    found = np.load(io.BytesIO(cached("teachers", (model, list(pictures), EVERY), draw)))
+    return Way(found["levels"], found["samples"])
+
+
+def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The teacher's levels [rows], and there its samples [rows + 1, pictures, ...] and estimates [rows, pictures, ...].
+
+    Samples are x0 + sigma * noise; the last one is the picture.
+    """
+    batch = pipe.begin(pipe.prepare(pictures))
+    plan = batch.order.recipes[0].plan
+    levels, rows = plan.sigmas, int(plan.nfe)
+    scales = np.sqrt(1 + np.append(levels[1:], 0.0) ** 2)
+    samples, estimates = [batch.first * np.sqrt(1 + levels[0] ** 2)], []
+    for step in pipe.denoise(batch, range(1, rows)):
+        state = batch.on_host(step)
+        samples.append(np.asarray(state.registers[:, 0]) * scales[step.row - 1])
+        estimates.append(np.asarray(state.denoised))
+    return levels, np.stack(samples), np.stack(estimates)

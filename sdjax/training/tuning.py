@@ -8,7 +8,7 @@ from the same noise with many evaluations; what is fitted is the distance of the
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,89 +22,18 @@ from sdjax.guidance import cfg
 from sdjax.halves import Conditioning, denoiser
 from sdjax.pipeline import Pipeline
 from sdjax.schedulers import NoiseSchedule, Plan
-from sdjax.schedulers.loop import RowModel
-from sdjax.schedulers.plan import Rows
-from sdjax.schedulers.solvers.rows import D1, D2, D3, INPUTS, REGISTERS, SAVED, D, X
-from sdjax.schedulers.tuned import ORDER, TunedPlan, described
-from sdjax.training.fit import Run, Task
+from sdjax.schedulers.loop import PlanRow, RowModel
+from sdjax.schedulers.tuned import ORDER, Table
+from sdjax.training.fit import Report, Run, Task
+from sdjax.training.following import follow
+from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.step import Metrics, TrainState, Tree
-from sdjax.training.teacher import Lesson, check_tunable, taught
+from sdjax.training.teacher import Lesson, Taught, check_tunable, taught
 
-# Maps a network's parameters, a batch and the number of rows to what the loop asks.
-Asked = Callable[[Tree, Tree, int], RowModel]
-Numbers = Any  # an array of numpy or, traced, of JAX
-TRIED = 12  # examples by which it is seen how to begin
-TIMESTEP = 100.0  # timesteps in a parameter's unit; the others count in logarithms and in weights
-
-
-class First(NamedTuple):
-    """What parameters of 0 stand for, DDIM, arXiv:2010.02502: log_levels [rows], timesteps [rows]."""
-
-    log_levels: np.ndarray
-    timesteps: np.ndarray
-
-
-def first_plan(pipe: Pipeline, nfe: int, spacing: str) -> First:
-    """On a spacing's levels."""
-    plan = pipe.facts.scheduler.with_solver("ddim", spacing).plan(nfe)
-    return First(np.log(plan.sigmas), np.array(plan.timesteps))
-
-
-def multistep_weights(log_levels: np.ndarray) -> np.ndarray:
-    """Those of DPM++ 2M, Lu et al. (2022), arXiv:2211.01095: [rows, ORDER]. The last step, to 0, is of first order."""
-    weights = np.eye(1, ORDER).repeat(len(log_levels), 0)
-    steps = -np.diff(log_levels)
-    for k in range(1, len(log_levels) - 1):
-        weights[k, :2] += np.array([1, -1]) * steps[k] / steps[k - 1] / 2
-    return weights
-
-
-def tables(first: First, params: Tree, share: Numbers, trained: int) -> tuple[Numbers, Numbers, Numbers]:
-    """Parameters as levels, timesteps and weights, at a scale that is `share` [scales] of those of the plan.
-
-    Levels fall because their steps in the logarithm are positive; the weights of a row add up to 1 because that of the
-    present estimate is the rest.
-    """
-    own = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1), params)
-    steps = jnp.asarray(-np.diff(first.log_levels)) * jnp.exp(own["steps"])
-    log_levels = first.log_levels[0] + own["start"] - jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)])
-    timesteps = jnp.clip(first.timesteps + TIMESTEP * own["timesteps"], 0, trained - 1)
-    exists = np.arange(1, ORDER) <= np.arange(len(first.timesteps))[:, None]
-    earlier = exists * own["weights"]
-    weights = jnp.concatenate([1 - earlier.sum(-1, keepdims=True), earlier], axis=-1)
-    return jnp.exp(log_levels), timesteps, weights
-
-
-def traced_plan(levels: Numbers, timesteps: Numbers, weights: Numbers, noise: NoiseSchedule) -> Plan:
-    """`Table.rows` as a `Plan`, in JAX: it can be differentiated. For one picture; see `Plan.from_rows`."""
-    targets = jnp.append(levels[1:], 0.0)
-    ratio = targets / levels
-    scale, next_scale = (jnp.sqrt(1 + sigmas**2) for sigmas in (levels, targets))
-    x, saved, others = (int(one.argmax()) for one in (X, SAVED, D1))
-    estimates = jnp.asarray(np.stack([D, D1, D2, D3]))
-    matrix = jnp.zeros((len(levels), REGISTERS, INPUTS))
-    matrix = matrix.at[:, x].set(((1 - ratio) / next_scale)[:, None] * (weights @ estimates))
-    matrix = matrix.at[:, x, x].add(ratio * scale / next_scale)
-    matrix = matrix.at[:, saved, saved].set(1.0).at[:, others : others + 3].set(jnp.stack([D, D1, D2]))
-    matrix = matrix.at[:, REGISTERS - 1, REGISTERS - 1].set(1.0)
-    estimate = {
-        "epsilon": (scale, -levels),
-        "v_prediction": (1 / scale, -levels / scale),
-        "sample": (0 * levels, 1 + 0 * levels),
-    }[noise.prediction_type]
-    one: Any = jnp.float32(1)
-    rows: Any = (matrix, jnp.stack(estimate, -1), timesteps, levels, levels > 0, jnp.zeros((len(levels), 2)))
-    return Plan(
-        rows=Rows(*rows),
-        nfe=np.array(len(levels), np.int32),
-        clip_range=one * np.inf,
-        threshold=np.zeros(2),
-        data_std=one,
-        start_scale=one,
-        latents_sigma=levels[0],
-        latents_scale=one,
-        result_scale=one,
-    )
+# Maps a network's parameters, a batch and the factors of its guidance [batch, rows] to what the loop asks.
+Asked = Callable[[Tree, Tree, jax.Array], RowModel]
+TRIED = 8  # examples of each scale by which it is seen on which levels to begin
+AT_ONCE = 4  # of which estimates are made
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +45,12 @@ class Tuning:
 
     model: Asked
     noise: NoiseSchedule
-    first: First
+    firsts: tuple[First, ...]
+
+    @property
+    def first(self) -> First:
+        """What parameters count from."""
+        return self.firsts[0]
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         """batch: "noise", "target" and "share", and what the model reads; see `teacher.taught`."""
@@ -132,40 +66,58 @@ class Tuning:
         """What the plan draws, [batch, h, w, channels]. Backwards, a row is computed again, and only its input kept."""
         trained, rows = len(self.noise), len(self.first.timesteps)
 
-        def plan_at(share: jax.Array) -> Plan:
-            plan = traced_plan(*tables(self.first, params, share, trained), self.noise)
-            return jax.tree.map(jnp.asarray, plan)
+        def plan_at(share: jax.Array) -> tuple[Plan, jax.Array]:
+            table = table_of(self.first, params, share, trained)
+            return jax.tree.map(jnp.asarray, (traced_plan(table, self.noise), table.guidance))
 
-        plan = jax.vmap(plan_at)(batch["share"])
+        plan, factors = jax.vmap(plan_at)(batch["share"])
         state = schedulers.init_state(plan, batch["noise"])
         source = schedulers.noise_source(batch["noise"].shape, None)
-        return schedulers.result(plan, schedulers.advance(plan, state, self.model(frozen, batch, rows), source, rows))
+        model = self.model(frozen, batch, factors)
+        return schedulers.result(plan, schedulers.advance(plan, state, model, source, rows))
+
+    def estimate(
+        self, frozen: Tree, examples: Tree, x: jax.Array, level: jax.Array, timestep: jax.Array, factor: jax.Array
+    ) -> jax.Array:
+        """Estimates of x0, as `following.Estimate`, for examples that are stacked."""
+        numbers: Any = (jnp.asarray(each)[None] for each in (level, timestep, np.eye(1, ORDER)[0], factor))
+        plan = jax.tree.map(jnp.asarray, traced_plan(Table(*numbers), self.noise))
+        none, rows = jnp.zeros(1, jnp.int32), plan.rows
+        row = PlanRow(rows, plan.clip_range[None], plan.threshold[None], none, none == 0)
+
+        def of_one(given: tuple[jax.Array, Tree]) -> jax.Array:
+            sample, batch = jax.tree.map(lambda leaf: leaf[None], given)
+            sample = sample / jnp.sqrt(1 + level**2)
+            output, _, _ = self.model(frozen, batch, jnp.full((1, 1), factor))(sample, row, jnp.zeros_like(sample))
+            return (rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output)[0]
+
+        return jax.lax.map(of_one, (x, examples), batch_size=AT_ONCE)
 
 
 def guided(unet: nn.Module) -> Asked:
     """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row."""
 
-    def asked(frozen: Tree, batch: Tree, rows: int) -> RowModel:
+    def asked(frozen: Tree, batch: Tree, factors: jax.Array) -> RowModel:
         predict = jax.checkpoint(unet_denoiser(unet, frozen))
         conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
-        scales: Any = jnp.repeat(batch["scale"][:, None], rows, 1)
+        scales: Any = 1 + factors * (batch["scale"][:, None] - 1)
         return denoiser(predict, conditioning, cfg(scales), guided=True)
 
     return asked
 
 
-def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacing: str) -> Task:
-    """Fits a plan of `nfe` evaluations that begins with a spacing's levels; the result is a file of `tuned.TunedPlan`.
+def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str]) -> Task:
+    """Fits a plan of `nfe` evaluations that begins with the levels of one of these spacings, whichever does best.
 
-    Raises InputError for models that do not draw from prompts alone.
+    The result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone.
     """
     check_tunable(pipe)
-    first, noise = first_plan(pipe, nfe, spacing), pipe.facts.scheduler.noise
+    firsts = tuple(first_of(pipe, nfe, spacing) for spacing in spacings)
     return fitting_task(
-        Tuning(guided(pipe.networks.modules["unet"]), noise, first),
+        Tuning(guided(pipe.networks.modules["unet"]), pipe.facts.scheduler.noise, firsts),
         jax.device_get(pipe.params["unet"]),
         lesson.scales,
-        {"nfe": nfe, "spacing": spacing, **asdict(lesson)},
+        {"nfe": nfe, "spacings": list(spacings), **asdict(lesson)},
         lambda run: taught(pipe, lesson, run.settings.batch_size, run.report),
         lesson.pictures,
     )
@@ -176,11 +128,11 @@ def fitting_task(
     frozen: Tree,
     scales: Sequence[float],
     about: dict[str, Any],
-    teach: Callable[[Run], Sequence[Any]],
+    teach: Callable[[Run], Taught],
     count: int,
 ) -> Task:
-    """Fits a plan to the examples, `count` of them, that `teach` gives; see `Task`."""
-    examples: list[Any] = []
+    """Fits a plan to what `teach` gives, `count` examples; see `Task`."""
+    begun: list[Tree] = []
     said = {name: value for name, value in about.items() if name != "prompts"}
 
     def write(state: TrainState, path: Path) -> None:
@@ -188,12 +140,13 @@ def fitting_task(
         write_plan(plan, path)
 
     def open_examples(run: Run) -> Callable[[int], Any]:
-        examples.extend(teach(run))
-        return examples.__getitem__
+        taught = teach(run)
+        begun.append(beginning(tuning, frozen, taught, run.report))
+        return taught.examples.__getitem__
 
     return Task(
         about=about,
-        init=lambda seed: beginning(tuning, frozen, examples[:TRIED]),
+        init=lambda seed: begun[-1],
         frozen=frozen,
         loss=tuning,
         count=count,
@@ -204,30 +157,24 @@ def fitting_task(
     )
 
 
-def beginning(tuning: Tuning, frozen: Tree, examples: Sequence[Any]) -> Tree:
-    """At each scale the parameters of DDIM or of DPM++ 2M, whichever is nearer to the examples next to that scale."""
-    nfe, knots = len(tuning.first.timesteps), len(examples[0]["share"])
-    shapes = {"start": (), "steps": (nfe - 1,), "timesteps": (nfe,), "weights": (nfe, ORDER - 1)}
-    ddim = {name: jnp.zeros((knots, *shape)) for name, shape in shapes.items()}
-    dpmpp_2m = multistep_weights(tuning.first.log_levels)[:, 1:]
+def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> Tree:
+    """Parameters of plans that follow the teacher, on those of the levels where they end nearest to it."""
+    estimate = jax.jit(tuning.estimate)
+    frozen = jax.device_put(frozen)
 
-    @jax.jit
-    def gain(example: Tree) -> jax.Array:
-        batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], example)
-        begun = [
-            tuning.distance(params, frozen, batch) for params in (ddim, ddim | {"weights": ddim["weights"] + dpmpp_2m})
-        ]
-        return jnp.asarray(example["share"]) * jnp.log(begun[0] / begun[1])
+    def followed(first: First, knot: int, count: int | None) -> tuple[Table, np.ndarray]:
+        own = [i for i, example in enumerate(taught.examples) if example["share"][knot] == 1][:count]
+        examples = jax.tree.map(lambda *leaves: np.stack(leaves), *(taught.examples[i] for i in own))
 
-    is_better = jnp.sum(jnp.stack([gain(example) for example in examples]), 0) > 0
-    return ddim | {"weights": is_better[:, None, None] * jnp.asarray(dpmpp_2m, jnp.float32)}
+        def at(x: np.ndarray, *row: float) -> np.ndarray:
+            return np.asarray(estimate(frozen, examples, x.astype(np.float32), *row), np.float64)
 
+        return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
 
-def plan_of(
-    first: First, params: Tree, scales: Sequence[float], noise: NoiseSchedule, about: dict[str, Any]
-) -> TunedPlan:
-    """The plan of fitted parameters."""
-    found = [tables(first, params, share, len(noise)) for share in np.eye(len(scales), dtype=np.float32)]
-    levels, timesteps, weights = (np.stack(leaves).astype(np.float64) for leaves in zip(*found))
-    weights[..., 0] += 1 - weights.sum(-1)  # of float32
-    return TunedPlan(np.array(scales, np.float64), levels, timesteps, weights, described(noise), about)
+    knots, apart = range(len(taught.examples[0]["share"])), []
+    for number, first in enumerate(tuning.firsts):
+        report("encode", number, len(tuning.firsts) + 1, "following the teacher")
+        apart.append(sum(np.log(followed(first, knot, TRIED)[1]).mean() for knot in knots))
+    best = tuning.firsts[int(np.argmin(apart))]
+    found = [params_of(tuning.first, followed(best, knot, None)[0]) for knot in knots]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
