@@ -80,7 +80,7 @@ def _tuned(of: tuple[dict[str, Any], list[Any]], folder: Path) -> None:
     path = folder / "x.json"
     path.write_bytes(damaged(json.dumps(of[0]).encode(), of[1]))
     plan = read_plan(path)
-    assert np.isfinite(plan.levels).all() and plan.hash == of[0]["hash"]
+    assert np.isfinite(plan.tables.levels).all() and plan.hash == of[0]["hash"]
 
 
 def tensor_doors() -> list[Door]:
