@@ -104,7 +104,7 @@ def inputs_from(config: CLIPVisionConfig, adapter: IPAdapter | StyleAdapter) -> 
 def _beside(file: Path, hub: OnHub | None) -> dict[Path, str | None]:
     """The folders that may hold an encoder, and of those that have only their configuration here the place there."""
     if hub is None:
-        return {folder: None for name in FOLDERS if (folder := file.parent / name).is_dir()}
+        return {folder: None for name in FOLDERS if (folder := Path(os.path.normpath(file.parent / name))).is_dir()}
     found: dict[Path, str | None] = {}
     for name in FOLDERS:
         place = posixpath.normpath(posixpath.join(posixpath.dirname(hub.inside), name))
