@@ -202,11 +202,11 @@ def encode(vae: nn.Module, params: Params, pictures: jax.Array, tiling: bool | N
         mean, logvar = encode_in_bands(vae, params, pictures)
     else:
         mean, logvar = vae.apply({"params": params}, pictures, method="encode")
-    shift, scale = _latents_of(vae)
+    shift, scale = units_of_latents(vae)
     return (mean.astype(jnp.float32) - shift) * scale, jnp.exp(logvar.astype(jnp.float32) / 2) * scale
 
 
-def _latents_of(vae: nn.Module) -> tuple[Any, Any]:
+def units_of_latents(vae: nn.Module) -> tuple[Any, Any]:
     """What is taken from a VAE's latents, and what they are multiplied by then, so that they have unit variance."""
     mean, std = (getattr(vae.config, f"latents_{name}", None) for name in ("mean", "std"))
     shift = 0.0 if mean is None else np.array(mean, np.float32)
@@ -221,7 +221,7 @@ def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | No
     `works_in_bands`.
     """
     dtype = jax.tree.leaves(params)[0].dtype
-    shift, scale = _latents_of(vae)
+    shift, scale = units_of_latents(vae)
     in_bands = works_in_bands(vae, latents.shape[1] * latents.shape[2] * vae.config.factor**2, tiling)
 
     def one(latents: jax.Array) -> jax.Array:
@@ -235,6 +235,6 @@ def decode(vae: nn.Module, params: Params, latents: jax.Array, tiling: bool | No
 
 def raw_pictures(vae: nn.Module, params: Params, latents: jax.Array) -> jax.Array:
     """Latents [batch, h, w, channels] as a VAE decodes them, all at once: around [-1, 1], float32, for judges."""
-    shift, scale = _latents_of(vae)
+    shift, scale = units_of_latents(vae)
     scaled = (latents / scale + shift).astype(jax.tree.leaves(params)[0].dtype)
     return vae.apply({"params": params}, scaled, method="decode").astype(jnp.float32)

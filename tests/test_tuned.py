@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdjax import schedulers
+from sdjax import load, schedulers
 from sdjax.cli import main
 from sdjax.errors import InputError
 from sdjax.files.plans import read_plan, use_plan, write_plan
@@ -22,6 +22,7 @@ from sdjax.schedulers.tuned import TunedPlan, described
 from sdjax.settings import Picture
 from sdjax.training.following import Way, follow
 from sdjax.training.gits import distances, shortest
+from sdjax.training.objectives import OfDecoded, nearer_noise, of_latents
 from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.teacher import Lesson
 
@@ -173,6 +174,32 @@ def test_a_fit_begins_on_the_teachers_way():
     np.testing.assert_allclose(found.weights[3], table.weights[3], atol=0.02)
 
 
+def test_what_is_decoded_alike_is_near(small):
+    """In the decoder's eyes a picture is 0 from itself, and the farther the more it is changed."""
+    opened = load(small)
+    vae = opened.networks.modules["vae"]
+    apart = OfDecoded(vae)
+    drawn = jax.random.normal(jax.random.key(0), (2, 4, 4, vae.config.latent_channels))
+    changes = [float(apart({"vae": opened.params["vae"]}, drawn + by, drawn).max()) for by in (0.0, 0.05, 0.5)]
+    assert changes[0] < 1e-4 < changes[1] < changes[2]
+    slope = jax.grad(lambda x: apart({"vae": opened.params["vae"]}, x, drawn).sum())(drawn + 0.1)
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 0
+
+
+def test_noise_nearby_draws_what_is_nearer():
+    noise, target = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 1))
+
+    def distance(noise):
+        return of_latents((), jnp.tanh(noise), target)
+
+    moved = nearer_noise(distance, noise, 0.1)
+    assert (distance(moved) < distance(noise)).all()
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean((moved - noise) ** 2, (1, 2, 3))), 0.1, rtol=1e-4)
+    # where the whole way is shorter than the radius, it is gone and no more
+    close = nearer_noise(lambda noise: of_latents((), noise, target), target + 0.01, 0.1)
+    np.testing.assert_allclose(close, target, atol=1e-4)
+
+
 def test_no_guidance_is_found_where_there_is_none():
     levels = np.array([8.0, 2.0, 0.5])
     way = Way(levels, np.random.default_rng(0).standard_normal((4, 3, 4, 4, 1)))
@@ -278,6 +305,17 @@ def test_the_command_fits_a_plan_and_goes_on_where_it_stopped(small, pipe, tmp_p
     assert tuned.hash != first.hash
     assert main([*command[:3], "5", *command[4:], "--steps", "2"]) == 1
     assert "holds a run with" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("objective", ["relaxed", "decoded"])
+def test_each_objective_fits(small, tmp_path, objective):
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "plan.json"
+    prompts.write_text("a red star\n")
+    few = ["--pictures", "3", "--teacher", "20", "--batch-size", "2", "--guidance", "1,3", "--nfe", "3", "--steps", "2"]
+    command = ["tune", str(small), "--prompts", str(prompts), "-o", str(output), "--spacing", "trailing", *few]
+    assert main([*command, "--objective", objective]) == 0
+    assert read_plan(output).about["objective"] == objective
 
 
 def test_tuned_is_the_models_plan_whose_evaluations_are_nearest(pipe, tmp_path):

@@ -44,6 +44,13 @@ def tune(
         Literal["fit", "gits"],
         typer.Option(help="By gradient; or GITS (arXiv:2405.11326), which finds levels alone, in the teacher's time."),
     ] = "fit",
+    objective: Annotated[
+        Literal["latents", "relaxed", "decoded"],
+        typer.Option(
+            help="What is made small: the distance of the latents; that from noise nearby, as S4S; or that which the "
+            "VAE's decoder sees, as LPIPS."
+        ),
+    ] = "latents",
     settings: "Settings",
     intervals: "Intervals",
 ) -> None:
@@ -85,7 +92,9 @@ def tune(
     lesson.drawn()  # refuses prompts that cannot be read, before a model is opened
     pipe = load(model, safety_checker=None)
     if method == "fit":
-        train_in(tuning_task(pipe, lesson, nfe, spacings), output.with_suffix(""), settings, intervals, output)
+        train_in(
+            tuning_task(pipe, lesson, nfe, spacings, objective), output.with_suffix(""), settings, intervals, output
+        )
         return
     with progress_bars() as report:
         write_plan(gits_plan(pipe, lesson, nfe, settings.batch_size, report), output)

@@ -17,15 +17,18 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.denoisers import unet_denoiser
+from sdjax.errors import InputError
 from sdjax.files.plans import write_plan
 from sdjax.guidance import cfg
 from sdjax.halves import Conditioning, denoiser
+from sdjax.models.vae import AutoencoderKL
 from sdjax.pipeline import Pipeline
 from sdjax.schedulers import NoiseSchedule, Plan
 from sdjax.schedulers.loop import PlanRow, RowModel
 from sdjax.schedulers.tuned import ORDER, Table
 from sdjax.training.fit import Report, Run, Task
 from sdjax.training.following import follow
+from sdjax.training.objectives import NEAR, Apart, Name, OfDecoded, nearer_noise, of_latents
 from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.step import Metrics, TrainState, Tree
 from sdjax.training.teacher import Lesson, Taught, check_tunable, taught
@@ -38,7 +41,7 @@ AT_ONCE = 4  # of which estimates are made
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """The loss of a plan: the mean logarithm of the root mean square distance from the teacher's latents.
+    """The loss of a plan: the mean logarithm of the distance from the teacher's latents, see `objectives`.
 
     The logarithm, because pictures differ by a factor of ten in how far few evaluations lead, and all count.
     """
@@ -46,6 +49,8 @@ class Tuning:
     model: Asked
     noise: NoiseSchedule
     firsts: tuple[First, ...]
+    apart: Apart = of_latents
+    radius: float = 0.0  # how far the noise may move, to where the distance is less
 
     @property
     def first(self) -> First:
@@ -54,13 +59,13 @@ class Tuning:
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         """batch: "noise", "target" and "share", and what the model reads; see `teacher.taught`."""
-        distance = self.distance(params, frozen, batch)
-        return {"loss": jnp.log(distance), "rmse": distance}
 
-    def distance(self, params: Tree, frozen: Tree, batch: Tree) -> jax.Array:
-        """[batch], in units of the latents."""
-        apart = self.latents(params, frozen, batch) - batch["target"]
-        return jnp.sqrt(jnp.mean(apart**2, (1, 2, 3)) + 1e-10)
+        def distance(noise: jax.Array) -> jax.Array:
+            return self.apart(frozen, self.latents(params, frozen, batch | {"noise": noise}), batch["target"])
+
+        noise = batch["noise"]
+        found = distance(nearer_noise(distance, noise, self.radius) if self.radius else noise)
+        return {"loss": jnp.log(found), "distance": found}
 
     def latents(self, params: Tree, frozen: Tree, batch: Tree) -> jax.Array:
         """What the plan draws, [batch, h, w, channels]. Backwards, a row is computed again, and only its input kept."""
@@ -98,7 +103,7 @@ def guided(unet: nn.Module) -> Asked:
     """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row."""
 
     def asked(frozen: Tree, batch: Tree, factors: jax.Array) -> RowModel:
-        predict = jax.checkpoint(unet_denoiser(unet, frozen))
+        predict = jax.checkpoint(unet_denoiser(unet, frozen["unet"]))
         conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
         scales: Any = 1 + factors * (batch["scale"][:, None] - 1)
         return denoiser(predict, conditioning, cfg(scales), guided=True)
@@ -106,18 +111,24 @@ def guided(unet: nn.Module) -> Asked:
     return asked
 
 
-def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str]) -> Task:
+def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str], objective: Name) -> Task:
     """Fits a plan of `nfe` evaluations that begins with the levels of one of these spacings, whichever does best.
 
-    The result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone.
+    objective: "latents"; or "relaxed", from noise nearby (`objectives.nearer_noise`); or "decoded" (`OfDecoded`). The
+    result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone.
     """
     check_tunable(pipe)
     firsts = tuple(first_of(pipe, nfe, spacing) for spacing in spacings)
+    modules = pipe.networks.modules
+    if objective == "decoded" and not isinstance(modules["vae"], AutoencoderKL):
+        raise InputError("the objective decoded is for models with an AutoencoderKL: take latents or relaxed")
+    apart = OfDecoded(modules["vae"]) if objective == "decoded" else of_latents
+    radius = NEAR if objective == "relaxed" else 0.0
     return fitting_task(
-        Tuning(guided(pipe.networks.modules["unet"]), pipe.facts.scheduler.noise, firsts),
-        jax.device_get(pipe.params["unet"]),
+        Tuning(guided(modules["unet"]), pipe.facts.scheduler.noise, firsts, apart, radius),
+        jax.device_get({name: pipe.params[name] for name in ("unet", "vae")}),
         lesson.scales,
-        {"nfe": nfe, "spacings": list(spacings), **asdict(lesson)},
+        {"nfe": nfe, "spacings": list(spacings), "objective": objective, **asdict(lesson)},
         lambda run: taught(pipe, lesson, run.settings.batch_size, run.report),
         lesson.pictures,
     )
