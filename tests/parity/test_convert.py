@@ -223,6 +223,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("component", LOADERS)
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_the_names_and_shapes_of_the_published_models(shared, model, component):

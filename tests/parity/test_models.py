@@ -250,7 +250,7 @@ VAES = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", VAES)
 def test_vae(name, report):
     config, size = VAES[name]

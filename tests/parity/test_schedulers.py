@@ -270,7 +270,7 @@ def ends_above_timestep_0(config, steps):
     )
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", CLASSES)
 def test_trajectories_end_where_those_of_diffusers_do(name, monkeypatch):
     compared, worst, left_out = 0, 0.0, {}
