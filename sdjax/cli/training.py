@@ -200,7 +200,7 @@ def textual_inversion(
     train_in(word_task(open_model(model), examples, Word(word, vectors, begin_with)), run, settings, intervals)
 
 
-@with_settings(steps=1000, batch_size=16, learning_rate=1.5e-4, warmup_steps=30, cosine_decay=True, ema_decay=0.98)
+@with_settings(steps=1000, batch_size=16, learning_rate=1e-3, ema_decay=0.95)
 def lcm(
     *,
     pictures: Pictures,
