@@ -51,17 +51,16 @@ def accuracy(
     drawn: dict[tuple[str, str], np.ndarray] = {}
     for model, form in itertools.product(models, (None, *(weights or ()))):
         pipe = sdjax.load(model, weights=form)
-        label = Path(model).name + (f", {form}" if form else "")
+        label = f"{model}, {form}" if form else model
         for name, scenes in kinds.items():
-            drawn[label, name] = sheets.drawn(pipe, captions_of(scenes), batch, how, f"{label}, {name}")
-    first = next(label for label, _ in drawn)
+            drawn[label, name] = sheets.drawn(pipe, captions_of(scenes), batch, how, f"{Path(label).name}, {name}")
     for name, scenes in kinds.items():
         drawn["rendered", name] = rendered(scenes)
-    rows = [
-        row(label, name, pixels, kinds[name], space)
-        | {"apart": 255 * float(np.abs(pixels - drawn[first, name]).mean()) if label not in (first, "rendered") else ""}
-        for (label, name), pixels in drawn.items()
-    ]
+    rows = []
+    for (label, name), pixels in drawn.items():
+        apart = 255 * float(np.abs(pixels - drawn[models[0], name]).mean())
+        is_other = label not in (models[0], "rendered")
+        rows.append(row(label, name, pixels, kinds[name], space) | {"apart": apart if is_other else ""})
     note = f"{pictures} captions each; {steps} steps of {sampler}, guidance {guidance:g}"
     publish("accuracy", rows, json_file, note)
     if sheet is not None:
@@ -77,7 +76,7 @@ def row(label: str, name: str, pixels: np.ndarray, scenes: Sequence[Scene], spac
     """A line of the table."""
     found = shown(pixels, scenes, space)
     shares = {"all": found["all"], **{fact: found["facts"].get(fact, "") for fact in FACTS}}
-    return {"model": label, "pairs": name, **shares, "frechet": found["frechet"] if name == "seen" else ""}
+    return {"model": Path(label).name, "pairs": name, **shares, "frechet": found["frechet"] if name == "seen" else ""}
 
 
 def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict[str, Sequence[Scene]]) -> None:
@@ -88,5 +87,5 @@ def save_sheet(path: Path, drawn: dict[tuple[str, str], np.ndarray], kinds: dict
         for (label, of), pixels in drawn.items():
             if of == name:
                 rows.append(list(to_pil(pixels[:ON_SHEET])))
-                labels.append(f"{label}, {name}")
+                labels.append(f"{Path(label).name}, {name}")
     sheets.save_sheet(path, rows, labels)

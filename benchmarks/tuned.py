@@ -44,8 +44,10 @@ def tuned(
     sizes = sorted(map(int, numbers("--budgets", budgets)))
     rows = measure(chosen(None, SOLVERS, OF_ANOTHER_KIND), chosen(None, SPACINGS, SAME_OR_FOREIGN), count, sizes)
     exact = scheduler_for("euler", "linspace")
-    taught = Taught(_examples(count, TAUGHT), _way(count, TAUGHT))
-    held_out = _examples(count, HELD_OUT)
+    noise, others = (np.random.default_rng(seed).standard_normal((count, DIMENSIONS)) for seed in (TAUGHT, HELD_OUT))
+    way = _way(noise)
+    taught = Taught(_examples(noise, way.samples[-1, :, 0, 0]), way)
+    held_out = _examples(others, exact_ends(others, exact))
     found = []
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         for budget in sizes:
@@ -73,21 +75,18 @@ def _first(rows: int) -> First:
     return First(np.log(levels), scheduler_for("euler", "linspace").noise.timestep(levels))
 
 
-def _examples(count: int, seed: int) -> list[dict[str, Any]]:
-    noise = np.random.default_rng(seed).standard_normal((count, DIMENSIONS))
-    ends = exact_ends(noise, scheduler_for("euler", "linspace"))
+def _examples(noise: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
     one = np.ones(1, np.float32)
     pairs = zip(noise[:, None, None].astype(np.float32), ends[:, None, None].astype(np.float32))
     return [{"noise": first, "target": end, "share": one} for first, end in pairs]
 
 
-def _way(count: int, seed: int) -> Way:
-    noise = np.random.default_rng(seed).standard_normal((count, DIMENSIONS))
+def _way(noise: np.ndarray) -> Way:
     exact = scheduler_for("euler", "linspace")
-    ends = exact.noise.sigmas[[-1, 0]]
-    levels = np.geomspace(*ends, 60)
-    samples = np.concatenate([exact_way(noise, exact, levels), exact_ends(noise, exact)[None]])
-    return Way(levels, samples[:, :, None, None])
+    levels = np.geomspace(*exact.noise.sigmas[[-1, 0]], 60)
+    samples = exact_way(noise, exact, levels)
+    ends = denoised(samples[-1], levels[-1], np)
+    return Way(levels, np.concatenate([samples, ends[None]])[:, :, None, None])
 
 
 def _mixture(frozen: Any, batch: Any, factors: Any) -> Any:

@@ -243,7 +243,6 @@ def test_a_refiner_that_is_the_model_itself_changes_no_bit(small_xl, xl):
         assert np.array_equal(drawn(pipe, denoising_end=0.6, **how), drawn(xl, **how))
 
 
-@pytest.mark.long
 def test_a_refiner_of_another_kind_is_refused(xl, pipe):
     with pytest.raises(InputError, match="refine each by its own kind"):
         xl.use_refiner(pipe)
@@ -251,6 +250,7 @@ def test_a_refiner_of_another_kind_is_refused(xl, pipe):
         pipe.use_refiner(xl)
 
 
+@pytest.mark.long
 def test_the_refiner_takes_over_where_it_is_told_to(refining, xl):
     plain = drawn(xl, **LONGER)
     late, early = (drawn(refining, denoising_end=share, **LONGER) for share in (0.999, 0.3))

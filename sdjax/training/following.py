@@ -5,7 +5,8 @@ by how far it lands from where the teacher passed that level; it begins where th
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -21,7 +22,8 @@ RIDGE = 1e-4  # of the deviation of each direction: the estimates of neighbourin
 LEAST_SHARE = 0.05  # of the present estimate in a row, from which on its guidance is found
 
 
-class Way(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Way:
     """The way that a teacher took: samples [levels + 1, pictures, h, w, channels] at levels that fall, and its end."""
 
     levels: np.ndarray
@@ -31,8 +33,11 @@ class Way(NamedTuple):
         """Samples at a level, between those that are kept."""
         if level == 0:
             return self.samples[-1]
-        found = CubicSpline(-np.log(self.levels), self.samples[:-1])
-        return found(-np.log(np.clip(level, self.levels[-1], self.levels[0])))
+        return self._between(-np.log(np.clip(level, self.levels[-1], self.levels[0])))
+
+    @cached_property
+    def _between(self) -> CubicSpline:
+        return CubicSpline(-np.log(self.levels), self.samples[:-1])
 
     def of(self, pictures: list[int]) -> "Way":
         """That of some of its pictures."""
@@ -52,13 +57,13 @@ def follow(way: Way, levels: np.ndarray, timesteps: np.ndarray, estimate: Estima
         guided, unguided = (estimate(x, level, timesteps[k], factor) for factor in (1.0, 0.0))
         towards, rest = 1 - target / level, target / level * x
         plain = rest + towards * guided
-        directions = [towards * (earlier - guided) for earlier in estimates[: ORDER - 1]]
+        directions = [towards * (each - guided) for each in estimates[: ORDER - 1]]
+        others = len(directions)
         is_guided = bool(np.any(guided != unguided))
         if is_guided:
             directions.append(towards * (guided - unguided))
         found = least_squares(directions, way.at(target) - plain)
-        earlier = found[: len(estimates[: ORDER - 1])]
-        weights[k, 0], weights[k, 1 : 1 + len(earlier)] = 1 - earlier.sum(), earlier
+        weights[k, 0], weights[k, 1 : 1 + others] = 1 - found[:others].sum(), found[:others]
         if is_guided and abs(weights[k, 0]) > LEAST_SHARE:
             guidance[k] = 1 + found[-1] / weights[k, 0]
         estimates.insert(0, guided + (guidance[k] - 1) * (guided - unguided))

@@ -8,9 +8,8 @@ whose distances add up to the least. It takes no gradient, and no more evaluatio
 import numpy as np
 
 from sdjax.pipeline import Pipeline
-from sdjax.schedulers.tuned import Table, TunedPlan, described
+from sdjax.schedulers.tuned import ORDER, Table, TunedPlan, described
 from sdjax.training.fit import Report
-from sdjax.training.plans import multistep_weights
 from sdjax.training.teacher import Lesson, check_tunable, trajectories
 
 
@@ -34,6 +33,15 @@ def gits_plan(pipe: Pipeline, lesson: Lesson, nfe: int, batch_size: int, report:
     stacked = Table(*(np.stack(leaves) for leaves in zip(*tables)))
     about = {"method": "gits", "nfe": nfe, "pictures": lesson.pictures, "evaluations": lesson.evaluations}
     return TunedPlan(np.array(lesson.scales), stacked, described(noise), about)
+
+
+def multistep_weights(log_levels: np.ndarray) -> np.ndarray:
+    """Those of DPM++ 2M, Lu et al. (2022), arXiv:2211.01095: [rows, ORDER]. The last step, to 0, is of first order."""
+    weights = np.eye(1, ORDER).repeat(len(log_levels), 0)
+    steps = -np.diff(log_levels)
+    for k in range(1, len(log_levels) - 1):
+        weights[k, :2] += np.array([1, -1]) * steps[k] / steps[k - 1] / 2
+    return weights
 
 
 def distances(levels: np.ndarray, samples: np.ndarray, estimates: np.ndarray) -> np.ndarray:

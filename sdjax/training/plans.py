@@ -32,15 +32,6 @@ def first_of(pipe: Pipeline, nfe: int, spacing: str) -> First:
     return First(np.log(plan.sigmas), np.array(plan.timesteps))
 
 
-def multistep_weights(log_levels: np.ndarray) -> np.ndarray:
-    """Those of DPM++ 2M, Lu et al. (2022), arXiv:2211.01095: [rows, ORDER]. The last step, to 0, is of first order."""
-    weights = np.eye(1, ORDER).repeat(len(log_levels), 0)
-    steps = -np.diff(log_levels)
-    for k in range(1, len(log_levels) - 1):
-        weights[k, :2] += np.array([1, -1]) * steps[k] / steps[k - 1] / 2
-    return weights
-
-
 def table_of(first: First, params: Tree, share: Numbers, trained: int) -> Table:
     """Parameters as a table, at a scale that is `share` [scales] of those of the plan.
 

@@ -16,7 +16,7 @@ from sdjax.pipeline import Pipeline
 from sdjax.pipeline.tasks import TASKS
 from sdjax.settings import Picture
 from sdjax.training.fit import Report
-from sdjax.training.following import Way
+from sdjax.training.following import Way, root_mean_square
 
 log = logging.getLogger("sdjax")
 
@@ -105,7 +105,7 @@ def _with_half(picture: Picture) -> Picture:
 
 def _say_how_far(latents: np.ndarray, of_half: np.ndarray, lesson: Lesson) -> None:
     """Logs the distance of a teacher's latents from those of half as many evaluations: a warning where it is large."""
-    apart = float(np.median(np.sqrt(np.mean((latents - of_half) ** 2, (1, 2, 3)))))
+    apart = float(np.median(root_mean_square(latents - of_half)))
     said = f"the teacher's latents are {apart:.2g} from those of {lesson.evaluations // 2} evaluations"
     if apart > CONVERGED:
         log.warning("%s: it has not converged, and a plan gets no nearer to the truth: give --teacher more", said)

@@ -123,10 +123,11 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str
     if objective == "decoded" and not isinstance(modules["vae"], AutoencoderKL):
         raise InputError("the objective decoded is for models with an AutoencoderKL: take latents or relaxed")
     apart = OfDecoded(modules["vae"]) if objective == "decoded" else of_latents
+    read = ("unet", "vae") if objective == "decoded" else ("unet",)
     radius = NEAR if objective == "relaxed" else 0.0
     return fitting_task(
         Tuning(guided(modules["unet"]), pipe.facts.scheduler.noise, firsts, apart, radius),
-        jax.device_get({name: pipe.params[name] for name in ("unet", "vae")}),
+        jax.device_get({name: pipe.params[name] for name in read}),
         lesson.scales,
         {"nfe": nfe, "spacings": list(spacings), "objective": objective, **asdict(lesson)},
         lambda run: taught(pipe, lesson, run.settings.batch_size, run.report),
@@ -182,10 +183,12 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> T
 
         return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
 
-    knots, apart = range(len(taught.examples[0]["share"])), []
-    for number, first in enumerate(tuning.firsts):
-        report("encode", number, len(tuning.firsts) + 1, "following the teacher")
-        apart.append(sum(np.log(followed(first, knot, TRIED)[1]).mean() for knot in knots))
+    knots, apart = range(len(taught.examples[0]["share"])), [0.0]
+    if len(tuning.firsts) > 1:
+        apart = []
+        for number, first in enumerate(tuning.firsts):
+            report("encode", number, len(tuning.firsts) + 1, "following the teacher")
+            apart.append(sum(np.log(followed(first, knot, TRIED)[1]).mean() for knot in knots))
     best = tuning.firsts[int(np.argmin(apart))]
     found = [params_of(tuning.first, followed(best, knot, None)[0]) for knot in knots]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
