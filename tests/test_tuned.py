@@ -174,6 +174,15 @@ def test_a_fit_begins_on_the_teachers_way():
     np.testing.assert_allclose(found.weights[3], table.weights[3], atol=0.02)
 
 
+def test_a_plan_that_begins_lower_begins_with_the_same_noise():
+    """As it will be drawn, and not where the teacher passed that level."""
+    way = Way(np.array([8.0, 2.0, 0.5]), np.random.default_rng(0).standard_normal((4, 3, 4, 4, 1)))
+    seen = []
+    levels = np.array([2.0, 0.5])
+    follow(way, levels, levels, lambda x, *_: seen.append(x) or np.tanh(x))
+    np.testing.assert_allclose(seen[0], way.samples[0] / np.sqrt(1 + 8**2) * np.sqrt(1 + 2**2))
+
+
 def test_what_is_decoded_alike_is_near(small):
     """In the decoder's eyes a picture is 0 from itself, and the farther the more it is changed."""
     opened = load(small)

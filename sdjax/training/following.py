@@ -49,7 +49,7 @@ def follow(way: Way, levels: np.ndarray, timesteps: np.ndarray, estimate: Estima
 
     Distances are root mean squares. Their logarithms count, as in a fit.
     """
-    x = way.samples[0] * (levels[0] / way.levels[0]) if levels[0] > way.levels[0] else way.at(levels[0])
+    x = way.samples[0] * np.sqrt((1 + levels[0] ** 2) / (1 + way.levels[0] ** 2))  # the same noise, at its own level
     estimates: list[np.ndarray] = []
     weights, guidance = np.zeros((len(levels), ORDER)), np.ones(len(levels))
     for k, level in enumerate(levels):
