@@ -8,7 +8,9 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.client import HTTPConnection
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -323,7 +325,7 @@ def test_a_key_is_drawn_once(client, server):
         how = {"num_inference_steps": 20}
         return client.images.generate(prompt="a ring", extra_headers=key, extra_body=how).data[0]
 
-    before = server.engine.metrics.registry.get_sample_value("sdjax_pictures_total", {"outcome": "done"})
+    before = server.engine.metrics.registry.get_sample_value("sdjax_pictures_total", {"outcome": "done"}) or 0
     with ThreadPoolExecutor(3) as pool:
         answers = [*pool.map(ask, range(3)), ask(3)]
     assert len({(each.seed, each.b64_json) for each in answers}) == 1
@@ -331,6 +333,19 @@ def test_a_key_is_drawn_once(client, server):
     with urlopen(f"{server.url}/metrics") as answer:
         text = answer.read().decode()
     assert "sdjax_evaluations_total" in text and "sdjax_seconds_bucket" in text and "sdjax_fill_sum" in text
+
+
+@pytest.mark.long
+def test_an_unused_connection_is_kept_for_longer_than_clients_keep_it(server):
+    """A client that uses one again just when the server closes it gets no answer."""
+    address = urlsplit(server.url)
+    connection = HTTPConnection(address.hostname, address.port)
+    connection.request("GET", "/metrics")
+    connection.getresponse().read()
+    kept = connection.sock
+    time.sleep(6)
+    connection.request("GET", "/metrics")
+    assert connection.getresponse().status == 200 and connection.sock is kept
 
 
 @pytest.mark.long

@@ -12,6 +12,8 @@ from sdjax.server.engine import Engine
 
 PATIENCE = 30.0  # seconds in which what was accepted may be finished when the server stops
 CLOSING = 5.0  # seconds in which answers may be sent then
+KEPT = 75  # seconds for which an unused connection is kept: whoever keeps it for less, as httpx (5) and nginx (60) do,
+# closes it first, so that no request is sent on a connection that the server has just closed
 
 
 class Host:
@@ -29,7 +31,9 @@ class Host:
             raise InputError(f"{host}:{port} cannot be listened at: {error}") from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{listening.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=round(CLOSING))
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_keep_alive=KEPT, timeout_graceful_shutdown=round(CLOSING)
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listening],), name="sdjax-http", daemon=True)
         self._thread.start()
