@@ -25,6 +25,7 @@ from benchmarks.judged import judged
 from benchmarks.kills import kills
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
+from benchmarks.pixels import pixels
 from benchmarks.recommend import recommend
 from benchmarks.reuse import reuse
 from benchmarks.scenes import scenes
@@ -37,6 +38,7 @@ from benchmarks.stacked import stacked
 from benchmarks.start import start
 from benchmarks.trained import trained
 from benchmarks.training import training
+from benchmarks.transfer import transfer
 from benchmarks.tuned import tuned
 from benchmarks.vae import vae
 from sdjax.errors import SdjaxError
@@ -66,6 +68,8 @@ app.command("batch-memory", rich_help_panel=LONG)(batch_memory)
 app.command("serving", rich_help_panel=LONG)(serving)
 app.command("trained", rich_help_panel=LONG)(trained)
 app.command("tuned", rich_help_panel=LONG)(tuned)
+app.command("pixels", rich_help_panel=LONG)(pixels)
+app.command("transfer", rich_help_panel=LONG)(transfer)
 app.command("accuracy", rich_help_panel=LONG)(accuracy)
 app.command("judged", rich_help_panel=LONG)(judged)
 app.command("forms", rich_help_panel=LONG)(forms)

@@ -1,6 +1,7 @@
 """A plan that is fitted, beside every sampler on every spacing, on the model whose answer is known."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ def tuned(
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         for budget in sizes:
             known = [row for row in rows if row["nfe"] <= budget and not row["stochastic"]]
-            best = min(known, key=lambda row: row["error"])
+            by_hand = {f"{row['sampler']} {row['spacing']}": row["error"] for row in known}
             task = progress.add_task(f"{budget} evaluations", total=steps)
             tuning = Tuning(_mixture, exact.noise, (_first(budget),))
 
@@ -62,17 +63,20 @@ def tuned(
             fitted = fitting_task(tuning, (), [1.0], {"nfe": budget}, lambda run: taught, count)
             settings = Settings(steps, BATCH, 0.01, 20, ema_decay=0, cosine_decay=True)
             path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
-            error = _error(read_plan(path), held_out)
-            found.append(
-                {"NFE": budget, "best by hand": f"{best['sampler']} {best['spacing']}", "its error": best["error"]}
-                | {"tuned": error, "tuned over best": error / best["error"]}
-            )
+            found.append(compared(budget, by_hand, _error(read_plan(path), held_out)))
     publish("tuned", found, json_file, f"{count} samples in {DIMENSIONS} dimensions; {len(rows)} runs by hand")
+
+
+def compared(budget: int, by_hand: Mapping[str, float], tuned: float) -> dict[str, Any]:
+    """A row of the table: errors of samplers by their names, and of a tuned plan."""
+    best = min(by_hand, key=by_hand.__getitem__)
+    row = {"NFE": budget, "best by hand": best, "its error": by_hand[best], "tuned": tuned}
+    return row | {"tuned over best": tuned / by_hand[best]}
 
 
 def _first(rows: int) -> First:
     levels = np.geomspace(scheduler_for("euler", "linspace").noise.sigmas[-1], 0.1, rows)
-    return First(np.log(levels), scheduler_for("euler", "linspace").noise.timestep(levels))
+    return First("geometric", np.log(levels), scheduler_for("euler", "linspace").noise.timestep(levels))
 
 
 def _examples(noise: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def fitted(seed=0, rows=5, prediction_type="epsilon") -> tuple[First, dict, Tune
     """Parameters as a run might find them, and their plan."""
     random = np.random.default_rng(seed)
     levels = np.geomspace(14.6, 0.05, rows)
-    first = First(np.log(levels), noise_of().timestep(levels))
+    first = First("geometric", np.log(levels), noise_of().timestep(levels))
     shapes = {"start": (3,), "steps": (3, rows - 1), "timesteps": (3, rows), "weights": (3, rows, 3)}
     shapes["guidance"] = (3, rows)
     params = {name: jnp.asarray(random.normal(0, 0.1, shape), jnp.float32) for name, shape in shapes.items()}
@@ -218,7 +218,7 @@ def test_no_guidance_is_found_where_there_is_none():
 
 
 def test_a_plan_is_a_sampler(pipe, tmp_path):
-    first = first_of(pipe, 4, "trailing")
+    first = first_of(pipe.facts.scheduler, 4, "trailing")
     shapes = {"start": (1,), "steps": (1, 3), "timesteps": (1, 4), "weights": (1, 4, 3), "guidance": (1, 4)}
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     tuned = plan_of(first, params, (3.0,), pipe.facts.scheduler.noise, {})

@@ -42,6 +42,8 @@ def ddpm(
     sdjax ddpm ./run/model-20000 -o pictures --count 64 --sampler dpmpp_2m --steps 20
 
     sdjax ddpm ./run/model-20000 --image half.png --strength 0.5
+
+    sdjax ddpm ./run/model-20000 --sampler ddpm-6.json
     """
     check_output(output)
 
@@ -49,6 +51,7 @@ def ddpm(
 
     import sdjax.convert
     from sdjax.files.pictures import grid, save_picture
+    from sdjax.files.plans import read_plan, use_plan
     from sdjax.loading import keep_compiled_programs
     from sdjax.pipeline.images import read_square, to_pil
     from sdjax.pipeline.unconditional import read_pixel_model
@@ -66,6 +69,8 @@ def ddpm(
             drawn += to_pil(np.asarray(opened.sample(seeds, steps, sampler, spacing, start, strength)))
         report("pictures", count, count)
     drawn = drawn[:count]
+    if sampler.endswith(".json"):
+        steps, sampler = read_plan(sampler).nfe, use_plan(sampler)
     how = {"model": model, "steps": steps, "sampler": sampler, "version": __version__}
     how |= {"spacing": spacing} if spacing else {}
     how |= {"image": str(image), "strength": strength} if image else {}

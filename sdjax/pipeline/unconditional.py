@@ -16,6 +16,7 @@ from sdjax import schedulers
 from sdjax.errors import CheckpointError, InputError
 from sdjax.files.checkpoint import read_component
 from sdjax.files.layout import SCHEDULER, component_classes, read_index, read_json
+from sdjax.files.plans import read_plan
 from sdjax.parallel import compiled
 from sdjax.random import image_keys, normal
 
@@ -41,19 +42,29 @@ class PixelModel:
     ) -> np.ndarray:
         """Draws a picture for each seed: [count, size, size, channels] in [0, 1].
 
+        sampler: a name, or a file of `sdjax tune`, whose evaluations are then the steps.
         image: what to start from, [size, size, channels] in [0, 1], of which `strength` is lost to noise, or None.
         Raises InputError for what is no sampler, a plan that cannot be made, and an image of another shape.
         """
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
         if image is not None and image.shape != (size, size, channels):
             raise InputError(f"the image should be of shape {(size, size, channels)}, not {image.shape}")
-        scheduler = schedulers.from_config(self.scheduler).with_solver(sampler, spacing)
-        plan = scheduler.plan(steps, 1.0 if image is None else strength)
+        plan = self.plan(steps, sampler, spacing, 1.0 if image is None else strength)
         keys = image_keys(list(seeds))
         noise = normal(keys.start, (size, size, channels))
         x = plan.start(noise, None if image is None else jnp.broadcast_to(2 * image - 1, noise.shape))
         drawn = _drawing(self.unet)(plan.padded(), self.params, x, keys.step)
         return np.clip(np.asarray(drawn) / 2 + 0.5, 0, 1)
+
+    def plan(self, steps: int, sampler: str, spacing: str | None = None, strength: float = 1.0) -> schedulers.Plan:
+        """What `sample` runs."""
+        scheduler = schedulers.from_config(self.scheduler)
+        if not sampler.endswith(".json"):
+            return scheduler.with_solver(sampler, spacing).plan(steps, strength)
+        if spacing is not None:
+            raise InputError(f"spacing does not suit the sampler {sampler!r}: a tuned plan has levels of its own")
+        tuned = read_plan(sampler)
+        return scheduler.with_table(tuned, 1.0).plan(strength=strength, sigmas=(*tuned.at(1.0).levels, 0.0))
 
 
 def read_pixel_model(directory: str | PathLike[str]) -> PixelModel:

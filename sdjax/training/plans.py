@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.pipeline import Pipeline
-from sdjax.schedulers import NoiseSchedule, Plan
+from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
 from sdjax.schedulers.plan import Rows
 from sdjax.schedulers.solvers.rows import D1, D2, D3, INPUTS, REGISTERS, SAVED, D, X
 from sdjax.schedulers.tuned import ORDER, Table, TunedPlan, described
@@ -19,17 +18,18 @@ TIMESTEP = 100.0  # timesteps in a parameter's unit; the others count in logarit
 
 
 class First(NamedTuple):
-    """Levels to begin with: log_levels [rows], timesteps [rows]. On the first, parameters of 0 are DDIM,
-    arXiv:2010.02502."""
+    """Levels to begin with, by the name of their spacing: log_levels [rows], timesteps [rows]. On the first of several,
+    parameters of 0 are DDIM, arXiv:2010.02502."""
 
+    spacing: str
     log_levels: np.ndarray
     timesteps: np.ndarray
 
 
-def first_of(pipe: Pipeline, nfe: int, spacing: str) -> First:
+def first_of(scheduler: Scheduler, nfe: int, spacing: str) -> First:
     """A spacing's levels."""
-    plan = pipe.facts.scheduler.with_solver("ddim", spacing).plan(nfe)
-    return First(np.log(plan.sigmas), np.array(plan.timesteps))
+    plan = scheduler.with_solver("ddim", spacing).plan(nfe)
+    return First(spacing, np.log(plan.sigmas), np.array(plan.timesteps))
 
 
 def table_of(first: First, params: Tree, share: Numbers, trained: int) -> Table:
@@ -61,7 +61,7 @@ def params_of(first: First, table: Table) -> Tree:
     }
 
 
-def traced_plan(table: Table, noise: NoiseSchedule) -> Plan:
+def traced_plan(table: Table, noise: NoiseSchedule, clip_range: float = np.inf) -> Plan:
     """`Table.rows` as a `Plan`, in JAX: it can be differentiated. For one picture; see `Plan.from_rows`."""
     levels: Numbers = table.levels
     targets = jnp.append(levels[1:], 0.0)
@@ -84,7 +84,7 @@ def traced_plan(table: Table, noise: NoiseSchedule) -> Plan:
     return Plan(
         rows=Rows(*rows),
         nfe=np.array(len(levels), np.int32),
-        clip_range=one * np.inf,
+        clip_range=one * clip_range,
         threshold=np.zeros(2),
         data_std=one,
         start_scale=one,

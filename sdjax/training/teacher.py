@@ -93,7 +93,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> T
         }
         if start == 0:
             of_half = way_of(pipe, model, [_with_half(picture) for picture in own])
-            _say_how_far(tree["target"], of_half.samples[-1], lesson)
+            say_how_far(tree["target"], of_half.samples[-1], lesson.evaluations)
         leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
         examples += [jax.tree.unflatten(structure, each) for each in zip(*leaves)]
     return Taught(examples, Way(ways[0].levels, np.concatenate([way.samples for way in ways], 1)))
@@ -103,10 +103,10 @@ def _with_half(picture: Picture) -> Picture:
     return replace(picture, num_inference_steps=int(picture.num_inference_steps or 0) // 2)
 
 
-def _say_how_far(latents: np.ndarray, of_half: np.ndarray, lesson: Lesson) -> None:
-    """Logs the distance of a teacher's latents from those of half as many evaluations: a warning where it is large."""
-    apart = float(np.median(root_mean_square(latents - of_half)))
-    said = f"the teacher's latents are {apart:.2g} from those of {lesson.evaluations // 2} evaluations"
+def say_how_far(results: np.ndarray, of_half: np.ndarray, evaluations: int) -> None:
+    """Logs the distance of a teacher's results from those of half as many evaluations: a warning where it is large."""
+    apart = float(np.median(root_mean_square(results - of_half)))
+    said = f"the teacher's results are {apart:.2g} from those of {evaluations // 2} evaluations"
     if apart > CONVERGED:
         log.warning("%s: it has not converged, and a plan gets no nearer to the truth: give --teacher more", said)
     else:
@@ -118,12 +118,18 @@ def way_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> Way:
 
     def draw() -> bytes:
         file, (levels, samples, _) = io.BytesIO(), trajectories(pipe, pictures)
-        kept = [*range(0, len(levels) - 1, EVERY), len(levels) - 1]
-        np.savez(file, levels=levels[kept], samples=samples[[*kept, -1]].astype(np.float32))
+        way = thinned(levels, samples)
+        np.savez(file, levels=way.levels, samples=way.samples.astype(np.float32))
         return file.getvalue()
 
     found = np.load(io.BytesIO(cached("teachers", (model, list(pictures), EVERY), draw)))
     return Way(found["levels"], found["samples"])
+
+
+def thinned(levels: np.ndarray, samples: np.ndarray) -> Way:
+    """The way of a teacher, with every third level and the last."""
+    kept = [*range(0, len(levels) - 1, EVERY), len(levels) - 1]
+    return Way(levels[kept], samples[[*kept, -1]])
 
 
 def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,11 +139,14 @@ def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarra
     """
     batch = pipe.begin(pipe.prepare(pictures))
     plan = batch.order.recipes[0].plan
-    levels, rows = plan.sigmas, int(plan.nfe)
-    scales = np.sqrt(1 + np.append(levels[1:], 0.0) ** 2)
-    samples, estimates = [batch.first * np.sqrt(1 + levels[0] ** 2)], []
-    for step in pipe.denoise(batch, range(1, rows)):
+    seen, estimates = [batch.first], []
+    for step in pipe.denoise(batch, range(1, int(plan.nfe))):
         state = batch.on_host(step)
-        samples.append(np.asarray(state.registers[:, 0]) * scales[step.row - 1])
+        seen.append(np.asarray(state.registers[:, 0]))
         estimates.append(np.asarray(state.denoised))
-    return levels, np.stack(samples), np.stack(estimates)
+    return plan.sigmas, as_samples(plan.sigmas, seen), np.stack(estimates)
+
+
+def as_samples(levels: np.ndarray, seen: Sequence[np.ndarray]) -> np.ndarray:
+    """What a network sees at each level, and the end, as x0 + sigma * noise: [levels + 1, pictures, ...]."""
+    return np.stack(seen) * np.sqrt(1 + np.append(levels, 0.0) ** 2)[:, None, None, None, None]

@@ -51,6 +51,7 @@ class Tuning:
     firsts: tuple[First, ...]
     apart: Apart = of_latents
     radius: float = 0.0  # how far the noise may move, to where the distance is less
+    clip_range: float = np.inf  # see `Plan`
 
     @property
     def first(self) -> First:
@@ -73,7 +74,7 @@ class Tuning:
 
         def plan_at(share: jax.Array) -> tuple[Plan, jax.Array]:
             table = table_of(self.first, params, share, trained)
-            return jax.tree.map(jnp.asarray, (traced_plan(table, self.noise), table.guidance))
+            return jax.tree.map(jnp.asarray, (traced_plan(table, self.noise, self.clip_range), table.guidance))
 
         plan, factors = jax.vmap(plan_at)(batch["share"])
         state = schedulers.init_state(plan, batch["noise"])
@@ -94,7 +95,8 @@ class Tuning:
             sample, batch = jax.tree.map(lambda leaf: leaf[None], given)
             sample = sample / jnp.sqrt(1 + level**2)
             output, _, _ = self.model(frozen, batch, jnp.full((1, 1), factor))(sample, row, jnp.zeros_like(sample))
-            return (rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output)[0]
+            denoised = rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output
+            return jnp.clip(denoised, -self.clip_range, self.clip_range)[0]
 
         return jax.lax.map(of_one, (x, examples), batch_size=AT_ONCE)
 
@@ -112,13 +114,13 @@ def guided(unet: nn.Module) -> Asked:
 
 
 def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str], objective: Name) -> Task:
-    """Fits a plan of `nfe` evaluations that begins with the levels of one of these spacings, whichever does best.
+    """Fits a plan of `nfe` evaluations that begins with the levels of one of these spacings: at each scale the best.
 
     objective: "latents"; or "relaxed", from noise nearby (`objectives.nearer_noise`); or "decoded" (`OfDecoded`). The
     result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone.
     """
     check_tunable(pipe)
-    firsts = tuple(first_of(pipe, nfe, spacing) for spacing in spacings)
+    firsts = tuple(first_of(pipe.facts.scheduler, nfe, spacing) for spacing in spacings)
     modules = pipe.networks.modules
     if objective == "decoded" and not isinstance(modules["vae"], AutoencoderKL):
         raise InputError("the objective decoded is for models with an AutoencoderKL: take latents or relaxed")
@@ -144,11 +146,12 @@ def fitting_task(
     count: int,
 ) -> Task:
     """Fits a plan to what `teach` gives, `count` examples; see `Task`."""
-    begun: list[Tree] = []
+    begun: list[tuple[Tree, list[str]]] = []
     said = {name: value for name, value in about.items() if name != "prompts"}
 
     def write(state: TrainState, path: Path) -> None:
-        plan = plan_of(tuning.first, state.ema, scales, tuning.noise, said | {"steps": int(state.step)})
+        own = {"begun on": begun[-1][1], "steps": int(state.step)}
+        plan = plan_of(tuning.first, state.ema, scales, tuning.noise, said | own)
         write_plan(plan, path)
 
     def open_examples(run: Run) -> Callable[[int], Any]:
@@ -158,7 +161,7 @@ def fitting_task(
 
     return Task(
         about=about,
-        init=lambda seed: begun[-1],
+        init=lambda seed: begun[-1][0],
         frozen=frozen,
         loss=tuning,
         count=count,
@@ -169,8 +172,9 @@ def fitting_task(
     )
 
 
-def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> Tree:
-    """Parameters of plans that follow the teacher, on those of the levels where they end nearest to it."""
+def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> tuple[Tree, list[str]]:
+    """Parameters of plans that follow the teacher, at each scale on those of the levels where they end nearest to it;
+    and the names of those levels' spacings [scales]."""
     estimate = jax.jit(tuning.estimate)
     frozen = jax.device_put(frozen)
 
@@ -183,12 +187,14 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> T
 
         return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
 
-    knots, apart = range(len(taught.examples[0]["share"])), [0.0]
-    if len(tuning.firsts) > 1:
-        apart = []
-        for number, first in enumerate(tuning.firsts):
-            report("encode", number, len(tuning.firsts) + 1, "following the teacher")
-            apart.append(sum(np.log(followed(first, knot, TRIED)[1]).mean() for knot in knots))
-    best = tuning.firsts[int(np.argmin(apart))]
-    found = [params_of(tuning.first, followed(best, knot, None)[0]) for knot in knots]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
+    def best_at(knot: int) -> First:
+        if len(tuning.firsts) == 1:
+            return tuning.first
+        report("encode", knot, len(knots) + 1, "following the teacher")
+        return min(tuning.firsts, key=lambda first: np.log(followed(first, knot, TRIED)[1]).mean())
+
+    knots = range(len(taught.examples[0]["share"]))
+    best = [best_at(knot) for knot in knots]
+    found = [params_of(tuning.first, followed(first, knot, None)[0]) for knot, first in zip(knots, best)]
+    params = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
+    return params, [first.spacing for first in best]
