@@ -60,6 +60,16 @@ def tune(
             "VAE's decoder sees, as LPIPS."
         ),
     ] = "latents",
+    gas: Annotated[
+        Path | None,
+        typer.Option(
+            "--gas",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="Fit nothing: write the solver in a checkpoint of GAS (arXiv:2510.17699) as a plan.",
+        ),
+    ] = None,
     settings: "Settings",
     intervals: "Intervals",
 ) -> None:
@@ -78,6 +88,7 @@ def tune(
     sdjax tune ./run/model-20000 --nfe 6 -o ddpm-6.json
     """
     from sdjax import load
+    from sdjax.files.gas import read_gas
     from sdjax.files.plans import write_plan
     from sdjax.schedulers.names import parse_spacing
     from sdjax.training.gits import gits_plan
@@ -85,6 +96,10 @@ def tune(
 
     if output.suffix != ".json":
         raise InputError(f"{output}: a plan's file has a name that ends in .json")
+    if gas is not None:
+        write_plan(read_gas(gas, load(model, safety_checker=None).facts.scheduler.noise), output)
+        typer.echo(output)
+        return
     if nfe >= teacher:
         raise InputError(f"the teacher takes more evaluations than the plan: --teacher above {nfe}")
     spacings = [parse_spacing(name) for name in spacing.split(",")]

@@ -1,4 +1,4 @@
-"""Files of tuned plans: JSON that `sdjax tune` writes, and where samplers' names find them."""
+"""Files of tuned and of linear plans: JSON that `sdjax tune` writes, and where samplers' names find them."""
 
 import json
 from collections.abc import Iterator
@@ -11,9 +11,13 @@ import numpy as np
 from sdjax.errors import InputError, brief
 from sdjax.files.atomic import replaced
 from sdjax.limits import TRAINED_TIMESTEPS
+from sdjax.schedulers.linear import MOST_ROWS, LinearTable
 from sdjax.schedulers.tuned import NAMED, ORDER, Table, TunedPlan
 
-FORMAT = "sdjax tuned plan 2"
+FORMATS: dict[str, type[Table] | type[LinearTable]] = {
+    "sdjax tuned plan 2": Table,
+    "sdjax linear plan 1": LinearTable,
+}
 BYTES = 1 << 20  # of a file
 ROWS = 128  # the most rows of a plan: those of the smallest compiled program
 CLOSE = 1e-6  # how far the weights of a row may add up to something else than 1
@@ -23,7 +27,8 @@ PLANS: dict[str, TunedPlan] = {}  # by their hashes, those that files were read 
 
 def write_plan(plan: TunedPlan, path: str | PathLike[str]) -> None:
     """Writes a plan as JSON."""
-    said = {"format": FORMAT, **plan.numbers(), "hash": plan.hash, "about": dict(plan.about)}
+    format_ = next(name for name, kind in FORMATS.items() if isinstance(plan.tables, kind))
+    said = {"format": format_, **plan.numbers(), "hash": plan.hash, "about": dict(plan.about)}
     with replaced(path) as partial:
         partial.write_text(json.dumps(said, indent=1) + "\n")
 
@@ -39,11 +44,12 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no tuned plan: it is no JSON ({brief(error)})") from error
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
+    kind = FORMATS.get(str(said.get("format"))) if isinstance(said, dict) else None
+    if kind is None:
         raise InputError(f"{path} is no tuned plan: `sdjax tune` makes them")
     try:
-        scales, *tables = (np.array(said[name], np.float64) for name in ("scales", *Table._fields))
-        plan = TunedPlan(scales, Table(*tables), dict(said["noise"]), dict(said.get("about", {})))
+        scales, *tables = (np.array(said[name], np.float64) for name in ("scales", *kind._fields))
+        plan = TunedPlan(scales, kind(*tables), dict(said["noise"]), dict(said.get("about", {})))
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no whole tuned plan: {brief(error)}") from error
     for problem, is_so in _problems(plan):
@@ -58,14 +64,16 @@ def read_plan(path: str | PathLike[str]) -> TunedPlan:
 
 def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     """What may be wrong with the numbers of a plan, and whether it is; each presumes that those before are not."""
-    levels, weights = plan.tables.levels, plan.tables.weights
+    levels, is_linear = plan.tables.levels, isinstance(plan.tables, LinearTable)
     count, rows = plan.scales.size, levels.shape[-1] if levels.ndim else 0
+    most = MOST_ROWS if is_linear else ROWS
     numbers = (plan.scales, *plan.tables)
-    own = {"weights": (count, rows, ORDER)}
-    shapes = [(count,), *(own.get(name, (count, rows)) for name in Table._fields)]
+    own = {"weights": (count, rows, ORDER)} | dict.fromkeys(("samples", "estimates"), (count, rows, rows))
+    shapes = [(count,), *(own.get(name, (count, rows)) for name in plan.tables._fields)]
     yield "its tables have other shapes than its scales and rows", [x.shape for x in numbers] != shapes
-    yield f"it has {rows} rows; from 2 to {ROWS} are possible", not 2 <= rows <= ROWS
+    yield f"it has {rows} rows; from 2 to {most} are possible", not 2 <= rows <= most
     yield "it is for no guidance scale", count == 0
+    yield "a linear plan is for one guidance scale", is_linear and count > 1
     yield "its numbers are not all finite", not all(np.isfinite(x).all() for x in numbers)
     yield (
         "its guidance scales do not rise, or begin below 1",
@@ -76,9 +84,13 @@ def _problems(plan: TunedPlan) -> Iterator[tuple[str, bool]]:
     numbers_of_noise = [plan.noise.get(name) for name in ("trained", "sigma_min", "sigma_max", "data_std")]
     is_described = all(isinstance(x, int | float) and 0 < x <= TRAINED_TIMESTEPS for x in numbers_of_noise)
     yield "its noise schedule is not described", not is_described
-    apart = np.abs(weights.sum(-1) - 1)
-    row = int(apart.max(0).argmax())
-    yield f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1", bool(apart.max() > CLOSE)
+    if isinstance(plan.tables, Table):
+        apart = np.abs(plan.tables.weights.sum(-1) - 1)
+        row = int(apart.max(0).argmax())
+        yield (
+            f"the weights of row {row} add up to {1 + apart[:, row].max():.6g} and not to 1",
+            bool(apart.max() > CLOSE),
+        )
 
 
 def use_plan(path: str | PathLike[str]) -> str:

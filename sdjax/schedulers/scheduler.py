@@ -9,6 +9,7 @@ import numpy as np
 from sdjax import comfyui, compvis
 from sdjax.errors import InputError, SolverError
 from sdjax.schedulers.grids import grid_of_levels, grid_of_steps, timesteps_of
+from sdjax.schedulers.linear import LinearTable
 from sdjax.schedulers.names import LABELS, parse_sampler, parse_spacing
 from sdjax.schedulers.noise import BETA_SCHEDULES, NoiseSchedule
 from sdjax.schedulers.plan import Plan
@@ -67,7 +68,7 @@ class Scheduler:
     final: float | None = None
     clip_range: float | None = None
     threshold: tuple[float, float] | None = None
-    table: Table | None = None
+    table: Table | LinearTable | None = None
     recurrence: int = 1
 
     def with_solver(self, solver: str, spacing: str | None = None, **options: Any) -> "Scheduler":

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sdjax.errors import InputError
+from sdjax.schedulers.linear import LinearTable
 from sdjax.schedulers.noise import NoiseSchedule
 from sdjax.schedulers.solvers.rows import D1, D2, D3, D, Row, X, towards
 from sdjax.schedulers.spacings import Grid
@@ -58,12 +59,12 @@ class Table(NamedTuple):
 class TunedPlan:
     """Tables for several guidance scales, and the noise schedule that they were fitted on.
 
-    scales: [scales], rising, at least 1. tables: one for each, stacked; levels fall. noise: see `described`. about: how
-    it was made, for people.
+    scales: [scales], rising, at least 1. tables: one for each, stacked; levels fall. Those of a `LinearTable` have no
+    order that holds between scales: there is one. noise: see `described`. about: how it was made, for people.
     """
 
     scales: np.ndarray
-    tables: Table
+    tables: Table | LinearTable
     noise: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,12 +78,12 @@ class TunedPlan:
         """Twelve digits that tell it from others: of its numbers, not of `about`."""
         return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()[:12]
 
-    def at(self, scale: float) -> Table:
+    def at(self, scale: float) -> Table | LinearTable:
         """Its table at a guidance scale: between those of the scales around it, by the logarithm, and not beyond."""
         place, knots = np.log(max(scale, 1e-6)), np.log(self.scales)
         share = np.array([np.interp(place, knots, row) for row in np.eye(len(knots))])
         logarithmic = self.tables._replace(levels=np.log(self.tables.levels))
-        table = Table(*(np.tensordot(share, leaf, 1) for leaf in logarithmic))
+        table = type(self.tables)(*(np.tensordot(share, leaf, 1) for leaf in logarithmic))
         return table._replace(levels=np.exp(table.levels))
 
     def check(self, noise: NoiseSchedule) -> None:
