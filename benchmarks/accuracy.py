@@ -16,6 +16,7 @@ from benchmarks.readings import rendered, shown
 from benchmarks.report import JsonOption, publish
 from benchmarks.scenes import Scene, draw_scene
 from benchmarks.sheets import SheetOption
+from sdjax.models.precision import Precision
 from sdjax.pipeline.images import to_pil
 
 FACTS = ("background", "count", "colour", "shape", "size", "place", "relation")
@@ -42,6 +43,8 @@ def accuracy(
     as a set, from rendered scenes (of seen pairs). apart: the mean difference of a picture's colours, out of 255, from
     those of the first model. Rendered scenes themselves come last: the best there is.
     """
+    for form in weights or ():
+        Precision.of("float32", form)  # refuses an unknown one before anything is drawn
     space = SceneSpace()
     kinds = {
         name: [draw_scene(np.random.default_rng([held_out, i]), bool(held_out)) for i in range(pictures)]

@@ -80,9 +80,8 @@ def _first(rows: int) -> First:
 
 
 def _examples(noise: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
-    one = np.ones(1, np.float32)
     pairs = zip(noise[:, None, None].astype(np.float32), ends[:, None, None].astype(np.float32))
-    return [{"noise": first, "target": end, "share": one} for first, end in pairs]
+    return [{"noise": first, "target": end, "knot": np.int32(0)} for first, end in pairs]
 
 
 def _way(noise: np.ndarray) -> Way:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from sdjax.errors import InputError
+from sdjax.files.plans import use_plan, write_plan
+from sdjax.schedulers.tuned import ORDER, Table, TunedPlan, described
 from sdjax.settings import Picture
 
 PROMPT = "a red heart on a yellow background"
@@ -65,3 +67,20 @@ def test_each_picture_of_a_batch_is_what_it_is_alone(pipe):
         alone = pipe.draw([picture] * 4, output_type="latent").images
         np.testing.assert_allclose(found, alone[0], rtol=1e-4, atol=1e-4)
     assert np.abs(together[0] - together[1:]).max((1, 2, 3)).min() > 1e-3  # they are others
+
+
+@pytest.mark.long
+def test_nothing_is_compiled_between_samplers_plans_and_what_is_left_out(pipe, tmp_path, compilations):
+    """Where any picture of a batch takes something from before, whichever does."""
+    levels = np.geomspace(14.0, 0.1, 4)[None]
+    table = Table(levels, np.linspace(990.0, 10.0, 4)[None], np.eye(1, ORDER).repeat(4, 0)[None], np.full((1, 4), 0.8))
+    noise = described(pipe.facts.scheduler.noise)
+    write_plan(TunedPlan(np.array([7.5]), table, noise), tmp_path / "mine.json")
+    tuned = {"sampler": use_plan(tmp_path / "mine.json")}
+    kinds = [{"sampler": "unipc"}, tuned, {"sampler": "ddim", "cache_interval": 3}, {"sampler": "heun", "gate_step": 2}]
+    for turn in range(len(kinds)):
+        each = [*kinds[turn:], *kinds[:turn]]
+        pipe.draw([Picture(PROMPT, num_inference_steps=4, seed=turn, **own) for own in each], output_type="latent")
+        if turn == 0:
+            compilations.clear()
+    assert not compilations

@@ -23,8 +23,9 @@ from sdjax.settings import Picture
 from sdjax.training.following import Way, follow
 from sdjax.training.gits import distances, shortest
 from sdjax.training.objectives import OfDecoded, nearer_noise, of_latents
-from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
-from sdjax.training.teacher import Lesson
+from sdjax.training.plans import First, at_scale, first_of, params_of, plan_of, table_of, traced_plan
+from sdjax.training.teacher import Lesson, Taught
+from sdjax.training.tuning import Tuning, beginning
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 SCALES = (1.0, 3.0, 7.5)
@@ -71,13 +72,20 @@ def test_what_is_fitted_is_what_is_drawn(seed, rows, prediction_type):
     first, params, tuned = fitted(seed, rows, prediction_type)
     noise = noise_of(prediction_type)
     for k, scale in enumerate(SCALES):
-        traced = traced_plan(table_of(first, params, np.eye(3, dtype=np.float32)[k], len(noise)), noise)
+        traced = traced_plan(table_of(first, at_scale(params, k), len(noise)), noise)
         scheduler = schedulers.Scheduler(noise, "ddim").with_table(tuned, scale)
         plan = scheduler.plan(sigmas=[*scheduler.table.levels, 0.0])
         for name in ("weights", "estimate", "timesteps", "sigmas", "is_step"):
             ours = np.asarray(getattr(traced.rows, name), np.float64)
             np.testing.assert_allclose(ours, getattr(plan.rows, name), rtol=1e-5, atol=2e-6, err_msg=name)
         assert traced.start_scale == plan.start_scale and traced.result_scale == plan.result_scale
+
+
+def test_a_scale_takes_the_plan_of_the_nearest():
+    """By the logarithm: 5 is nearer to 7.5 than to 3."""
+    tables = fitted()[2].tables
+    for scale, number in [(0.0, 0), (1.7, 0), (1.8, 1), (4.7, 1), (5.0, 2), (30.0, 2)]:
+        assert np.array_equal(fitted()[2].at(scale).levels, tables.levels[number])
 
 
 def test_the_compiled_loop_a_plain_one_and_a_file_agree(tmp_path):
@@ -111,10 +119,8 @@ def test_gradients_are_those_of_finite_differences():
 
     @jax.jit
     def loss(params):
-        share = jnp.array([0.2, 0.8, 0.0])
-        plan = jax.vmap(lambda share: traced_plan(table_of(first, params, share, 1000), noise_of()))(
-            share[None].repeat(4, 0)
-        )
+        knots = jnp.array([0, 2, 1, 2])
+        plan = jax.vmap(lambda knot: traced_plan(table_of(first, at_scale(params, knot), 1000), noise_of()))(knots)
         return jnp.mean((drawn(plan, x) - target) ** 2)
 
     gradient = jax.grad(loss)(params)
@@ -146,7 +152,7 @@ def test_a_right_estimate_leads_to_the_right_sample():
 def test_a_table_as_parameters_is_the_same_table(seed, rows):
     first, _, tuned = fitted(seed, rows)
     table = tuned.at(3.0)
-    again = table_of(first, {name: each[None] for name, each in params_of(first, table).items()}, np.ones(1), 1000)
+    again = table_of(first, params_of(first, table), 1000)
     for ours, theirs in zip(again, table):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -172,6 +178,35 @@ def test_a_fit_begins_on_the_teachers_way():
     assert apart.max() < 2e-3
     np.testing.assert_allclose(found.guidance[:-1], table.guidance[:-1], atol=0.01)  # the last row has many ways
     np.testing.assert_allclose(found.weights[3], table.weights[3], atol=0.02)
+
+
+def test_a_fit_begins_on_the_levels_that_end_nearest():
+    """At each scale; and from there on the parameters are those of one plan, whose levels another spacing has."""
+    fine, noise = np.geomspace(14.6, 0.03, 200), np.random.default_rng(0).standard_normal((12, 4, 4, 1))
+    samples = [noise * np.sqrt(1 + fine[0] ** 2)]
+    for level, target in zip(fine, [*fine[1:], 0.0]):
+        estimate = (samples[-1] / 4 + level**2) / (1 / 4 + level**2)  # of data around 1
+        samples.append(estimate + target / level * (samples[-1] - estimate))
+
+    def asked(frozen, batch, factors):
+        def model(x, row, memory):
+            sigma = row.at.sigmas[:, None, None, None]
+            output = (x * jnp.sqrt(1 + sigma**2) / 4 + sigma**2) / (1 / 4 + sigma**2)
+            return output, output, memory
+
+        return model
+
+    levels = {"low": np.geomspace(0.2, 0.03, 5), "good": np.geomspace(14.6, 0.3, 5)}
+    firsts = tuple(First(name, np.log(each), noise_of().timestep(each)) for name, each in levels.items())
+    examples = [
+        {"noise": first.astype(np.float32), "target": end.astype(np.float32), "knot": np.int32(i % 2)}
+        for i, (first, end) in enumerate(zip(noise, samples[-1]))
+    ]
+    tuning = Tuning(asked, noise_of("sample"), firsts)
+    params, names = beginning(tuning, (), Taught(examples, Way(fine, np.stack(samples))), lambda *_: None)
+    assert names == ["good", "good"]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *examples)
+    assert of_latents((), tuning.latents(params, (), batch), batch["target"]).max() < 0.1
 
 
 def test_a_plan_that_begins_lower_begins_with_the_same_noise():

@@ -59,8 +59,8 @@ class Table(NamedTuple):
 class TunedPlan:
     """Tables for several guidance scales, and the noise schedule that they were fitted on.
 
-    scales: [scales], rising, at least 1. tables: one for each, stacked; levels fall. Those of a `LinearTable` have no
-    order that holds between scales: there is one. noise: see `described`. about: how it was made, for people.
+    scales: [scales], rising, at least 1. tables: one for each, stacked; levels fall. noise: see `described`. about: how
+    it was made, for people.
     """
 
     scales: np.ndarray
@@ -79,12 +79,9 @@ class TunedPlan:
         return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()[:12]
 
     def at(self, scale: float) -> Table | LinearTable:
-        """Its table at a guidance scale: between those of the scales around it, by the logarithm, and not beyond."""
-        place, knots = np.log(max(scale, 1e-6)), np.log(self.scales)
-        share = np.array([np.interp(place, knots, row) for row in np.eye(len(knots))])
-        logarithmic = self.tables._replace(levels=np.log(self.tables.levels))
-        table = type(self.tables)(*(np.tensordot(share, leaf, 1) for leaf in logarithmic))
-        return table._replace(levels=np.exp(table.levels))
+        """Its table at a guidance scale: that of the nearest of its scales."""
+        number = nearest_scale(scale, self.scales)
+        return type(self.tables)(*(leaf[number] for leaf in self.tables))
 
     def check(self, noise: NoiseSchedule) -> None:
         """Raises InputError where it was fitted on another noise schedule."""
@@ -100,6 +97,11 @@ class TunedPlan:
         """All that it computes by, as JSON."""
         tables = {name: leaf.tolist() for name, leaf in self.tables._asdict().items()}
         return {"noise": dict(self.noise), "scales": self.scales.tolist(), **tables}
+
+
+def nearest_scale(scale: float, scales: np.ndarray | tuple[float, ...]) -> int:
+    """Which of several guidance scales is nearest to one, by the logarithm."""
+    return int(np.abs(np.log(np.asarray(scales) / max(scale, 1e-6))).argmin())
 
 
 def described(noise: NoiseSchedule) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def least_squares(directions: list[np.ndarray], wanted: np.ndarray) -> np.ndarra
     for _ in range(ROUNDS):
         weigh = 1 / np.maximum(np.mean((flat - stacked @ found) ** 2, 1), 1e-8)
         square = np.einsum("n,nij->ij", weigh, squares)
-        found = np.linalg.solve(square + RIDGE * np.diag(np.diag(square)), weigh @ products)
+        ridged = square + RIDGE * np.diag(np.diag(square))
+        found = np.linalg.lstsq(ridged, weigh @ products, rcond=None)[0]  # of directions of no length, nothing
     return found
 
 

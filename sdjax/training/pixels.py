@@ -76,9 +76,8 @@ def pixels_taught(model: PixelModel, lesson: PixelLesson, batch_size: int, repor
         first.append(noise)
         ways.append(way)
     way = Way(ways[0].levels, np.concatenate([each.samples for each in ways], 1))
-    share = np.ones(1, np.float32)
     pairs = zip(np.concatenate(first), way.samples[-1])
-    return Taught([{"noise": noise, "target": target, "share": share} for noise, target in pairs], way)
+    return Taught([{"noise": noise, "target": target, "knot": np.int32(0)} for noise, target in pairs], way)
 
 
 def pixel_way(model: PixelModel, seeds: range, evaluations: int) -> tuple[np.ndarray, Way]:

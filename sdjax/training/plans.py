@@ -32,21 +32,25 @@ def first_of(scheduler: Scheduler, nfe: int, spacing: str) -> First:
     return First(spacing, np.log(plan.sigmas), np.array(plan.timesteps))
 
 
-def table_of(first: First, params: Tree, share: Numbers, trained: int) -> Table:
-    """Parameters as a table, at a scale that is `share` [scales] of those of the plan.
+def table_of(first: First, params: Tree, trained: int) -> Table:
+    """Parameters of one guidance scale as a table.
 
     Levels fall because their steps in the logarithm are positive; the weights of a row add up to 1 because that of the
     present estimate is the rest.
     """
-    own = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1), params)
-    steps = jnp.asarray(-np.diff(first.log_levels)) * jnp.exp(own["steps"])
-    log_levels = first.log_levels[0] + own["start"] - jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)])
-    timesteps = jnp.clip(first.timesteps + TIMESTEP * own["timesteps"], 0, trained - 1)
+    steps = jnp.asarray(-np.diff(first.log_levels)) * jnp.exp(params["steps"])
+    log_levels = first.log_levels[0] + params["start"] - jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps)])
+    timesteps = jnp.clip(first.timesteps + TIMESTEP * params["timesteps"], 0, trained - 1)
     exists = np.arange(1, ORDER) <= np.arange(len(first.timesteps))[:, None]
-    earlier = exists * own["weights"]
+    earlier = exists * params["weights"]
     weights = jnp.concatenate([1 - earlier.sum(-1, keepdims=True), earlier], axis=-1)
-    numbers: Any = (jnp.exp(log_levels), timesteps, weights, 1 + own["guidance"])
+    numbers: Any = (jnp.exp(log_levels), timesteps, weights, 1 + params["guidance"])
     return Table(*numbers)
+
+
+def at_scale(params: Tree, number: int | jax.Array) -> Tree:
+    """Those of one guidance scale."""
+    return jax.tree.map(lambda leaf: leaf[number], params)
 
 
 def params_of(first: First, table: Table) -> Tree:
@@ -97,8 +101,8 @@ def traced_plan(table: Table, noise: NoiseSchedule, clip_range: float = np.inf) 
 def plan_of(
     first: First, params: Tree, scales: Sequence[float], noise: NoiseSchedule, about: dict[str, Any]
 ) -> TunedPlan:
-    """The plan of fitted parameters."""
-    found = [table_of(first, params, share, len(noise)) for share in np.eye(len(scales), dtype=np.float32)]
+    """The plan of fitted parameters, whose leaves start with the scales."""
+    found = [table_of(first, at_scale(params, number), len(noise)) for number in range(len(scales))]
     stacked = Table(*(np.stack(leaves).astype(np.float64) for leaves in zip(*found)))
     stacked.weights[..., 0] += 1 - stacked.weights.sum(-1)  # of float32
     return TunedPlan(np.array(scales, np.float64), stacked, described(noise), about)

@@ -14,6 +14,7 @@ from sdjax.files.cache import cached
 from sdjax.files.identity import model_hash
 from sdjax.pipeline import Pipeline
 from sdjax.pipeline.tasks import TASKS
+from sdjax.schedulers.tuned import nearest_scale
 from sdjax.settings import Picture
 from sdjax.training.fit import Report
 from sdjax.training.following import Way, root_mean_square
@@ -61,7 +62,7 @@ class Taught(NamedTuple):
     """What is learned from.
 
     examples: of each picture what the UNet reads of its prompts, its "noise", its "scale", the teacher's latents as
-    "target", and "share", [scales]: between which of the lesson's scales its own lies. way: of all of them.
+    "target", and "knot", the number of the lesson's scale that is nearest to its own. way: of all of them.
     """
 
     examples: list[Any]
@@ -72,7 +73,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> T
     """Lets the teacher draw. Its ways are kept in the cache. Logs how far its latents are from converged."""
     examples: list[Any] = []
     ways: list[Way] = []
-    pictures, knots, model = lesson.drawn(), np.log(lesson.scales), model_hash(pipe.model, [])
+    pictures, model = lesson.drawn(), model_hash(pipe.model, [])
     for start in range(0, len(pictures), batch_size):
         report("encode", start, len(pictures), f"the teacher draws {start}/{len(pictures)}")
         own = pictures[start : start + batch_size]
@@ -87,9 +88,7 @@ def taught(pipe: Pipeline, lesson: Lesson, batch_size: int, report: Report) -> T
             "noise": batch.first,
             "target": ways[-1].samples[-1],
             "scale": scales,
-            "share": np.stack([np.interp(np.log(scales), knots, one) for one in np.eye(len(knots))], -1).astype(
-                np.float32
-            ),
+            "knot": np.array([nearest_scale(scale, lesson.scales) for scale in scales], np.int32),
         }
         if start == 0:
             of_half = way_of(pipe, model, [_with_half(picture) for picture in own])

@@ -29,13 +29,13 @@ from sdjax.schedulers.tuned import ORDER, Table
 from sdjax.training.fit import Report, Run, Task
 from sdjax.training.following import follow
 from sdjax.training.objectives import NEAR, Apart, Name, OfDecoded, nearer_noise, of_latents
-from sdjax.training.plans import First, first_of, params_of, plan_of, table_of, traced_plan
+from sdjax.training.plans import First, at_scale, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.step import Metrics, TrainState, Tree
 from sdjax.training.teacher import Lesson, Taught, check_tunable, taught
 
 # Maps a network's parameters, a batch and the factors of its guidance [batch, rows] to what the loop asks.
 Asked = Callable[[Tree, Tree, jax.Array], RowModel]
-TRIED = 8  # examples of each scale by which it is seen on which levels to begin
+TRIED = 16  # examples of each scale by which it is seen on which levels to begin
 AT_ONCE = 4  # of which estimates are made
 
 
@@ -59,7 +59,7 @@ class Tuning:
         return self.firsts[0]
 
     def __call__(self, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array) -> Metrics:
-        """batch: "noise", "target" and "share", and what the model reads; see `teacher.taught`."""
+        """batch: "noise", "target" and "knot", and what the model reads; see `teacher.taught`."""
 
         def distance(noise: jax.Array) -> jax.Array:
             return self.apart(frozen, self.latents(params, frozen, batch | {"noise": noise}), batch["target"])
@@ -72,11 +72,11 @@ class Tuning:
         """What the plan draws, [batch, h, w, channels]. Backwards, a row is computed again, and only its input kept."""
         trained, rows = len(self.noise), len(self.first.timesteps)
 
-        def plan_at(share: jax.Array) -> tuple[Plan, jax.Array]:
-            table = table_of(self.first, params, share, trained)
+        def plan_at(knot: jax.Array) -> tuple[Plan, jax.Array]:
+            table = table_of(self.first, at_scale(params, knot), trained)
             return jax.tree.map(jnp.asarray, (traced_plan(table, self.noise, self.clip_range), table.guidance))
 
-        plan, factors = jax.vmap(plan_at)(batch["share"])
+        plan, factors = jax.vmap(plan_at)(batch["knot"])
         state = schedulers.init_state(plan, batch["noise"])
         source = schedulers.noise_source(batch["noise"].shape, None)
         model = self.model(frozen, batch, factors)
@@ -179,7 +179,7 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
     frozen = jax.device_put(frozen)
 
     def followed(first: First, knot: int, count: int | None) -> tuple[Table, np.ndarray]:
-        own = [i for i, example in enumerate(taught.examples) if example["share"][knot] == 1][:count]
+        own = [i for i, example in enumerate(taught.examples) if example["knot"] == knot][:count]
         examples = jax.tree.map(lambda *leaves: np.stack(leaves), *(taught.examples[i] for i in own))
 
         def at(x: np.ndarray, *row: float) -> np.ndarray:
@@ -193,7 +193,7 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
         report("encode", knot, len(knots) + 1, "following the teacher")
         return min(tuning.firsts, key=lambda first: np.log(followed(first, knot, TRIED)[1]).mean())
 
-    knots = range(len(taught.examples[0]["share"]))
+    knots = range(1 + max(int(example["knot"]) for example in taught.examples))
     best = [best_at(knot) for knot in knots]
     found = [params_of(tuning.first, followed(first, knot, None)[0]) for knot, first in zip(knots, best)]
     params = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
