@@ -21,7 +21,7 @@ BY_HAND = (
     "ddim trailing,ddim leading,dpmpp_2m trailing,dpmpp_2m karras,dpmpp_2m leading,dpmpp_3m trailing,dpmpp_3m karras,"
     "unipc trailing,unipc karras,ipndm trailing,ipndm karras,deis trailing,deis karras,euler karras"
 )
-SPACINGS = ["trailing", "align_your_steps", "karras"]
+SPACINGS = ["trailing", "kl_optimal", "align_your_steps", "karras"]
 AT_ONCE, BATCH = 16, 12
 
 

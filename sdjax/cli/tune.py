@@ -48,7 +48,7 @@ def tune(
         typer.Option(
             help="The levels to begin with; of several, with commas between them, at each scale those that do best."
         ),
-    ] = "trailing,align_your_steps,karras",
+    ] = "trailing,kl_optimal,align_your_steps,karras",
     method: Annotated[
         Literal["fit", "gits"],
         typer.Option(help="By gradient; or GITS (arXiv:2405.11326), which finds levels alone, in the teacher's time."),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,19 @@ def model_hash(model: Model, files: Sequence[tuple[Path, float]]) -> str:
 
     It does not depend on where the model lies.
     """
-    total = hashlib.sha256()
     parts: dict[str, Any] = {name: repr(component.module.config) for name, component in model.components.items()}
     parts |= {"scheduler": model.scheduler_config, "low_res": model.low_res_config, "defaults": model.defaults}
     for folder in model.tokenizers:
         parts[folder.name] = {path.name: hash_of(path) for path in sorted(folder.iterdir())}
     parts["files"] = [(hash_of(path), scale) for path, scale in files]
-    total.update(json.dumps(parts, sort_keys=True).encode())
-    for name in sorted(model.components):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model.components[name].params):
+    return digest(parts, {name: component.params for name, component in model.components.items()})
+
+
+def digest(parts: Mapping[str, Any], trees: Mapping[str, Any]) -> str:
+    """The SHA-256 of JSON and of trees of arrays, by their names."""
+    total = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for name in sorted(trees):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trees[name]):
             total.update(f"{name}{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
             total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return total.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdjax import schedulers
 from sdjax.errors import InputError
+from sdjax.files.identity import digest
 from sdjax.parallel import compiled
 from sdjax.pipeline.unconditional import PixelModel
 from sdjax.random import image_keys, normal
@@ -19,7 +20,7 @@ from sdjax.training.fit import Report, Task
 from sdjax.training.following import Way
 from sdjax.training.plans import first_of
 from sdjax.training.step import Tree
-from sdjax.training.teacher import TEACHER, Taught, as_samples, say_how_far, thinned
+from sdjax.training.teacher import TEACHER, Taught, as_samples, kept_way, say_how_far
 from sdjax.training.tuning import Tuning, fitting_task
 
 
@@ -65,13 +66,16 @@ def unguided(unet: nn.Module) -> Any:
 
 
 def pixels_taught(model: PixelModel, lesson: PixelLesson, batch_size: int, report: Report) -> Taught:
-    """Lets the teacher draw. Logs how far its pictures are from converged."""
+    """Lets the teacher draw. Its ways are kept in the cache. Logs how far its pictures are from converged."""
     first, ways = [], []
+    own = digest(
+        {"config": repr(model.unet.config), "scheduler": model.scheduler}, {"unet": jax.device_get(model.params)}
+    )
     for start in range(0, lesson.pictures, batch_size):
         report("encode", start, lesson.pictures, f"the teacher draws {start}/{lesson.pictures}")
-        noise, way = pixel_way(model, lesson.seeds[start : start + batch_size], lesson.evaluations)
+        noise, way = pixel_way(model, own, lesson.seeds[start : start + batch_size], lesson.evaluations)
         if start == 0:
-            of_half = pixel_way(model, lesson.seeds[:batch_size], lesson.evaluations // 2)[1]
+            of_half = pixel_way(model, own, lesson.seeds[:batch_size], lesson.evaluations // 2)[1]
             say_how_far(way.samples[-1], of_half.samples[-1], lesson.evaluations)
         first.append(noise)
         ways.append(way)
@@ -80,16 +84,22 @@ def pixels_taught(model: PixelModel, lesson: PixelLesson, batch_size: int, repor
     return Taught([{"noise": noise, "target": target, "knot": np.int32(0)} for noise, target in pairs], way)
 
 
-def pixel_way(model: PixelModel, seeds: range, evaluations: int) -> tuple[np.ndarray, Way]:
-    """The first noise [pictures, size, size, channels] of these seeds, and the teacher's way from there."""
+def pixel_way(model: PixelModel, name: str, seeds: range, evaluations: int) -> tuple[np.ndarray, Way]:
+    """The first noise [pictures, size, size, channels] of these seeds, and the teacher's way from there.
+
+    name: the model's hash.
+    """
     size, channels = model.unet.config.sample_size, model.unet.config.in_channels
     plan = schedulers.from_config(model.scheduler).with_solver(*TEACHER.values()).plan(evaluations)
     noise = np.asarray(normal(image_keys(list(seeds)).start, (size, size, channels)))
-    states = [schedulers.init_state(plan, plan.start(noise))]
-    for _ in range(evaluations):
-        states.append(_advancing(model.unet)(plan.padded(), model.params, states[-1]))
-    seen = [np.asarray(state.registers[:, 0]) for state in states]
-    return noise, thinned(plan.sigmas, as_samples(plan.sigmas, seen))
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        states = [schedulers.init_state(plan, plan.start(noise))]
+        for _ in range(evaluations):
+            states.append(_advancing(model.unet)(plan.padded(), model.params, states[-1]))
+        return plan.sigmas, as_samples(plan.sigmas, [np.asarray(state.registers[:, 0]) for state in states])
+
+    return noise, kept_way((name, list(seeds), evaluations), draw)
 
 
 @lru_cache

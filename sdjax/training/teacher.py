@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -113,22 +113,21 @@ def say_how_far(results: np.ndarray, of_half: np.ndarray, evaluations: int) -> N
 
 
 def way_of(pipe: Pipeline, model: str, pictures: Sequence[Picture]) -> Way:
-    """The way of pictures, drawn once and then found in the cache; every third level is kept. model: its hash."""
+    """The way of pictures. model: its hash."""
+    return kept_way((model, list(pictures)), lambda: trajectories(pipe, pictures)[:2])
 
-    def draw() -> bytes:
-        file, (levels, samples, _) = io.BytesIO(), trajectories(pipe, pictures)
-        way = thinned(levels, samples)
-        np.savez(file, levels=way.levels, samples=way.samples.astype(np.float32))
+
+def kept_way(key: tuple, draw: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Way:
+    """The way through levels and samples, drawn once and then found in the cache; every third level is kept."""
+
+    def made() -> bytes:
+        file, (levels, samples) = io.BytesIO(), draw()
+        kept = [*range(0, len(levels) - 1, EVERY), len(levels) - 1]
+        np.savez(file, levels=levels[kept], samples=samples[[*kept, -1]].astype(np.float32))
         return file.getvalue()
 
-    found = np.load(io.BytesIO(cached("teachers", (model, list(pictures), EVERY), draw)))
+    found = np.load(io.BytesIO(cached("teachers", (*key, EVERY), made)))
     return Way(found["levels"], found["samples"])
-
-
-def thinned(levels: np.ndarray, samples: np.ndarray) -> Way:
-    """The way of a teacher, with every third level and the last."""
-    kept = [*range(0, len(levels) - 1, EVERY), len(levels) - 1]
-    return Way(levels[kept], samples[[*kept, -1]])
 
 
 def trajectories(pipe: Pipeline, pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,22 +83,18 @@ class Tuning:
         return schedulers.result(plan, schedulers.advance(plan, state, model, source, rows))
 
     def estimate(
-        self, frozen: Tree, examples: Tree, x: jax.Array, level: jax.Array, timestep: jax.Array, factor: jax.Array
+        self, frozen: Tree, batch: Tree, x: jax.Array, level: jax.Array, timestep: jax.Array, factor: jax.Array
     ) -> jax.Array:
-        """Estimates of x0, as `following.Estimate`, for examples that are stacked."""
+        """Estimates of x0, as `following.Estimate`, for a batch."""
         numbers: Any = (jnp.asarray(each)[None] for each in (level, timestep, np.eye(1, ORDER)[0], factor))
         plan = jax.tree.map(jnp.asarray, traced_plan(Table(*numbers), self.noise))
         none, rows = jnp.zeros(1, jnp.int32), plan.rows
         row = PlanRow(rows, plan.clip_range[None], plan.threshold[None], none, none == 0)
-
-        def of_one(given: tuple[jax.Array, Tree]) -> jax.Array:
-            sample, batch = jax.tree.map(lambda leaf: leaf[None], given)
-            sample = sample / jnp.sqrt(1 + level**2)
-            output, _, _ = self.model(frozen, batch, jnp.full((1, 1), factor))(sample, row, jnp.zeros_like(sample))
-            denoised = rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output
-            return jnp.clip(denoised, -self.clip_range, self.clip_range)[0]
-
-        return jax.lax.map(of_one, (x, examples), batch_size=AT_ONCE)
+        row = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), row)
+        sample = x / jnp.sqrt(1 + level**2)
+        output, _, _ = self.model(frozen, batch, jnp.full((len(x), 1), factor))(sample, row, jnp.zeros_like(sample))
+        denoised = rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output
+        return jnp.clip(denoised, -self.clip_range, self.clip_range)
 
 
 def guided(unet: nn.Module) -> Asked:
@@ -183,7 +179,12 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
         examples = jax.tree.map(lambda *leaves: np.stack(leaves), *(taught.examples[i] for i in own))
 
         def at(x: np.ndarray, *row: float) -> np.ndarray:
-            return np.asarray(estimate(frozen, examples, x.astype(np.float32), *row), np.float64)
+            found = []
+            for start in range(0, len(x), AT_ONCE):  # the last batch is filled up, so that one program does them all
+                taken = np.minimum(np.arange(start, start + AT_ONCE), len(x) - 1)
+                batch = jax.tree.map(lambda leaf, taken=taken: leaf[taken], examples)
+                found.append(estimate(frozen, batch, x[taken].astype(np.float32), *row))
+            return np.concatenate(found)[: len(x)].astype(np.float64)
 
         return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
 
