@@ -65,7 +65,7 @@ def test_models_of_every_kind_are_listed(tmp_path, capsys, monkeypatch):
     assert main(["models", str(here)]) == 0
     found = rows(capsys)
     kinds = {name: kind for name, kind in found.items() if name not in ("shapes", "outline", "shapes-classifier")}
-    assert found["shapes"].startswith("embedded") and found["shapes"].endswith("22.4 MB")
+    assert found["shapes"].startswith("embedded") and found["shapes"].endswith("22.5 MB")
     assert found["outline"].startswith("embedded, for --control")
     assert found["shapes-classifier"].startswith("embedded, a classifier")
     assert {
