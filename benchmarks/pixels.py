@@ -12,8 +12,10 @@ from benchmarks.report import JsonOption, publish
 from benchmarks.runs import REFERENCE, Kind
 from benchmarks.trained import numbers
 from benchmarks.tuned import compared
+from sdjax.cli.tune import BEGUN_ON
 from sdjax.pipeline.unconditional import PixelModel, read_pixel_model
 from sdjax.training.fit import Intervals, Run, train
+from sdjax.training.following import root_mean_square
 from sdjax.training.pixels import PixelLesson, pixel_tuning_task
 from sdjax.training.step import Settings
 
@@ -21,7 +23,6 @@ BY_HAND = (
     "ddim trailing,ddim leading,dpmpp_2m trailing,dpmpp_2m karras,dpmpp_2m leading,dpmpp_3m trailing,dpmpp_3m karras,"
     "unipc trailing,unipc karras,ipndm trailing,ipndm karras,deis trailing,deis karras,euler karras"
 )
-SPACINGS = ["trailing", "kl_optimal", "align_your_steps", "karras"]
 AT_ONCE, BATCH = 16, 12
 
 
@@ -49,7 +50,7 @@ def pixels(
         endless = _drawn(opened, held_out, reference_steps, sampler, spacing)
 
         def error(budget: int, sampler: str, spacing: str | None) -> float:
-            return float(np.median(_apart(_drawn(opened, held_out, budget, sampler, spacing), endless)))
+            return float(np.median(root_mean_square(_drawn(opened, held_out, budget, sampler, spacing) - endless)))
 
         def report(stage: str, done: int, total: int, text: str | None) -> None:
             progress.update(task, description=f"{budget} evaluations: {text or stage} {done}/{total}")
@@ -57,7 +58,7 @@ def pixels(
         for number, budget in enumerate(sizes):
             progress.update(task, completed=number, description=f"{budget} evaluations by hand")
             by_hand = {f"{kind.sampler} {kind.spacing}": error(budget, kind.sampler, kind.spacing) for kind in kinds}
-            fitted = pixel_tuning_task(opened, PixelLesson(pictures, teacher), budget, SPACINGS)
+            fitted = pixel_tuning_task(opened, PixelLesson(pictures, teacher), budget, BEGUN_ON.split(","))
             settings = Settings(steps, BATCH, 0.02, 1, ema_decay=0, cosine_decay=True)
             path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
             found.append(compared(budget, by_hand, error(budget, str(path), None)))
@@ -67,7 +68,3 @@ def pixels(
 def _drawn(model: PixelModel, count: int, steps: int, sampler: str, spacing: str | None) -> np.ndarray:
     starts = range(0, count, AT_ONCE)
     return np.concatenate([model.sample(range(i, i + AT_ONCE), steps, sampler, spacing) for i in starts])[:count]
-
-
-def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean((x - y) ** 2, (1, 2, 3)))

@@ -20,6 +20,7 @@ from sdjax.schedulers import SOLVERS
 from sdjax.schedulers.names import parse_sampler
 from sdjax.schedulers.tuned import is_tuned
 from sdjax.settings import Picture
+from sdjax.training.following import root_mean_square
 
 REFERENCE = "dpmpp_2m", "karras"  # of those even in time every method is of first order, and 999 steps are few
 
@@ -193,6 +194,6 @@ def errors(run: Run, latents: np.ndarray, reference: np.ndarray) -> dict[str, An
     row = {"sampler": run.name, **{name: getattr(run, name) for name in names}}
     if run.stochastic:
         return row
-    apart = np.sqrt(((latents[: len(reference)] - reference) ** 2).mean((1, 2, 3)))
+    apart = root_mean_square(latents[: len(reference)] - reference)
     quartiles = np.quantile(apart, [0.25, 0.5, 0.75]).tolist()
     return row | {"rmse": quartiles[1], "quartiles": quartiles}

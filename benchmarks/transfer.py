@@ -14,6 +14,7 @@ from benchmarks.scenes import HELD_OUT, draw_scene
 from benchmarks.trained import numbers
 from benchmarks.tuned import compared
 from sdjax.settings import Picture
+from sdjax.training.following import root_mean_square
 
 BY_HAND = "ddim trailing,unipc trailing,dpmpp_2m trailing"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -64,8 +65,7 @@ def transfer(
         endless = latents(*REFERENCE, reference_steps)
 
         def error(sampler: str, spacing: str | None, steps: int, latents=latents, endless=endless) -> float:
-            apart = latents(sampler, spacing, steps) - endless
-            return float(np.median(np.sqrt((apart**2).mean((1, 2, 3)))))
+            return float(np.median(root_mean_square(latents(sampler, spacing, steps) - endless)))
 
         for budget in sizes:
             errors = {name: error(kind.sampler, kind.spacing, budget) for name, kind in by_hand.items()}

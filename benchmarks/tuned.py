@@ -19,7 +19,7 @@ from sdjax.files.plans import read_plan
 from sdjax.schedulers import SOLVERS, SPACINGS, of_timesteps
 from sdjax.schedulers.tuned import TunedPlan
 from sdjax.training.fit import Intervals, Run, train
-from sdjax.training.following import Way
+from sdjax.training.following import Way, root_mean_square
 from sdjax.training.plans import First
 from sdjax.training.step import Settings
 from sdjax.training.teacher import Taught
@@ -114,5 +114,4 @@ def _error(plan: TunedPlan, examples: list[dict[str, Any]]) -> float:
     noise = schedulers.noise_source(stacked["noise"].shape, None)
     state = schedulers.init_state(written, stacked["noise"])
     ends = schedulers.result(written, schedulers.advance(written, state, model, noise, len(table.levels)))
-    apart = np.asarray(ends) - stacked["target"]
-    return float(np.median(np.sqrt((apart**2).mean((1, 2, 3)))))
+    return float(np.median(root_mean_square(np.asarray(ends) - stacked["target"])))

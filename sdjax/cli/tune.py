@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sdjax.training.step import Settings
     from sdjax.training.teacher import Lesson
 
+BEGUN_ON = "trailing,kl_optimal,align_your_steps,karras"  # spacings
+
 
 @with_settings(
     steps=100,
@@ -48,7 +50,7 @@ def tune(
         typer.Option(
             help="The levels to begin with; of several, with commas between them, at each scale those that do best."
         ),
-    ] = "trailing,kl_optimal,align_your_steps,karras",
+    ] = BEGUN_ON,
     method: Annotated[
         Literal["fit", "gits"],
         typer.Option(help="By gradient; or GITS (arXiv:2405.11326), which finds levels alone, in the teacher's time."),

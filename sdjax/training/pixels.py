@@ -94,10 +94,12 @@ def pixel_way(model: PixelModel, name: str, seeds: range, evaluations: int) -> t
     noise = np.asarray(normal(image_keys(list(seeds)).start, (size, size, channels)))
 
     def draw() -> tuple[np.ndarray, np.ndarray]:
-        states = [schedulers.init_state(plan, plan.start(noise))]
+        state, padded = schedulers.init_state(plan, plan.start(noise)), plan.padded()
+        seen = [np.asarray(state.registers[:, 0])]
         for _ in range(evaluations):
-            states.append(_advancing(model.unet)(plan.padded(), model.params, states[-1]))
-        return plan.sigmas, as_samples(plan.sigmas, [np.asarray(state.registers[:, 0]) for state in states])
+            state = _advancing(model.unet)(padded, model.params, state)
+            seen.append(np.asarray(state.registers[:, 0]))
+        return plan.sigmas, as_samples(plan.sigmas, seen)
 
     return noise, kept_way((name, list(seeds), evaluations), draw)
 
