@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from scipy.special import ndtr
 
 from sdjax.errors import ConfigError, InputError
 from sdjax.models import (
@@ -26,7 +27,7 @@ from sdjax.models import (
     convolution,
 )
 from sdjax.models.attention import by_heads, chunked, flash
-from sdjax.models.convolution import Conv3x3, by_rows, winograd
+from sdjax.models.convolution import Conv3x3, by_taps, winograd
 from sdjax.models.layers import GroupNorm
 from sdjax.models.platform import target_platform
 from sdjax.models.transformer import gelu
@@ -295,27 +296,38 @@ def compare_forms(layer: Conv3x3, channels: int, size: tuple[int, int], seed: in
         convolved = layer.apply(params, x)
     np.testing.assert_allclose(layer.apply(params, x), convolved, rtol=0, atol=1e-5)
     padded = jnp.pad(x, [(0, 0), layer.padding, layer.padding, (0, 0)])
-    rows = by_rows(padded, params["params"]["kernel"], layer.stride) + params["params"]["bias"]
-    np.testing.assert_allclose(rows, convolved, rtol=0, atol=1e-5)
+    taps = by_taps(padded, params["params"]["kernel"], layer.stride) + params["params"]["bias"]
+    np.testing.assert_allclose(taps, convolved, rtol=0, atol=1e-5)
 
 
-def test_gelu_on_a_tpu_is_as_exact_as_bfloat16():
-    x = jnp.linspace(-12, 12, 2**15).astype(jnp.bfloat16)
-    with target_platform("tpu"):
-        ours = gelu(x)
-    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+@pytest.mark.parametrize(("dtype", "relative"), [(jnp.float32, 0), (jnp.bfloat16, 1.01 * 2**-8)])
+def test_gelu_is_as_exact_as_its_dtype(dtype, relative):
+    x = jnp.linspace(-12, 12, 2**15).astype(dtype)
+    ours, points = gelu(x), np.asarray(x, np.float64)
     assert ours.dtype == x.dtype
-    np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=1.01 * 2**-8, atol=5e-7)
+    np.testing.assert_allclose(np.asarray(ours, np.float64), points * ndtr(points), rtol=relative, atol=5e-7)
 
 
 @pytest.mark.parametrize(
-    ("pictures", "size", "by_row"), [(2, 64, True), (2, 16, False), (8, 64, False), (1, 256, False)]
+    ("pictures", "size", "is_by_taps"), [(2, 64, True), (2, 8, False), (8, 64, False), (1, 256, False)]
 )
-def test_a_tpu_multiplies_row_by_row_where_it_serves(pictures, size, by_row):
+def test_a_tpu_multiplies_tap_by_tap_where_it_serves(pictures, size, is_by_taps):
     layer, x = Conv3x3(64), jax.ShapeDtypeStruct((pictures, size, size, 64), jnp.bfloat16)
     with target_platform("tpu"):
         traced = jax.make_jaxpr(lambda key, x: layer.init_with_output(key, x)[0])(jax.random.key(0), x)
-    assert ("conv_general_dilated" in str(traced)) != by_row
+    assert ("conv_general_dilated" in str(traced)) != is_by_taps
+
+
+@given(offset=st.sampled_from([0, 1, 10, 100]), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=10)
+def test_group_norm_in_half_precision_rounds_no_more_than_its_input(offset, seed):
+    """In bfloat16, whose steps are 2**-8 of a number, against float64 of the same input."""
+    x = jnp.asarray(np.random.default_rng(seed).normal(offset, size=(2, 16, 16, 16)), jnp.bfloat16)
+    norm = GroupNorm(4, 1e-6)
+    ours = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x), np.float64)
+    groups = np.asarray(x, np.float64).reshape(2, 256, 4, 4)
+    expected = (groups - groups.mean((1, 3), keepdims=True)) / groups.std((1, 3), keepdims=True)
+    np.testing.assert_allclose(ours, expected.reshape(x.shape), rtol=2**-8, atol=2**-8)
 
 
 @pytest.mark.long
@@ -338,6 +350,24 @@ def test_winograd_convolves(batch, squares, channels, most, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "WINOGRAD_BYTES", most)
         np.testing.assert_allclose(jax.jit(winograd)(x, kernel), expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("most", [2**27, 1])
+def test_the_gradients_of_winograd_are_those_of_the_convolution(monkeypatch, most):
+    monkeypatch.setattr(convolution, "WINOGRAD_BYTES", most)
+    random = np.random.default_rng(0)
+    x, kernel, weigh = (
+        random.standard_normal(shape, np.float32) for shape in [(2, 8, 6, 5), (3, 3, 5, 7), (2, 6, 4, 7)]
+    )
+
+    def gradients(convolved):
+        return jax.jit(jax.grad(lambda *inputs: jnp.sum(weigh * convolved(*inputs)), (0, 1)))(x, kernel)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=convolution.LAYOUT)
+
+    for ours, expected in zip(gradients(winograd), gradients(plain)):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-5)
 
 
 # Models

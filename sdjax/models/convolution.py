@@ -18,11 +18,12 @@ WINOGRAD_CHANNELS = 64
 PATCH_PIXELS = 256
 WINOGRAD_BYTES = 2**27  # tiles and products at a time
 # A TPU's compiler cuts few pictures in pieces, as if they were more, and copies them into other layouts for it. As many
-# pixels as these, of so few pictures, are better multiplied row by row: by its estimates for v5e, the first level of
-# Stable Diffusion 1.5 at 2 x 64 x 64 pixels then takes 0.81 times the cycles. More pixels than these take more.
-ROWS_BATCH = 4
-ROWS_PIXELS = range(32 * 32, 128 * 128 + 1)
+# pixels as these, of so few pictures, are better multiplied tap by tap: by its estimates for v5e, resnets of Stable
+# Diffusion 1.5 then take 0.63 times the cycles at 2 x 16 x 16 pixels. Fewer pixels, or more pictures, take more.
+TAPS_BATCH = 4
+TAPS_PIXELS = range(16 * 16, 128 * 128 + 1)
 
+LAYOUT = "NHWC", "HWIO", "NHWC"
 Grid = Sequence[Sequence[jax.Array]]
 
 
@@ -56,26 +57,22 @@ class Conv3x3(nn.Module):
             rows, columns = self.stride * height, self.stride * width
             taps = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)]
             return scaled(self, jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features)) + bias
-        if platform() == "tpu" and len(x) <= ROWS_BATCH and x.shape[1] * x.shape[2] in ROWS_PIXELS:
+        if platform() == "tpu" and len(x) <= TAPS_BATCH and x.shape[1] * x.shape[2] in TAPS_PIXELS:
             x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-            return scaled(self, by_rows(x, kernel, self.stride)) + bias
-        layout = ("NHWC", "HWIO", "NHWC")
+            return scaled(self, by_taps(x, kernel, self.stride)) + bias
         strides = (self.stride, self.stride)
-        return scaled(self, jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)) + bias
+        return scaled(self, jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT)) + bias
 
 
-def by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The convolution of x [batch, height, width, channels], already padded: one product for each row of the kernel.
+def by_taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The convolution of x [batch, height, width, channels], already padded: one product for each tap of the kernel.
 
-    A row of the kernel, [3, channels, features], times three pixels side by side. Sums are in float32.
+    Nothing is copied for it: pixels are read where they lie. Sums are in float32.
     """
-    height, width = ((size - 3) // stride + 1 for size in x.shape[1:3])
-    rows, columns = stride * (height - 1) + 1, stride * (width - 1) + 1
-    three = jnp.concatenate([x[:, :, j : j + columns : stride] for j in range(3)], axis=-1)
-    kernel = kernel.reshape(3, -1, kernel.shape[-1])
+    height, width = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
     dot = partial(jax.lax.dot_general, dimension_numbers=(((3,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    first, second, third = (dot(three[:, i : i + rows : stride], kernel[i]) for i in range(3))
-    return (first + second + third).astype(x.dtype)
+    taps = [(i, j, x[:, i : i + height : stride, j : j + width : stride]) for i in range(3) for j in range(3)]
+    return sum(dot(pixels, kernel[i, j]) for i, j, pixels in taps).astype(x.dtype)
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
@@ -84,6 +81,7 @@ def _suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
     return is_large and x.dtype == jnp.float32
 
 
+@jax.custom_vjp
 def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of x [batch, height + 2, width + 2, channels], already padded; height and width are even.
 
@@ -93,26 +91,75 @@ def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _winograd(x, _both_ways(_of_kernel, kernel))
 
 
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return winograd(x, kernel), (x, kernel)
+
+
+def _backward(inputs: tuple[jax.Array, jax.Array], by_output: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients by x, a convolution with the mirrored kernel, and by the kernel, both in Winograd's form.
+
+    What JAX makes of the form itself takes three times as long: zeros between the pixels of each slice of every second.
+    """
+    x, kernel = inputs
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    by_x = winograd(jnp.pad(by_output, [(0, 0), (2, 2), (2, 2), (0, 0)]), mirrored)
+    return by_x, _by_kernel(x, by_output)
+
+
+winograd.defvjp(_forward, _backward)
+
+
 def _winograd(x: jax.Array, kernel: Grid) -> jax.Array:
     """The same with the transformed kernel; of one picture at a time, or of some of its rows, where x is large."""
     batch, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
     size = 4 * x.dtype.itemsize * batch * height * width * sum(kernel[0][0].shape)
     if size > WINOGRAD_BYTES and batch > 1:
         return jax.lax.map(lambda one: _winograd(one[None], kernel)[0], x)
-    if size > WINOGRAD_BYTES and height > 2:
-        pairs = height // 2
-        parts = next((n for n in range(2, pairs) if pairs % n == 0 and size <= n * WINOGRAD_BYTES), pairs)
-        rows = height // parts
+    rows = _rows_at_once(height, size)
+    if rows < height:
 
         def some(start: jax.Array) -> jax.Array:
             return _winograd(jax.lax.dynamic_slice_in_dim(x, start, rows + 2, axis=1), kernel)[0]
 
-        return jax.lax.map(some, rows * jnp.arange(parts)).reshape(1, height, width, -1)
-    squares = [[x[:, i : i + height : 2, j : j + width : 2] for j in range(4)] for i in range(4)]
-    tiles = _both_ways(_of_input, squares)
+        return jax.lax.map(some, jnp.arange(0, height, rows)).reshape(1, height, width, -1)
+    tiles = _both_ways(_of_input, _squares(x, height, width, 4))
     products = [[tile @ part for tile, part in zip(*rows)] for rows in zip(tiles, kernel)]
     pixels = jnp.stack([jnp.stack(row, axis=3) for row in _both_ways(_of_output, products)], axis=2)
     return pixels.reshape(batch, height, width, -1)
+
+
+def _by_kernel(x: jax.Array, by_output: jax.Array) -> jax.Array:
+    """The gradient by the kernel: the transposes of the transforms, and sums over all squares; in parts as above."""
+    batch, height, width, features = by_output.shape
+    size = 4 * x.dtype.itemsize * batch * height * width * (x.shape[-1] + features)
+    zeros = jnp.zeros((3, 3, x.shape[-1], features), x.dtype)
+    if size > WINOGRAD_BYTES and batch > 1:
+        pictures = x[:, None], by_output[:, None]
+        return jax.lax.scan(lambda total, one: (total + _by_kernel(*one), None), zeros, pictures)[0]
+    rows = _rows_at_once(height, size)
+    if rows < height:
+
+        def add(total: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+            cut = partial(jax.lax.dynamic_slice_in_dim, start_index=start, axis=1)
+            return total + _by_kernel(cut(x, slice_size=rows + 2), cut(by_output, slice_size=rows)), None
+
+        return jax.lax.scan(add, zeros, jnp.arange(0, height, rows))[0]
+    tiles = _both_ways(_of_input, _squares(x, height, width, 4))
+    gradients = _both_ways(_to_products, _squares(by_output, height, width, 2))
+    dot = partial(jax.lax.dot_general, dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())))
+    products = [[dot(tile, own) for tile, own in zip(*rows)] for rows in zip(tiles, gradients)]
+    return jnp.stack([jnp.stack(row) for row in _both_ways(_to_kernel, products)])
+
+
+def _rows_at_once(height: int, size: int) -> int:
+    """How many rows of a picture are taken at once, where what is made of all of them is so many bytes."""
+    pairs = height // 2
+    return height // next((n for n in range(1, pairs) if pairs % n == 0 and size <= n * WINOGRAD_BYTES), pairs)
+
+
+def _squares(x: jax.Array, height: int, width: int, side: int) -> Grid:
+    """Every second pixel: of the squares of so many pixels a side, the first ones, the ones beside them, and so on."""
+    return [[x[:, i : i + height : 2, j : j + width : 2] for j in range(side)] for i in range(side)]
 
 
 def _both_ways(transform: Callable[..., tuple[jax.Array, ...]], grid: Grid | jax.Array) -> Grid:
@@ -134,3 +181,14 @@ def _of_input(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[j
 
 def _of_output(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, ...]:
     return a + b + c, b - c - d
+
+
+# And the transposes of the last and the first.
+
+
+def _to_products(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+    return a, a + b, a - b, -b
+
+
+def _to_kernel(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, ...]:
+    return a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d
