@@ -30,8 +30,9 @@ SHAPES_VAE_BEGIN ?= --model $(SHAPES)/first --decoder-only
 SHAPES_VAE_STEPS ?= 3000
 SHAPES_VAE_LEARNING ?= --learning-rate 2e-4 --cosine-decay --ema-decay 0.998
 SHAPES_VAE ?= $(SHAPES)/vae/vae-$(SHAPES_VAE_STEPS)
+SHAPES_BUDGETS ?= 4 5 6 8 10
 
-.PHONY: demo test long parity parity-full-size devices devices-full lint format bench shapes-model clean
+.PHONY: demo test long parity parity-full-size devices devices-full lint format bench shapes-model shapes-plans clean
 
 demo: $(VENV)/drawing  ## draw a picture with the embedded model; installs what drawing takes, and no more
 	@echo "Drawing demo.png; the programs for it are compiled the first time, which takes about half a minute."
@@ -82,6 +83,15 @@ shapes-model: $(VENV)/installed | $(SHAPES)/first $(SHAPES)/pictures $(SHAPES_VA
 		--steps $(SHAPES_STEPS) $(SHAPES_LEARNING) --store float16
 	$(VENV)/bin/python -m benchmarks accuracy shapes $(SHAPES)/run/model-$(SHAPES_STEPS) \
 		--sheet $(SHAPES)/sheet.png --json $(SHAPES)/accuracy.json
+
+shapes-plans: $(SHAPES_BUDGETS:%=$(SHAPES)/plans/%.json)  ## its samplers of few evaluations anew
+
+$(SHAPES)/plans/%.json: $(SHAPES)/prompts.txt
+	$(VENV)/bin/sdjax tune shapes --nfe $* --prompts $< -o $@ --teacher 60 --steps 30
+
+$(SHAPES)/prompts.txt: | $(VENV)/installed
+	mkdir -p $(SHAPES)/plans
+	$(VENV)/bin/python -m benchmarks prompts $@
 
 $(SHAPES)/pictures: | $(VENV)/installed
 	$(VENV)/bin/python -m benchmarks scenes $@ --count $(SHAPES_COUNT)

@@ -26,6 +26,7 @@ from benchmarks.kills import kills
 from benchmarks.loop import loop
 from benchmarks.nfe import nfe
 from benchmarks.pixels import pixels
+from benchmarks.prompts import prompts
 from benchmarks.recommend import recommend
 from benchmarks.reuse import reuse
 from benchmarks.scenes import scenes
@@ -83,6 +84,7 @@ app.command("speed-table", rich_help_panel=READ)(speed_table)
 app.command("devices-table", rich_help_panel=READ)(devices_table)
 app.command("showcase", rich_help_panel="Pictures")(showcase)
 app.command("scenes", rich_help_panel="Pictures")(scenes)
+app.command("prompts", rich_help_panel="Pictures")(prompts)
 app.command("speed", rich_help_panel=LARGE)(speed)
 app.command("device", rich_help_panel=LARGE)(device)
 app.command("devices", rich_help_panel=LARGE)(devices)

@@ -25,7 +25,7 @@ from sdjax.training.gits import distances, shortest
 from sdjax.training.objectives import OfDecoded, nearer_noise, of_latents
 from sdjax.training.plans import First, at_scale, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.teacher import Lesson, Taught
-from sdjax.training.tuning import Tuning, beginning
+from sdjax.training.tuning import Tuning, beginning, tuning_task
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 SCALES = (1.0, 3.0, 7.5)
@@ -349,6 +349,18 @@ def test_the_command_fits_a_plan_and_goes_on_where_it_stopped(small, pipe, tmp_p
     assert tuned.hash != first.hash
     assert main([*command[:3], "5", *command[4:], "--steps", "2"]) == 1
     assert "holds a run with" in capsys.readouterr().err
+
+
+def test_estimates_are_clipped_in_a_fit_as_they_are_in_drawing(pipe, monkeypatch):
+    facts, lesson = pipe.facts, Lesson(("a star",), (1.0,), 1, 20)
+
+    def task_where(**changed):
+        monkeypatch.setattr(pipe, "facts", replace(facts, scheduler=replace(facts.scheduler, **changed)))
+        return tuning_task(pipe, lesson, 3, ["trailing"], "latents")
+
+    assert task_where(clip_range=1.5).loss.clip_range == 1.5 and task_where().loss.clip_range == np.inf
+    with pytest.raises(InputError, match="not clipped dynamically"):
+        task_where(threshold=(0.995, 1.0))
 
 
 @pytest.mark.long

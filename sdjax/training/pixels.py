@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from sdjax import schedulers
-from sdjax.errors import InputError
 from sdjax.files.identity import digest
 from sdjax.parallel import compiled
 from sdjax.pipeline.unconditional import PixelModel
@@ -21,7 +20,7 @@ from sdjax.training.following import Way
 from sdjax.training.plans import first_of
 from sdjax.training.step import Tree
 from sdjax.training.teacher import TEACHER, Taught, as_samples, kept_way, say_how_far
-from sdjax.training.tuning import Tuning, fitting_task
+from sdjax.training.tuning import Tuning, clip_range_of, fitting_task
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,9 @@ def pixel_tuning_task(model: PixelModel, lesson: PixelLesson, nfe: int, spacings
     """Fits a plan of `nfe` evaluations, see `tuning.tuning_task`. Raises InputError for a model whose estimates are
     clipped dynamically."""
     scheduler = schedulers.from_config(model.scheduler)
-    if scheduler.threshold is not None:
-        raise InputError("a plan is tuned for models whose estimates are not clipped dynamically (thresholding)")
     firsts = tuple(first_of(scheduler, nfe, spacing) for spacing in spacings)
-    clip_range = np.inf if scheduler.clip_range is None else scheduler.clip_range
     return fitting_task(
-        Tuning(unguided(model.unet), scheduler.noise, firsts, clip_range=clip_range),
+        Tuning(unguided(model.unet), scheduler.noise, firsts, clip_range_of(scheduler)),
         {"unet": jax.device_get(model.params)},
         [1.0],
         {"nfe": nfe, "spacings": spacings, **asdict(lesson)},

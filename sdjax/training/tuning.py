@@ -23,7 +23,7 @@ from sdjax.guidance import cfg
 from sdjax.halves import Conditioning, denoiser
 from sdjax.models.vae import AutoencoderKL
 from sdjax.pipeline import Pipeline
-from sdjax.schedulers import NoiseSchedule, Plan
+from sdjax.schedulers import NoiseSchedule, Plan, Scheduler
 from sdjax.schedulers.loop import PlanRow, RowModel
 from sdjax.schedulers.tuned import ORDER, Table
 from sdjax.training.fit import Report, Run, Task
@@ -49,9 +49,9 @@ class Tuning:
     model: Asked
     noise: NoiseSchedule
     firsts: tuple[First, ...]
+    clip_range: float = np.inf  # see `Plan`
     apart: Apart = of_latents
     radius: float = 0.0  # how far the noise may move, to where the distance is less
-    clip_range: float = np.inf  # see `Plan`
 
     @property
     def first(self) -> First:
@@ -113,10 +113,12 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str
     """Fits a plan of `nfe` evaluations that begins with the levels of one of these spacings: at each scale the best.
 
     objective: "latents"; or "relaxed", from noise nearby (`objectives.nearer_noise`); or "decoded" (`OfDecoded`). The
-    result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone.
+    result is a file of `tuned.TunedPlan`. Raises InputError for models that do not draw from prompts alone, or clip
+    estimates dynamically.
     """
     check_tunable(pipe)
-    firsts = tuple(first_of(pipe.facts.scheduler, nfe, spacing) for spacing in spacings)
+    scheduler = pipe.facts.scheduler
+    firsts = tuple(first_of(scheduler, nfe, spacing) for spacing in spacings)
     modules = pipe.networks.modules
     if objective == "decoded" and not isinstance(modules["vae"], AutoencoderKL):
         raise InputError("the objective decoded is for models with an AutoencoderKL: take latents or relaxed")
@@ -124,13 +126,20 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str
     read = ("unet", "vae") if objective == "decoded" else ("unet",)
     radius = NEAR if objective == "relaxed" else 0.0
     return fitting_task(
-        Tuning(guided(modules["unet"]), pipe.facts.scheduler.noise, firsts, apart, radius),
+        Tuning(guided(modules["unet"]), scheduler.noise, firsts, clip_range_of(scheduler), apart, radius),
         jax.device_get({name: pipe.params[name] for name in read}),
         lesson.scales,
         {"nfe": nfe, "spacings": list(spacings), "objective": objective, **asdict(lesson)},
         lambda run: taught(pipe, lesson, run.settings.batch_size, run.report),
         lesson.pictures,
     )
+
+
+def clip_range_of(scheduler: Scheduler) -> float:
+    """What estimates of x0 are clipped to, see `Plan`. Raises InputError where the quantiles of a picture say it."""
+    if scheduler.threshold is not None:
+        raise InputError("a plan is tuned for models whose estimates are not clipped dynamically (thresholding)")
+    return np.inf if scheduler.clip_range is None else scheduler.clip_range
 
 
 def fitting_task(
