@@ -1,7 +1,7 @@
 """3x3 convolutions, and for each platform and size the form that is fastest there."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from math import prod
 
 import flax.linen as nn
@@ -71,8 +71,8 @@ def by_taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """
     height, width = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
     dot = partial(jax.lax.dot_general, dimension_numbers=(((3,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    taps = [(i, j, x[:, i : i + height : stride, j : j + width : stride]) for i in range(3) for j in range(3)]
-    return sum(dot(pixels, kernel[i, j]) for i, j, pixels in taps).astype(x.dtype)
+    taps = {(i, j): x[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)}
+    return reduce(jnp.add, (dot(pixels, kernel[tap]) for tap, pixels in taps.items())).astype(x.dtype)
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:
