@@ -40,7 +40,7 @@ class Unrolled(Transformer2DModel):
                 self.heads, self.only_cross_attention, (height, width), name=f"transformer_blocks_{i}"
             )
             h, _ = block(h, context.text, (), None, None, None)
-        return x + Dense(channels, name="proj_out")(h).reshape(x.shape)
+        return x + Dense(channels, name="proj_out")(h.reshape(x.shape))
 
 
 def stacked(

@@ -28,7 +28,7 @@ from sdjax.models import (
 )
 from sdjax.models.attention import by_heads, chunked, flash
 from sdjax.models.convolution import Conv3x3, by_taps, winograd
-from sdjax.models.layers import GroupNorm
+from sdjax.models.layers import GroupNorm, LayerNorm
 from sdjax.models.platform import target_platform
 from sdjax.models.transformer import gelu
 
@@ -320,14 +320,14 @@ def test_a_tpu_multiplies_tap_by_tap_where_it_serves(pictures, size, is_by_taps)
 
 @given(offset=st.sampled_from([0, 1, 10, 100]), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=10)
-def test_group_norm_in_half_precision_rounds_no_more_than_its_input(offset, seed):
+def test_norms_in_half_precision_round_no_more_than_their_input(offset, seed):
     """In bfloat16, whose steps are 2**-8 of a number, against float64 of the same input."""
-    x = jnp.asarray(np.random.default_rng(seed).normal(offset, size=(2, 16, 16, 16)), jnp.bfloat16)
-    norm = GroupNorm(4, 1e-6)
-    ours = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x), np.float64)
-    groups = np.asarray(x, np.float64).reshape(2, 256, 4, 4)
-    expected = (groups - groups.mean((1, 3), keepdims=True)) / groups.std((1, 3), keepdims=True)
-    np.testing.assert_allclose(ours, expected.reshape(x.shape), rtol=2**-8, atol=2**-8)
+    x = jnp.asarray(np.random.default_rng(seed).normal(offset, size=(2, 16, 16, 64)), jnp.bfloat16)
+    exact = np.asarray(x, np.float64).reshape(2, 256, 4, 16)
+    for norm, axes in [(GroupNorm(4, 1e-6), (1, 3)), (LayerNorm(1e-6), (2, 3))]:
+        ours = np.asarray(norm.apply(norm.init(jax.random.key(0), x), x), np.float64)
+        expected = (exact - exact.mean(axes, keepdims=True)) / exact.std(axes, keepdims=True)
+        np.testing.assert_allclose(ours, expected.reshape(x.shape), rtol=2**-8, atol=2**-8)
 
 
 @pytest.mark.long

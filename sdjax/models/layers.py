@@ -17,10 +17,6 @@ ZEROS, ONES = nn.initializers.zeros, nn.initializers.ones
 Embed = partial(nn.Embed, embedding_init=ZEROS)
 
 
-# Two passes over x: the one-pass E[x²] - E[x]² loses digits where the mean is large.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
-
-
 class Dense(nn.Module):
     """x [..., inputs] times a kernel [inputs, features], maybe of 8 bits (see `models.precision`), plus a bias."""
 
@@ -34,6 +30,32 @@ class Dense(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
         x = scaled(self, jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))))
         return x if bias is None else x + bias
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016, arXiv:1607.06450) over the last axis, its statistics in float32."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", ONES, (x.shape[-1],))
+        bias = self.param("bias", ZEROS, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        mean = y.mean(-1, keepdims=True)
+        if in_one_pass(x):
+            variance = jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0)
+        else:
+            variance = jnp.square(y - mean).mean(-1, keepdims=True)
+        return ((y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(x.dtype)
+
+
+def in_one_pass(x: jax.Array) -> bool:
+    """Whether a variance is E[x²] - E[x]²: in half precision, where that loses less than the rounding of x has lost.
+
+    In float32 it would lose digits where the mean is large.
+    """
+    return x.dtype.itemsize == 2
 
 
 class GroupNorm(nn.Module):
@@ -55,15 +77,13 @@ class GroupNorm(nn.Module):
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each group, [batch, groups].
 
-        Sums of each channel come first: with the groups as an axis, x would need another layout. In half precision
-        one pass over x gives both; what E[x²] - E[x]² loses in float32 is less than the rounding of x has lost.
+        Sums of each channel come first: with the groups as an axis, x would need another layout.
         """
-        is_half = x.dtype.itemsize == 2
-        x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
-        mean = self.of_groups(x.mean(1))
-        if is_half:
-            return mean, jnp.maximum(self.of_groups(jnp.square(x).mean(1)) - jnp.square(mean), 0)
-        return mean, self.of_groups(jnp.square(x - self.by_channel(mean, x.shape[-1])).mean(1))
+        y = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
+        mean = self.of_groups(y.mean(1))
+        if in_one_pass(x):
+            return mean, jnp.maximum(self.of_groups(jnp.square(y).mean(1)) - jnp.square(mean), 0)
+        return mean, self.of_groups(jnp.square(y - self.by_channel(mean, x.shape[-1])).mean(1))
 
     def of_groups(self, means: jax.Array) -> jax.Array:
         """The mean of each group, [batch, groups], from those of the channels, [batch, channels]."""
