@@ -1,5 +1,6 @@
 """What cheaper evaluations save: seconds per picture with DeepCache and T-GATE, sdjax beside PyTorch."""
 
+import copy
 import json
 import sys
 import tempfile
@@ -34,8 +35,9 @@ class Case(NamedTuple):
     @property
     def kinds(self) -> dict[str, dict[str, Any]]:
         """The settings of each kind of picture."""
-        deep, gate = {"cache_interval": 3}, {"gate_step": self.steps // 2}
-        return {"plain": {}, "DeepCache": deep, "T-GATE": gate, "both": deep | gate}
+        plain = {"num_inference_steps": self.steps}
+        deep, gate = plain | {"cache_interval": 3}, plain | {"gate_step": self.steps // 2}
+        return {"plain": plain, "DeepCache": deep, "T-GATE": gate, "both": deep | gate}
 
 
 def reuse(
@@ -44,13 +46,14 @@ def reuse(
     ] = SD15,
     pixels: Annotated[int, typer.Option(min=64, help="The picture's side.")] = 512,
     steps: Annotated[int, typer.Option(min=2, help="Of ddim, all guided but for T-GATE.")] = 20,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns.")] = 3,
     json_file: JsonOption = None,
 ) -> None:
     """A guided picture's latents: plain, every third row whole, the second half of the steps gated, and both.
 
-    Each framework has a process; in every turn both draw every kind. `over plain` is the median of a kind's time over
-    the plain one's in the same turn. `error` is that of sdjax's latents against PyTorch's.
+    Each framework has a process; in every turn both draw every kind, each after a picture of two steps, which compiles.
+    `over plain` is the median of a kind's time over the plain one's in the same turn. `error` is that of sdjax's
+    latents against PyTorch's.
 
     .venv-parity/bin/python -m benchmarks reuse --json reuse.json
     """
@@ -70,49 +73,49 @@ def reuse(
                 )
                 for name, path in folders.items()
             }
-            for turn in range(repeats + 1):
-                for name, kind in list(seconds) if turn % 2 else reversed(list(seconds)):
+            for turn in range(repeats):
+                for name, kind in reversed(list(seconds)) if turn % 2 else list(seconds):
                     seconds[name, kind].append(workers[name].ask(kind)["seconds"])
                     time.sleep(REST)
         outputs = {key: np.load(folders[key[0]] / f"{key[1]}.npy") for key in seconds}
-    counted = {key: times[1:] for key, times in seconds.items()}
     rows = [
         {"kind": kind, "framework": name, "s": median(times)}
-        | {"over plain": spread([mine / plain for mine, plain in zip(times, counted[name, "plain"])])["median"]}
+        | {"over plain": spread([mine / plain for mine, plain in zip(times, seconds[name, "plain"])])["median"]}
         | {"error": relative_error(outputs["sdjax", kind], outputs["pytorch", kind])}
-        for (name, kind), times in counted.items()
+        for (name, kind), times in seconds.items()
     ]
     publish("reuse", rows, json_file, f"{model}; {pixels} pixels, {steps} steps; medians of {repeats} turns")
 
 
-def sdjax(folder: Path, case: Case, noise: np.ndarray) -> Callable[[str], Run]:
+def sdjax(folder: Path, pixels: int, noise: np.ndarray) -> Callable[[dict[str, Any]], Run]:
     """As a call of the pipeline."""
     from sdjax import load
 
     pipe = load(folder)
-    plain = {"sampler": "ddim", "num_inference_steps": case.steps, "guidance_scale": 7.5, "negative_prompt": ""}
+    plain = {"sampler": "ddim", "guidance_scale": 7.5, "negative_prompt": "", "width": pixels, "height": pixels}
 
-    def prepare(kind: str) -> Run:
-        settings = plain | {"width": case.pixels, "height": case.pixels} | case.kinds[kind]
-        return lambda: np.asarray(pipe(PROMPT, latents=noise, output_type="latent", **settings).images)
+    def prepare(settings: dict[str, Any]) -> Run:
+        return lambda: np.asarray(pipe(PROMPT, latents=noise, output_type="latent", **plain, **settings).images)
 
     return prepare
 
 
-def pytorch(folder: Path, case: Case, noise: np.ndarray) -> Callable[[str], Run]:
+def pytorch(folder: Path, pixels: int, noise: np.ndarray) -> Callable[[dict[str, Any]], Run]:
     """As diffusers' pipeline."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from benchmarks.reuse_pytorch import Cached
 
-    def prepare(kind: str) -> Run:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    opened = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+
+    def prepare(settings: dict[str, Any]) -> Run:
+        unet = copy.deepcopy(opened.unet, {id(each): each for each in opened.unet.parameters()})  # the same weights
+        pipe = StableDiffusionPipeline(**opened.components | {"unet": unet}, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-        settings = case.kinds[kind]
-        gate = settings.get("gate_step")
-        cached = Cached(pipe.unet, settings.get("cache_interval", 1), gate) if settings else None
+        interval, gate = settings.get("cache_interval", 1), settings.get("gate_step")
+        cached = Cached(pipe.unet, interval, gate) if interval > 1 or gate else None
 
         def after(pipe: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if step + 1 == gate:
@@ -126,7 +129,7 @@ def pytorch(folder: Path, case: Case, noise: np.ndarray) -> Callable[[str], Run]
             latents = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
             found = pipe(
                 PROMPT,
-                num_inference_steps=case.steps,
+                num_inference_steps=settings["num_inference_steps"],
                 latents=latents,
                 output_type="latent",
                 callback_on_step_end=after,
@@ -143,12 +146,13 @@ def main(framework: str, folder: Path, case: Case) -> None:
     """Answers each line, a kind, with the seconds that its picture took."""
     side = case.pixels // 8
     noise = np.random.default_rng(0).standard_normal((1, side, side, 4), np.float32)
-    prepare = {"sdjax": sdjax, "pytorch": pytorch}[framework](folder, case, noise)
-    prepared: dict[str, Run] = {}
+    prepare = {"sdjax": sdjax, "pytorch": pytorch}[framework](folder, case.pixels, noise)
+    short, prepared = Case(case.pixels, 2), dict[str, Run]()
     for line in sys.stdin:
         kind = line.strip()
         if is_first := kind not in prepared:
-            prepared[kind] = prepare(kind)
+            prepare(short.kinds[kind])()
+            prepared[kind] = prepare(case.kinds[kind])
         start = time.perf_counter()
         output = prepared[kind]()
         seconds = time.perf_counter() - start

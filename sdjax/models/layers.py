@@ -176,7 +176,7 @@ def doubled(x: jax.Array) -> jax.Array:
 
     A TPU has the pixels of a row in one tile, and takes long to put them elsewhere. A product with zeros and ones does
     it with the same bits: by its compiler's estimates for v5e, 640 channels of 2 x 64 x 64 pixels and the convolution
-    behind them then take 0.76 million cycles instead of 1.14.
+    after them then take 0.65 million cycles instead of 1.02.
     """
     if platform() != "tpu":
         return x.repeat(2, axis=1).repeat(2, axis=2)
