@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.report import in_a_folder
 from benchmarks.scenes import Facts, draw_scene
 from sdjax.files.atomic import replaced
 
@@ -14,7 +15,9 @@ SHORT = 7  # one of so many says no more than a colour and a shape; no multiple 
 
 
 def prompts(
-    output: Annotated[Path, typer.Argument(help="The file to write, a prompt in each line.")],
+    output: Annotated[
+        Path, typer.Argument(dir_okay=False, callback=in_a_folder, help="The file to write, a prompt a line.")
+    ],
     count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 96,
 ) -> None:
     """Write prompts for `sdjax tune shapes`: captions of scenes, and between them short ones such as "a red star"."""
