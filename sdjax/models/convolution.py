@@ -54,9 +54,8 @@ class Conv3x3(nn.Module):
             return scaled(self, winograd(jnp.pad(x, [(0, 0), *even, (0, 0)]), kernel)[:, :height, :width]) + bias
         if platform() == "cpu" and height * width <= PATCH_PIXELS:
             x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-            rows, columns = self.stride * height, self.stride * width
-            taps = [x[:, i : i + rows : self.stride, j : j + columns : self.stride] for i in range(3) for j in range(3)]
-            return scaled(self, jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features)) + bias
+            patches = jnp.concatenate(taps(x, self.stride), axis=-1)
+            return scaled(self, patches @ kernel.reshape(-1, self.features)) + bias
         if platform() == "tpu" and len(x) <= TAPS_BATCH and x.shape[1] * x.shape[2] in TAPS_PIXELS:
             x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
             return scaled(self, by_taps(x, kernel, self.stride)) + bias
@@ -69,10 +68,15 @@ def by_taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
     Nothing is copied for it: pixels are read where they lie. Sums are in float32.
     """
-    height, width = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
     dot = partial(jax.lax.dot_general, dimension_numbers=(((3,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    taps = {(i, j): x[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)}
-    return reduce(jnp.add, (dot(pixels, kernel[tap]) for tap, pixels in taps.items())).astype(x.dtype)
+    products = (dot(pixels, kernel[divmod(tap, 3)]) for tap, pixels in enumerate(taps(x, stride)))
+    return reduce(jnp.add, products).astype(x.dtype)
+
+
+def taps(x: jax.Array, stride: int) -> list[jax.Array]:
+    """The pixels of x, already padded, that each of a kernel's nine taps is multiplied with, row by row."""
+    height, width = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
+    return [x[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
 
 
 def _suits_winograd(x: jax.Array, kernel: jax.Array) -> bool:

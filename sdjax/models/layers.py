@@ -41,21 +41,24 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", ONES, (x.shape[-1],))
         bias = self.param("bias", ZEROS, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        mean = y.mean(-1, keepdims=True)
-        if in_one_pass(x):
-            variance = jnp.maximum(jnp.square(y).mean(-1, keepdims=True) - jnp.square(mean), 0)
-        else:
-            variance = jnp.square(y - mean).mean(-1, keepdims=True)
-        return ((y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(x.dtype)
+        mean, variance = moments(x, partial(jnp.mean, axis=-1, keepdims=True), lambda mean: mean)
+        distances = x.astype(jnp.float32) - mean
+        return (distances * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(x.dtype)
 
 
-def in_one_pass(x: jax.Array) -> bool:
-    """Whether a variance is E[x²] - E[x]²: in half precision, where that loses less than the rounding of x has lost.
+def moments(
+    x: jax.Array, average: Callable[[jax.Array], jax.Array], spread: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance in float32. average: of a statistic's share of x. spread: an average as it is taken from x.
 
+    In half precision a variance is E[x²] - E[x]², of one pass over x: that loses less than the rounding of x has lost.
     In float32 it would lose digits where the mean is large.
     """
-    return x.dtype.itemsize == 2
+    y = x.astype(jnp.float32)
+    mean = average(y)
+    if x.dtype.itemsize == 2:
+        return mean, jnp.maximum(average(jnp.square(y)) - jnp.square(mean), 0)
+    return mean, average(jnp.square(y - spread(mean)))
 
 
 class GroupNorm(nn.Module):
@@ -79,11 +82,8 @@ class GroupNorm(nn.Module):
 
         Sums of each channel come first: with the groups as an axis, x would need another layout.
         """
-        y = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
-        mean = self.of_groups(y.mean(1))
-        if in_one_pass(x):
-            return mean, jnp.maximum(self.of_groups(jnp.square(y).mean(1)) - jnp.square(mean), 0)
-        return mean, self.of_groups(jnp.square(y - self.by_channel(mean, x.shape[-1])).mean(1))
+        x = x.reshape(len(x), -1, x.shape[-1])
+        return moments(x, lambda y: self.of_groups(y.mean(1)), partial(self.by_channel, channels=x.shape[-1]))
 
     def of_groups(self, means: jax.Array) -> jax.Array:
         """The mean of each group, [batch, groups], from those of the channels, [batch, channels]."""
