@@ -53,6 +53,7 @@ def tuned(
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         for budget in sizes:
             known = [row for row in rows if row["nfe"] <= budget and not row["stochastic"]]
+            known.sort(key=lambda row: row["error"], reverse=True)  # with fewer evaluations some are better
             by_hand = {f"{row['sampler']} {row['spacing']}": row["error"] for row in known}
             task = progress.add_task(f"{budget} evaluations", total=steps)
             tuning = Tuning(_mixture, exact.noise, (_first(budget),))
@@ -61,7 +62,7 @@ def tuned(
                 progress.update(task, completed=done)
 
             fitted = fitting_task(tuning, (), [1.0], {"nfe": budget}, lambda run: taught, count)
-            settings = Settings(steps, BATCH, 0.01, 20, ema_decay=0, cosine_decay=True)
+            settings = Settings(steps, BATCH, 0.1, 20, ema_decay=0, cosine_decay=True)
             path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
             found.append(compared(budget, by_hand, _error(read_plan(path), held_out)))
     publish("tuned", found, json_file, f"{count} samples in {DIMENSIONS} dimensions; {len(rows)} runs by hand")

@@ -31,7 +31,7 @@ LATER = "How it is computed"
 OPTIONS: dict[str, tuple[Any, Any]] = {  # the option's type and its usual default
     "steps": (Annotated[int, typer.Option(min=1, help="Steps in all.")], 10_000),
     "batch_size": (Annotated[int, typer.Option(min=1, help="Pictures per step.")], 32),
-    "learning_rate": (Annotated[float, typer.Option(help="Of AdamW, reached after the warm-up.")], 1e-4),
+    "learning_rate": (Annotated[float, typer.Option(help="Reached after the warm-up.")], 1e-4),
     "warmup_steps": (Annotated[int, typer.Option(min=0, help="Steps in which the learning rate rises.")], 100),
     "cosine_decay": (
         Annotated[
@@ -75,11 +75,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # the option's type and its usual defau
 }
 
 
-def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the shared training options to a command, and passes them as `settings` and `intervals`.
 
-    defaults: those in which the command differs from the others.
+    without: those that mean nothing to the command. defaults: those in which it differs from the others.
     """
+    options = {name: each for name, each in OPTIONS.items() if name not in without}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -87,11 +88,11 @@ def with_settings(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
             from sdjax.training.fit import Intervals
             from sdjax.training.step import Settings
 
-            chosen = {name: given.pop(name) for name in OPTIONS}
+            chosen = {name: given.pop(name) for name in options}
             intervals = Intervals(chosen.pop("log_every"), chosen.pop("save_every"))
             command(**given, settings=Settings(**chosen), intervals=intervals)
 
-        shared = [option(name, kind, defaults.get(name, default)) for name, (kind, default) in OPTIONS.items()]
+        shared = [option(name, kind, defaults.get(name, default)) for name, (kind, default) in options.items()]
         return extended(run, command, {"settings", "intervals"}, shared)
 
     return decorate

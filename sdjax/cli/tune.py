@@ -18,10 +18,11 @@ BEGUN_ON = "trailing,kl_optimal,align_your_steps,karras"  # spacings
 
 
 @with_settings(
-    steps=100,
+    "weight_decay",
+    steps=60,
     batch_size=12,
-    learning_rate=0.02,
-    warmup_steps=1,
+    learning_rate=0.1,
+    warmup_steps=10,
     cosine_decay=True,
     ema_decay=0.0,
     save_every=10,
@@ -77,8 +78,8 @@ def tune(
 ) -> None:
     """Fit a sampler to a model: its noise levels, time inputs, weights and guidance, for so many evaluations.
 
-    A teacher draws pictures with many evaluations; a plan is laid along its way, and by gradient learns to draw the
-    same from the same noise. It is then a sampler like others: --sampler FILE.json; in the model's folder `plans`,
+    A teacher draws pictures with many evaluations; a plan is laid along its way, and by natural gradient learns to draw
+    the same from the same noise. It is then a sampler like others: --sampler FILE.json; in the model's folder `plans`,
     --sampler tuned finds it. A model of pixels (`sdjax train ddpm`) needs no prompts.
 
     Stopped and begun again it goes on; log and curve are in a folder beside the file.

@@ -29,7 +29,7 @@ from sdjax.files.layout import read_json, write_json
 from sdjax.parallel import sharding
 from sdjax.training.data import batches
 from sdjax.training.figures import save_loss_curve
-from sdjax.training.step import Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
+from sdjax.training.step import ADAMW, Descent, Loss, Metrics, Settings, TrainState, Tree, begin, make_step, place
 
 KEPT = 2
 NOTED = 0.05  # share of the time spent waiting for pictures from which on the progress line shows it
@@ -53,6 +53,7 @@ class Task:
     show    show(state, folder), called after each checkpoint: draws samples into the folder
     result  name of the result in the run's folder, such as "model-{step}"
     write   write(state, path): writes the result
+    descent how the loss is made small
     """
 
     about: dict[str, Any]
@@ -64,6 +65,7 @@ class Task:
     show: Callable[[TrainState, Path], None]
     result: str
     write: Callable[[TrainState, Path], None]
+    descent: Descent = ADAMW
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def fit(task: Task, run: Run) -> TrainState:
     read = task.open(run)
     with checkpoints(folder) as manager:
         state = _restored(manager, task, settings)
-        first, step = int(state.step), make_step(task.loss, settings)
+        first, step = int(state.step), make_step(task.loss, settings, task.descent)
         log = Log(folder / "log.csv", first, settings.batch_size)
         frozen = jax.device_put(task.frozen, sharding(PartitionSpec()))
         source = batches(read, task.count, settings.batch_size, settings.seed, first)
@@ -162,11 +164,11 @@ def checkpoints(folder: Path) -> ocp.CheckpointManager:
 def _restored(manager: ocp.CheckpointManager, task: Task, settings: Settings) -> TrainState:
     """The state of the last checkpoint, or the one before the first step."""
     if (last := manager.latest_step()) is None:
-        return begin(task.init(settings.seed), settings)
+        return begin(task.init(settings.seed), settings, task.descent)
     everywhere = sharding(PartitionSpec())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-        jax.eval_shape(lambda: begin(task.init(settings.seed), settings)),
+        jax.eval_shape(lambda: begin(task.init(settings.seed), settings, task.descent)),
     )
     return manager.restore(last, args=ocp.args.StandardRestore(shapes))
 

@@ -1,4 +1,4 @@
-"""One step of training, compiled once: gradients on every device, their average, Adam, and the average of the weights.
+"""One step of training, compiled once: gradients on every device, their average, and what an optimizer makes of them.
 
 What is random follows from the seed, the number of the step and the place of the example in the batch, so that neither
 the number of devices nor an interruption changes what is drawn.
@@ -58,6 +58,18 @@ class Settings:
             raise InputError("learning_rate must be above 0, and ema_decay from 0 to just below 1")
 
 
+# Maps a loss without its frozen parameters, parameters, a batch and keys to gradients for an optimizer, and to means of
+# the metrics. Averages of gradients over parts of a batch are those of the whole.
+Gradients = Callable[[Callable[..., Metrics], Tree, Tree, jax.Array], tuple[Tree, Metrics]]
+
+
+class Descent(NamedTuple):
+    """How a step goes down: which gradients it takes, and what an optimizer makes of them."""
+
+    gradients: Gradients
+    optimizer: Callable[[Settings], optax.GradientTransformation]
+
+
 class TrainState(NamedTuple):
     """All that a step changes: its number, parameters, their moving average, and the optimizer's moments."""
 
@@ -67,7 +79,18 @@ class TrainState(NamedTuple):
     optimizer: Tree
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
+def mean_gradients(each: Callable[..., Metrics], params: Tree, batch: Tree, keys: jax.Array) -> tuple[Tree, Metrics]:
+    """Those of the mean loss."""
+
+    def mean_loss(params: Tree) -> tuple[jax.Array, Metrics]:
+        means = {name: values.mean() for name, values in each(params, batch, keys).items()}
+        return means["loss"], means
+
+    gradients, means = jax.grad(mean_loss, has_aux=True)(params)
+    return gradients, means
+
+
+def adamw(settings: Settings) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) after a clip of the gradient; only kernels decay."""
 
     def kernels(params: Tree) -> Tree:
@@ -75,6 +98,9 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 
     adam = optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay, mask=kernels)
     return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), adam)
+
+
+ADAMW = Descent(mean_gradients, adamw)
 
 
 def learning_rate(settings: Settings) -> optax.Schedule:
@@ -87,17 +113,20 @@ def learning_rate(settings: Settings) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [warmup])
 
 
-def begin(params: Tree, settings: Settings) -> TrainState:
+def begin(params: Tree, settings: Settings, descent: Descent = ADAMW) -> TrainState:
     """The state before the first step, on every device; it owns its arrays, since steps overwrite them."""
 
     def make(params: Tree) -> TrainState:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-        return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer(settings).init(params))
+        moments = descent.optimizer(settings).init(params)
+        return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), moments)
 
     return jax.jit(make, out_shardings=sharding(PartitionSpec()))(params)
 
 
-def make_step(loss: Loss, settings: Settings) -> Callable[[TrainState, Tree, Tree, int], tuple[TrainState, Metrics]]:
+def make_step(
+    loss: Loss, settings: Settings, descent: Descent = ADAMW
+) -> Callable[[TrainState, Tree, Tree, int], tuple[TrainState, Metrics]]:
     """The compiled step, `step(state, frozen, batch, number)`, which gives the next state and the means of the metrics.
 
     The batch is sharded along its first axis, see `place`. The old state is donated. Where the gradient is not finite,
@@ -105,7 +134,7 @@ def make_step(loss: Loss, settings: Settings) -> Callable[[TrainState, Tree, Tre
     """
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
     average = jax.shard_map(
-        partial(_averaged_gradients, loss, settings),
+        partial(_averaged_gradients, loss, settings, descent.gradients),
         mesh=sharding(everywhere).mesh,
         in_specs=(everywhere, everywhere, split, split),
         out_specs=everywhere,
@@ -118,7 +147,7 @@ def make_step(loss: Loss, settings: Settings) -> Callable[[TrainState, Tree, Tre
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(settings.batch_size))
         gradients, metrics = average(state.params, frozen, batch, keys)
         norm = optax.tree.norm(gradients)
-        updates, moments = optimizer(settings).update(gradients, state.optimizer, state.params)
+        updates, moments = descent.optimizer(settings).update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # In the first steps the average follows quickly: there is little to average yet.
         decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
@@ -142,24 +171,18 @@ def cast(tree: Tree, dtype: jnp.dtype) -> Tree:
 
 
 def _averaged_gradients(
-    loss: Loss, settings: Settings, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array
+    loss: Loss, settings: Settings, gradients: Gradients, params: Tree, frozen: Tree, batch: Tree, keys: jax.Array
 ) -> tuple[Tree, Metrics]:
     """Gradients and metrics of one device's share of the batch, averaged over its parts and over the devices."""
     dtype = jnp.dtype(settings.dtype)
 
-    def mean_loss(params: Tree, batch: Tree, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+    def each(params: Tree, batch: Tree, keys: jax.Array) -> Metrics:
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default"):
-            each = loss(cast(params, dtype), cast(frozen, dtype), batch, keys)
-        means = {name: values.mean() for name, values in each.items()}
-        return means["loss"], means
+            return loss(cast(params, dtype), cast(frozen, dtype), batch, keys)
 
     if settings.remat:
-        mean_loss = jax.checkpoint(mean_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT)
-
-    def part(batch: Tree, keys: jax.Array) -> tuple[Tree, Metrics]:
-        gradients, metrics = jax.grad(mean_loss, has_aux=True)(params, batch, keys)
-        return gradients, metrics
-
+        each = jax.checkpoint(each, policy=lambda primitive, *_, **__: primitive.name in KEPT)
+    part = partial(gradients, each, params)
     if settings.accumulate == 1:
         total = part(batch, keys)
     else:

@@ -1,4 +1,4 @@
-"""Fitting a plan to a model: levels, timesteps and weights by gradient, through the loop that draws.
+"""Fitting a plan to a model: levels, timesteps and weights by natural gradient, through the loop that draws.
 
 A plan is numbers, and the loop is differentiable in them: bespoke solvers (Shaul et al., 2024, arXiv:2403.01329) and
 S4S (Frankel et al., 2025, arXiv:2502.17423), for the tables of `schedulers.tuned`. The teacher draws the same pictures
@@ -28,6 +28,7 @@ from sdjax.schedulers.loop import PlanRow, RowModel
 from sdjax.schedulers.tuned import ORDER, Table
 from sdjax.training.fit import Report, Run, Task
 from sdjax.training.following import follow
+from sdjax.training.natural import NATURAL
 from sdjax.training.objectives import NEAR, Apart, Name, OfDecoded, nearer_noise, of_latents
 from sdjax.training.plans import First, at_scale, first_of, params_of, plan_of, table_of, traced_plan
 from sdjax.training.step import Metrics, TrainState, Tree
@@ -174,6 +175,7 @@ def fitting_task(
         show=lambda state, folder: None,
         result="plan-{step}.json",
         write=write,
+        descent=NATURAL,
     )
 
 
