@@ -26,11 +26,11 @@ from sdjax.models import (
     build,
     convolution,
 )
+from sdjax.models.activations import gelu
 from sdjax.models.attention import by_heads, chunked, flash
 from sdjax.models.convolution import Conv3x3, by_taps, winograd
 from sdjax.models.layers import GroupNorm, LayerNorm
 from sdjax.models.platform import target_platform
-from sdjax.models.transformer import gelu
 
 PUBLISHED = [
     "runwayml/stable-diffusion-v1-5",

@@ -1,6 +1,5 @@
 """The text encoder of Stable Diffusion 1 and 2."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,22 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import InputError
+from sdjax.models.activations import ACTIVATIONS
 from sdjax.models.attention import attention
 from sdjax.models.config import CLIPConfig, CLIPTextConfig
 from sdjax.models.layers import Dense, Embed, LayerNorm
 
 LEGACY_END = 2
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """The sigmoid approximation of the GELU with which OpenAI's CLIP was trained."""
-    return x * nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": partial(nn.gelu, approximate=False),
-}
 
 
 class CLIPAttention(nn.Module):

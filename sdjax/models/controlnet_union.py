@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdjax.models.clip import quick_gelu
+from sdjax.models.activations import quick_gelu
 from sdjax.models.controlnet import ControlNetConfig, ControlNetModel
 from sdjax.models.layers import ZEROS, Dense, LayerNorm, TimestepEmbedding, timestep_embedding
 from sdjax.models.unet import Residuals

@@ -3,16 +3,13 @@
 Ye et al. (2023), arXiv:2308.06721. Modules are named as the tensors of the adapters' files.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.models.activations import gelu
 from sdjax.models.attention import attention
 from sdjax.models.layers import ZEROS, Dense, LayerNorm
-
-gelu = partial(nn.gelu, approximate=False)
 
 
 class ImageProjection(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.models.activations import gelu
 from sdjax.models.convolution import Conv3x3
 from sdjax.models.layers import Dense, LayerNorm
 from sdjax.models.upscalers.layers import leaky, pixel_shuffle, repeated, smallest, stack
@@ -122,7 +123,7 @@ class Block(nn.Module):
         h = from_windows(WindowAttention(self.config, name="attn")(windows_of(h, size), mask), x.shape, size)
         x = x + (jnp.roll(h, (shift, shift), (1, 2)) if shift else h)
         h = Dense(self.config.hidden, name="mlp_fc1")(LayerNorm(name="norm2")(x))
-        return x + Dense(x.shape[-1], name="mlp_fc2")(nn.gelu(h, approximate=False))
+        return x + Dense(x.shape[-1], name="mlp_fc2")(gelu(h))
 
 
 def last_convolutions(config: SwinIRConfig, name: str, x: jax.Array) -> jax.Array:
