@@ -87,7 +87,7 @@ shapes-model: $(VENV)/installed | $(SHAPES)/first $(SHAPES)/pictures $(SHAPES_VA
 shapes-plans: $(SHAPES_BUDGETS:%=$(SHAPES)/plans/%.json)  ## its samplers of few evaluations anew
 
 $(SHAPES)/plans/%.json: $(SHAPES)/prompts.txt
-	$(VENV)/bin/sdjax tune shapes --nfe $* --prompts $< -o $@ --teacher 60 --steps 30
+	$(VENV)/bin/sdjax tune shapes --nfe $* --prompts $< -o $@ --teacher 60
 
 $(SHAPES)/prompts.txt: | $(VENV)/installed
 	mkdir -p $(SHAPES)/plans

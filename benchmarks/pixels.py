@@ -34,7 +34,7 @@ def pixels(
     held_out: Annotated[int, typer.Option(min=AT_ONCE, help="Others, that are judged.")] = 64,
     teacher: Annotated[int, typer.Option(min=20, max=999, help="Evaluations of the pictures fitted to.")] = 100,
     reference_steps: Annotated[int, typer.Option(min=50, max=999, help="Evaluations of those judged by.")] = 300,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 60,
     json_file: JsonOption = None,
 ) -> None:
     """The table of `tuned` for a model that `sdjax train ddpm` made, such as one of CIFAR-10.
@@ -59,7 +59,7 @@ def pixels(
             progress.update(task, completed=number, description=f"{budget} evaluations by hand")
             by_hand = {f"{kind.sampler} {kind.spacing}": error(budget, kind.sampler, kind.spacing) for kind in kinds}
             fitted = pixel_tuning_task(opened, PixelLesson(pictures, teacher), budget, BEGUN_ON.split(","))
-            settings = Settings(steps, BATCH, 0.02, 1, ema_decay=0, cosine_decay=True)
+            settings = Settings(steps, BATCH, 0.1, 10, ema_decay=0, cosine_decay=True)
             path = train(fitted, Run(Path(folder) / str(budget), settings, Intervals(100, steps), report))
             found.append(compared(budget, by_hand, error(budget, str(path), None)))
     publish("pixels", found, json_file, f"{model}; {held_out} pictures, against {reference_steps} evaluations")

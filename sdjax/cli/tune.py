@@ -19,9 +19,9 @@ BEGUN_ON = "trailing,kl_optimal,align_your_steps,karras"  # spacings
 
 @with_settings(
     "weight_decay",
-    steps=60,
+    steps=100,
     batch_size=12,
-    learning_rate=0.1,
+    learning_rate=0.07,
     warmup_steps=10,
     cosine_decay=True,
     ema_decay=0.0,
