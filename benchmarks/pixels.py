@@ -20,8 +20,9 @@ from sdjax.training.pixels import PixelLesson, pixel_tuning_task
 from sdjax.training.step import Settings
 
 BY_HAND = (
-    "ddim trailing,ddim leading,dpmpp_2m trailing,dpmpp_2m karras,dpmpp_2m leading,dpmpp_3m trailing,dpmpp_3m karras,"
-    "unipc trailing,unipc karras,ipndm trailing,ipndm karras,deis trailing,deis karras,euler karras"
+    "ddim trailing,ddim leading,ddim kl_optimal,dpmpp_2m trailing,dpmpp_2m karras,dpmpp_2m leading,dpmpp_2m kl_optimal,"
+    "dpmpp_3m trailing,dpmpp_3m karras,dpmpp_3m kl_optimal,unipc trailing,unipc karras,unipc kl_optimal,ipndm trailing,"
+    "ipndm karras,ipndm kl_optimal,deis trailing,deis karras,deis kl_optimal,euler karras"
 )
 AT_ONCE, BATCH = 16, 12
 

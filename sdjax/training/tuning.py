@@ -36,7 +36,6 @@ from sdjax.training.teacher import Lesson, Taught, check_tunable, taught
 
 # Maps a network's parameters, a batch and the factors of its guidance [batch, rows] to what the loop asks.
 Asked = Callable[[Tree, Tree, jax.Array], RowModel]
-TRIED = 16  # examples of each scale by which it is seen on which levels to begin
 AT_ONCE = 4  # of which estimates are made
 
 
@@ -188,8 +187,8 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
     estimate = jax.jit(tuning.estimate)
     frozen = jax.device_put(frozen)
 
-    def followed(first: First, knot: int, count: int | None) -> tuple[Table, np.ndarray]:
-        own = [i for i, example in enumerate(taught.examples) if example["knot"] == knot][:count]
+    def followed(first: First, knot: int) -> tuple[Table, np.ndarray]:
+        own = [i for i, example in enumerate(taught.examples) if example["knot"] == knot]
         examples = jax.tree.map(lambda *leaves: np.stack(leaves), *(taught.examples[i] for i in own))
 
         def at(x: np.ndarray, *row: float) -> np.ndarray:
@@ -202,14 +201,13 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
 
         return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
 
-    def best_at(knot: int) -> First:
-        if len(tuning.firsts) == 1:
-            return tuning.first
-        report("encode", knot, len(knots) + 1, "following the teacher")
-        return min(tuning.firsts, key=lambda first: np.median(followed(first, knot, TRIED)[1]))
-
     knots = range(1 + max(int(example["knot"]) for example in taught.examples))
-    best = [best_at(knot) for knot in knots]
-    found = [params_of(tuning.first, followed(first, knot, None)[0]) for knot, first in zip(knots, best)]
+    found, names = [], []
+    for knot in knots:
+        report("encode", knot, len(knots), "following the teacher")
+        tried = [(first.spacing, *followed(first, knot)) for first in tuning.firsts]
+        name, table, _ = min(tried, key=lambda one: np.median(one[2]))
+        found.append(params_of(tuning.first, table))
+        names.append(name)
     params = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *found)
-    return params, [first.spacing for first in best]
+    return params, names
