@@ -24,8 +24,8 @@ from sdjax.training.following import Way, follow
 from sdjax.training.gits import distances, shortest
 from sdjax.training.objectives import OfDecoded, nearer_noise, of_latents
 from sdjax.training.plans import First, at_scale, first_of, params_of, plan_of, table_of, traced_plan
-from sdjax.training.teacher import Lesson, Taught
-from sdjax.training.tuning import Tuning, beginning, tuning_task
+from sdjax.training.teacher import Lesson, Taught, taught
+from sdjax.training.tuning import Tuning, beginning, guided, tuning_task
 
 BETAS = BETA_SCHEDULES["scaled_linear"](0.00085, 0.012, 1000)
 SCALES = (1.0, 3.0, 7.5)
@@ -44,6 +44,12 @@ def fitted(seed=0, rows=5, prediction_type="epsilon") -> tuple[First, dict, Tune
     shapes["guidance"] = (3, rows)
     params = {name: jnp.asarray(random.normal(0, 0.1, shape), jnp.float32) for name, shape in shapes.items()}
     return first, params, plan_of(first, params, SCALES, noise_of(prediction_type), {"made": "by a test"})
+
+
+def of_ddim(rows) -> dict:
+    """Parameters of one scale from which DDIM's plan follows."""
+    shapes = {"start": (1,), "steps": (1, rows - 1), "timesteps": (1, rows), "weights": (1, rows, 3)}
+    return {name: jnp.zeros(shape) for name, shape in (shapes | {"guidance": (1, rows)}).items()}
 
 
 def estimate_of(x, sigma):
@@ -254,9 +260,7 @@ def test_no_guidance_is_found_where_there_is_none():
 
 def test_a_plan_is_a_sampler(pipe, tmp_path):
     first = first_of(pipe.facts.scheduler, 4, "trailing")
-    shapes = {"start": (1,), "steps": (1, 3), "timesteps": (1, 4), "weights": (1, 4, 3), "guidance": (1, 4)}
-    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-    tuned = plan_of(first, params, (3.0,), pipe.facts.scheduler.noise, {})
+    tuned = plan_of(first, of_ddim(4), (3.0,), pipe.facts.scheduler.noise, {})
     path = tmp_path / "mine.json"
     write_plan(tuned, path)
     found = pipe("a red star", sampler=str(path), guidance_scale=3.0)
@@ -361,6 +365,20 @@ def test_estimates_are_clipped_in_a_fit_as_they_are_in_drawing(pipe, monkeypatch
     assert task_where(clip_range=1.5).loss.clip_range == 1.5 and task_where().loss.clip_range == np.inf
     with pytest.raises(InputError, match="not clipped dynamically"):
         task_where(threshold=(0.995, 1.0))
+
+
+def test_without_guidance_half_the_work_gives_the_same(pipe):
+    lesson = Lesson(("a red star",), (1.0,), 2, 20)
+    task = tuning_task(pipe, lesson, 3, ["trailing"], "latents")
+    examples = taught(pipe, lesson, 2, lambda *_: None).examples
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *examples)
+    found, work = [], []
+    for loss in (task.loss, replace(task.loss, model=guided(pipe.networks.modules["unet"]))):
+        program = jax.jit(loss).lower(of_ddim(3), task.frozen, batch, None)
+        found.append(program.compile()(of_ddim(3), task.frozen, batch, None)["distance"])
+        work.append(program.cost_analysis()["flops"])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+    assert work[0] < 0.6 * work[1]
 
 
 @pytest.mark.long

@@ -97,14 +97,17 @@ class Tuning:
         return jnp.clip(denoised, -self.clip_range, self.clip_range)
 
 
-def guided(unet: nn.Module) -> Asked:
-    """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row."""
+def guided(unet: nn.Module, both: bool = True) -> Asked:
+    """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row.
+
+    both: compute the unconditional half too; without it all scales must be 1.
+    """
 
     def asked(frozen: Tree, batch: Tree, factors: jax.Array) -> RowModel:
         predict = jax.checkpoint(unet_denoiser(unet, frozen["unet"]))
         conditioning = Conditioning(batch["positive"], batch["negative"], batch["shared"])
         scales: Any = 1 + factors * (batch["scale"][:, None] - 1)
-        return denoiser(predict, conditioning, cfg(scales), guided=True)
+        return denoiser(predict, conditioning, cfg(scales), guided=both)
 
     return asked
 
@@ -126,7 +129,14 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str
     read = ("unet", "vae") if objective == "decoded" else ("unet",)
     radius = NEAR if objective == "relaxed" else 0.0
     return fitting_task(
-        Tuning(guided(modules["unet"]), scheduler.noise, firsts, clip_range_of(scheduler), apart, radius),
+        Tuning(
+            guided(modules["unet"], max(lesson.scales) > 1),
+            scheduler.noise,
+            firsts,
+            clip_range_of(scheduler),
+            apart,
+            radius,
+        ),
         jax.device_get({name: pipe.params[name] for name in read}),
         lesson.scales,
         {"nfe": nfe, "spacings": list(spacings), "objective": objective, **asdict(lesson)},
