@@ -31,7 +31,8 @@ class Settings:
 
     remat: keep only the products of the forward pass, and compute again what lies between them. dtype: what the
     networks compute in; parameters and their averages are float32. ema_decay: 0 for no average. cosine_decay: the
-    learning rate falls after the warm-up, along half a cosine, to 0 at the last step (arXiv:1608.03983).
+    learning rate falls after the warm-up, along half a cosine, to 0 at the last step (arXiv:1608.03983). weight_decay,
+    gradient_clip: of AdamW.
     """
 
     steps: int = 10_000
