@@ -30,12 +30,11 @@ class Seen(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The number of the step; moving averages of what was seen, and those of a shorter memory, without the products."""
+    """The number of the step; moving averages of gradients and of their products, each with the share in its memory."""
 
     step: jax.Array
-    seen: Seen
-    share: jax.Array
-    gradient: jax.Array
+    means: tuple[jax.Array, jax.Array]
+    fisher: tuple[jax.Array, jax.Array]
 
 
 def gradients(each: Callable[..., Metrics], params: Tree, batch: Tree, keys: jax.Array) -> tuple[Seen, Metrics]:
@@ -62,21 +61,19 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     def init(params: Tree) -> Moments:
         flat = _flat(params)
         scales, numbers = flat.shape
-        share = jnp.zeros(scales)
-        seen = Seen(share, flat * 0, jnp.zeros((scales, numbers, numbers)))
-        return Moments(jnp.int32(0), seen, share, flat * 0)
+        share, products = jnp.zeros(scales), jnp.zeros((scales, numbers, numbers))
+        return Moments(jnp.int32(0), (share, flat * 0), (share, products))
 
     def update(seen: Seen, moments: Moments, params: Tree | None = None) -> tuple[Tree, Moments]:
-        averaged = optax.incremental_update(seen, moments.seen, 1 - OF_FISHER)
-        lately = (seen.share, seen.gradient), (moments.share, moments.gradient)
-        share, gradient = optax.incremental_update(*lately, 1 - OF_MEANS)
+        means = optax.incremental_update((seen.share, seen.gradient), moments.means, 1 - OF_MEANS)
+        fisher = optax.incremental_update((seen.share, seen.fisher), moments.fisher, 1 - OF_FISHER)
         # A scale of which nothing was seen yet has sums of 0, and stays where it is.
-        fisher = averaged.fisher / jnp.maximum(averaged.share, TINY)[:, None, None]
-        way = jax.vmap(_solved)(fisher, gradient / jnp.maximum(share, TINY)[:, None])
+        mean, matrix = (jax.vmap(jnp.divide)(part, jnp.maximum(share, TINY)) for share, part in (means, fisher))
+        way = jax.vmap(_solved)(matrix, mean)
         moved = jnp.clip(-learning_rate(settings)(moments.step) * way, -FARTHEST, FARTHEST)
         one = jax.tree.map(lambda leaf: leaf[0], params)
         updates = jax.vmap(ravel_pytree(one)[1])(moved)
-        return updates, Moments(moments.step + 1, averaged, share, gradient)
+        return updates, Moments(moments.step + 1, means, fisher)
 
     return optax.GradientTransformation(init, update)
 

@@ -128,15 +128,9 @@ def tuning_task(pipe: Pipeline, lesson: Lesson, nfe: int, spacings: Sequence[str
     apart = OfDecoded(modules["vae"]) if objective == "decoded" else of_latents
     read = ("unet", "vae") if objective == "decoded" else ("unet",)
     radius = NEAR if objective == "relaxed" else 0.0
+    model = guided(modules["unet"], max(lesson.scales) > 1)
     return fitting_task(
-        Tuning(
-            guided(modules["unet"], max(lesson.scales) > 1),
-            scheduler.noise,
-            firsts,
-            clip_range_of(scheduler),
-            apart,
-            radius,
-        ),
+        Tuning(model, scheduler.noise, firsts, clip_range_of(scheduler), apart, radius),
         jax.device_get({name: pipe.params[name] for name in read}),
         lesson.scales,
         {"nfe": nfe, "spacings": list(spacings), "objective": objective, **asdict(lesson)},
