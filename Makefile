@@ -86,8 +86,9 @@ shapes-model: $(VENV)/installed | $(SHAPES)/first $(SHAPES)/pictures $(SHAPES_VA
 
 shapes-plans: $(SHAPES_BUDGETS:%=$(SHAPES)/plans/%.json)  ## its samplers of few evaluations anew
 
+# Two devices, because one leaves half of two cores idle.
 $(SHAPES)/plans/%.json: $(SHAPES)/prompts.txt
-	$(VENV)/bin/sdjax tune shapes --nfe $* --prompts $< -o $@ --teacher 60
+	XLA_FLAGS=--xla_force_host_platform_device_count=2 $(VENV)/bin/sdjax tune shapes --nfe $* --prompts $< -o $@ --teacher 60
 
 $(SHAPES)/prompts.txt: | $(VENV)/installed
 	mkdir -p $(SHAPES)/plans

@@ -28,6 +28,7 @@ TICKS = (4, 5, 6, 8, 10, 15, 20, 50, 100, 200)
 MARKERS = "osv^Dd<>*p"
 # What may be read of pictures, and the title of its panel.
 READ = {"all": "captions that hold", "frechet": "Fréchet distance", "clip": "CLIP score", "fid": "FID"}
+BOUNDS = {"rendered": ":", "converged": "--"}  # what else was read, and the line that says where it lies
 SPACED = "dpmpp_2m"  # drawn on all spacings
 # Those that people know best, each on the spacing that it is mostly used with.
 CURVES = (
@@ -122,8 +123,8 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
         if what == "rmse":
             panel.set_yscale("log")
         for row in rows:
-            if row["sampler"] == "rendered" and what in row:
-                panel.axhline(row[what], color="black", ls=":", label="rendered scenes")
+            if row["sampler"] in BOUNDS and what in row:
+                panel.axhline(row[what], color="black", ls=BOUNDS[row["sampler"]], label=f"{row['sampler']} pictures")
     handles = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
     for panel in axes[len(panels) :]:
         panel.axis("off")

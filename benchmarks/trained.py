@@ -1,6 +1,7 @@
 """Evaluations of the network against quality, on a trained model: the embedded one, or any other with prompts."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +89,7 @@ def trained(
     RMSE: how far latents are from those of a converged run from the same noise, the median over pictures, in units of
     the latents; of samplers that draw no noise. Facts: the share of captions all of whose facts hold in the picture.
     Fréchet: the distance of the pictures, as a set, from rendered scenes; what as many rendered ones have is its floor.
+    With as many --references as --pictures, both are said of the converged ones too.
 
     For a model of your own, RMSE alone: --model DIR --prompts FILE. With --clip, how well pictures fit their prompts;
     with --inception and --against, how far they are, as a set, from yours. Converged runs are kept in the cache.
@@ -123,13 +125,19 @@ def trained(
         spent = seconds_of(pipe, runs, texts, batch, turns)
         rows = [row | {"seconds": spent[run]} for row, run in zip(rows, runs)]
     note = f"{model or 'shapes'}; errors: {first} pictures, against {reference_steps} evaluations"
+    decode = partial(in_batches, pipe.networks.autoencoder.decode, batch)
     for row, run in track(list(zip(rows, runs)), "reading") if readers else ():
         if run.guidance == read_at:
-            pixels = in_batches(pipe.networks.autoencoder.decode, batch, latents[run])
+            pixels = decode(latents[run])
             row |= {what: value for reader in readers for what, value in reader(pixels).items()}
     if scenes:
-        rows.append({"sampler": "rendered", "spacing": "", "budget": 0} | readers[0](rendered(scenes)))
-        note += f"; of rendered scenes {rows[-1]['all']:.0%} hold, their Fréchet distance is {rows[-1]['frechet']:.1f}"
+        bounds = {"rendered": rendered(scenes)}
+        if first == pictures:
+            bounds["converged"] = decode(endless[read_at])
+        for name, pixels in bounds.items():
+            rows.append({"sampler": name, "spacing": "", "budget": 0} | readers[0](pixels))
+            share, distance = rows[-1]["all"], rows[-1]["frechet"]
+            note += f"; of {name} pictures {share:.1%} hold, their Fréchet distance is {distance:.1f}"
     for what, title in READ.items():
         if lines_read := table(rows, what):
             console().print(table_of(lines_read, f"{title[0].upper()}{title[1:]}"))

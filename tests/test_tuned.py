@@ -171,6 +171,9 @@ def test_a_fit_begins_on_the_teachers_way():
     def estimate(x, level, timestep, factor):
         return np.tanh(x / level**2) + factor * np.cos(3 * x) * timestep / 1000
 
+    def both(x, level, timestep):
+        return estimate(x, level, timestep, 1.0), estimate(x, level, timestep, 0.0)
+
     x = np.random.default_rng(1).standard_normal((6, 8, 8, 2)) * table.levels[0]
     samples, estimates = [x], []
     for k, level in enumerate(table.levels):
@@ -180,7 +183,7 @@ def test_a_fit_begins_on_the_teachers_way():
         mixed = mixed + table.weights[k, len(estimates) :].sum() * estimates[0]
         x = target / level * x + (1 - target / level) * mixed
         samples.append(x)
-    found, apart = follow(Way(table.levels, np.stack(samples)), table.levels, table.timesteps, estimate)
+    found, apart = follow(Way(table.levels, np.stack(samples)), table.levels, table.timesteps, both)
     assert apart.max() < 2e-3
     np.testing.assert_allclose(found.guidance[:-1], table.guidance[:-1], atol=0.01)  # the last row has many ways
     np.testing.assert_allclose(found.weights[3], table.weights[3], atol=0.02)
@@ -220,7 +223,7 @@ def test_a_plan_that_begins_lower_begins_with_the_same_noise():
     way = Way(np.array([8.0, 2.0, 0.5]), np.random.default_rng(0).standard_normal((4, 3, 4, 4, 1)))
     seen = []
     levels = np.array([2.0, 0.5])
-    follow(way, levels, levels, lambda x, *_: seen.append(x) or np.tanh(x))
+    follow(way, levels, levels, lambda x, *_: seen.append(x) or (np.tanh(x), np.tanh(x)))
     np.testing.assert_allclose(seen[0], way.samples[0] / np.sqrt(1 + 8**2) * np.sqrt(1 + 2**2))
 
 
@@ -253,7 +256,7 @@ def test_noise_nearby_draws_what_is_nearer():
 def test_no_guidance_is_found_where_there_is_none():
     levels = np.array([8.0, 2.0, 0.5])
     way = Way(levels, np.random.default_rng(0).standard_normal((4, 3, 4, 4, 1)))
-    found, _ = follow(way, levels, levels, lambda x, *_: np.tanh(x))
+    found, _ = follow(way, levels, levels, lambda x, *_: (np.tanh(x), np.tanh(x)))
     assert (found.guidance == 1).all() and np.isfinite(found.weights).all()
     np.testing.assert_allclose(found.weights.sum(-1), 1)
 
@@ -379,6 +382,18 @@ def test_without_guidance_half_the_work_gives_the_same(pipe):
         work.append(program.cost_analysis()["flops"])
     np.testing.assert_allclose(*found, rtol=1e-4)
     assert work[0] < 0.6 * work[1]
+
+
+def test_both_estimates_are_of_one_evaluation(pipe):
+    lesson = Lesson(("a red star",), (3.0,), 2, 20)
+    task = tuning_task(pipe, lesson, 3, ["trailing"], "latents")
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *taught(pipe, lesson, 2, lambda *_: None).examples)
+    given = task.frozen, batch, batch["noise"], 2.0, 300.0
+    both = jax.jit(task.loss.estimates).lower(*given).compile()
+    guided, unguided = both(*given)
+    assert np.abs(guided - unguided).max() > 1e-3
+    alone = jax.jit(lambda *given: task.loss.estimates(*given)[0]).lower(*given).compile()
+    assert both.cost_analysis()["flops"] < 1.01 * alone.cost_analysis()["flops"]
 
 
 @pytest.mark.long

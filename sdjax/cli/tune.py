@@ -8,26 +8,15 @@ import typer
 from sdjax.cli.progress import progress_bars
 from sdjax.cli.run_settings import train_in, with_settings
 from sdjax.errors import InputError
+from sdjax.training.usual import BEGUN_ON, PACE
 
 if TYPE_CHECKING:
     from sdjax.training.fit import Intervals, Task
     from sdjax.training.step import Settings
     from sdjax.training.teacher import Lesson
 
-BEGUN_ON = "trailing,kl_optimal,align_your_steps,karras"  # spacings
 
-
-@with_settings(
-    "weight_decay",
-    steps=100,
-    batch_size=12,
-    learning_rate=0.07,
-    warmup_steps=10,
-    cosine_decay=True,
-    ema_decay=0.0,
-    save_every=10,
-    log_every=5,
-)
+@with_settings("weight_decay", **PACE, save_every=10, log_every=5)
 def tune(
     *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As for --model of `sdjax generate`.")],

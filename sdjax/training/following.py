@@ -13,9 +13,9 @@ from scipy.interpolate import CubicSpline
 
 from sdjax.schedulers.tuned import ORDER, Table
 
-# Maps samples x0 + sigma * noise [pictures, h, w, channels], their level, the time input and a factor of guidance to
-# the network's estimates of x0.
-Estimate = Callable[[np.ndarray, float, float, float], np.ndarray]
+# Maps samples x0 + sigma * noise [pictures, h, w, channels], their level and the time input to estimates of x0: guided
+# at the pictures' scales, and the conditional ones.
+Estimates = Callable[[np.ndarray, float, float], tuple[np.ndarray, np.ndarray]]
 
 ROUNDS = 8  # of least squares, each weighed by the distances of the one before
 RIDGE = 1e-4  # of the deviation of each direction: the estimates of neighbouring rows are nearly alike
@@ -44,7 +44,7 @@ class Way:
         return Way(self.levels, self.samples[:, pictures])
 
 
-def follow(way: Way, levels: np.ndarray, timesteps: np.ndarray, estimate: Estimate) -> tuple[Table, np.ndarray]:
+def follow(way: Way, levels: np.ndarray, timesteps: np.ndarray, asked: Estimates) -> tuple[Table, np.ndarray]:
     """The plan on these levels and time inputs that keeps nearest to a way; and how far its ends are [pictures].
 
     Distances are root mean squares. Their logarithms count, as in a fit.
@@ -54,7 +54,7 @@ def follow(way: Way, levels: np.ndarray, timesteps: np.ndarray, estimate: Estima
     weights, guidance = np.zeros((len(levels), ORDER)), np.ones(len(levels))
     for k, level in enumerate(levels):
         target = levels[k + 1] if k + 1 < len(levels) else 0.0
-        guided, unguided = (estimate(x, level, timesteps[k], factor) for factor in (1.0, 0.0))
+        guided, unguided = asked(x, level, timesteps[k])
         towards, rest = 1 - target / level, target / level * x
         plain = rest + towards * guided
         directions = [towards * (each - guided) for each in estimates[: ORDER - 1]]

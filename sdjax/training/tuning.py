@@ -82,19 +82,23 @@ class Tuning:
         model = self.model(frozen, batch, factors)
         return schedulers.result(plan, schedulers.advance(plan, state, model, source, rows))
 
-    def estimate(
-        self, frozen: Tree, batch: Tree, x: jax.Array, level: jax.Array, timestep: jax.Array, factor: jax.Array
-    ) -> jax.Array:
-        """Estimates of x0, as `following.Estimate`, for a batch."""
-        numbers: Any = (jnp.asarray(each)[None] for each in (level, timestep, np.eye(1, ORDER)[0], factor))
+    def estimates(
+        self, frozen: Tree, batch: Tree, x: jax.Array, level: jax.Array, timestep: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of x0, as `following.Estimates`, for a batch; of one evaluation, once XLA has merged what is equal."""
+        numbers: Any = (jnp.asarray(each)[None] for each in (level, timestep, np.eye(1, ORDER)[0], 1.0))
         plan = jax.tree.map(jnp.asarray, traced_plan(Table(*numbers), self.noise))
         none, rows = jnp.zeros(1, jnp.int32), plan.rows
         row = PlanRow(rows, plan.clip_range[None], plan.threshold[None], none, none == 0)
         row = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape[1:])), row)
         sample = x / jnp.sqrt(1 + level**2)
-        output, _, _ = self.model(frozen, batch, jnp.full((len(x), 1), factor))(sample, row, jnp.zeros_like(sample))
-        denoised = rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output
-        return jnp.clip(denoised, -self.clip_range, self.clip_range)
+
+        def estimate(factor: float) -> jax.Array:
+            output, _, _ = self.model(frozen, batch, jnp.full((len(x), 1), factor))(sample, row, jnp.zeros_like(sample))
+            denoised = rows.estimate[0, 0] * sample + rows.estimate[0, 1] * output
+            return jnp.clip(denoised, -self.clip_range, self.clip_range)
+
+        return estimate(1.0), estimate(0.0)
 
 
 def guided(unet: nn.Module, both: bool = True) -> Asked:
@@ -188,22 +192,23 @@ def beginning(tuning: Tuning, frozen: Tree, taught: Taught, report: Report) -> t
 
     Nearest by the median: few pictures on which all levels fail would otherwise choose those that fail less.
     """
-    estimate = jax.jit(tuning.estimate)
+    estimates = jax.jit(tuning.estimates)
     frozen = jax.device_put(frozen)
 
     def followed(first: First, knot: int) -> tuple[Table, np.ndarray]:
         own = [i for i, example in enumerate(taught.examples) if example["knot"] == knot]
         examples = jax.tree.map(lambda *leaves: np.stack(leaves), *(taught.examples[i] for i in own))
 
-        def at(x: np.ndarray, *row: float) -> np.ndarray:
+        def asked(x: np.ndarray, *row: float) -> tuple[np.ndarray, np.ndarray]:
             found = []
             for start in range(0, len(x), AT_ONCE):  # the last batch is filled up, so that one program does them all
                 taken = np.minimum(np.arange(start, start + AT_ONCE), len(x) - 1)
                 batch = jax.tree.map(lambda leaf, taken=taken: leaf[taken], examples)
-                found.append(estimate(frozen, batch, x[taken].astype(np.float32), *row))
-            return np.concatenate(found)[: len(x)].astype(np.float64)
+                found.append(estimates(frozen, batch, x[taken].astype(np.float32), *row))
+            guided, unguided = (np.concatenate(each)[: len(x)].astype(np.float64) for each in zip(*found))
+            return guided, unguided
 
-        return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, at)
+        return follow(taught.way.of(own), np.exp(first.log_levels), first.timesteps, asked)
 
     knots = range(1 + max(int(example["knot"]) for example in taught.examples))
     found, names = [], []
