@@ -96,6 +96,7 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
     Over seconds where rows have them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     scales = sorted({row["guidance"] for row in rows if "rmse" in row})
     panels = [(f"error at guidance {scale:g}", "rmse", scale) for scale in scales]
@@ -114,11 +115,14 @@ def quality_curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
             points = [(row["seconds" if timed else "nfe"], row[what]) for row in line if what in row]
             if points:
                 style = MARKERS[i % len(MARKERS)] + "-"
-                panel.plot(*zip(*points), style, ms=5, color=f"C{i % 10}", label=", ".join(kind))
+                panel.plot(*zip(*points), style, ms=5, color=f"C{i % 10}", label=", ".join(filter(None, kind)))
         panel.set(title=title, xscale="log", xlabel="seconds" if timed else "evaluations of the network (NFE)")
-        if not timed:
+        if timed:
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+        else:
             panel.set_xticks(budgets, labels=[str(budget) for budget in budgets])
-            panel.minorticks_off()
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
         if what == "rmse":
             panel.set_yscale("log")
