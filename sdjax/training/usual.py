@@ -4,7 +4,7 @@ No imports here, because the command's help shows it.
 """
 
 # Spacings whose levels a fit begins on. ComfyUI's kl_optimal evaluates at the lowest level too, the other only above
-# it; where the wrong one of them begins, a fit may end with twice the error.
+# it; from the wrong one of them a fit may end with half as much error again.
 BEGUN_ON = "kl_optimal,comfyui_kl_optimal,align_your_steps,trailing"
 PACE = {
     "steps": 100,
