@@ -101,7 +101,7 @@ class Tuning:
         return estimate(1.0), estimate(0.0)
 
 
-def guided(unet: nn.Module, both: bool = True) -> Asked:
+def guided(unet: nn.Module, both: bool) -> Asked:
     """A UNet of Stable Diffusion with classifier-free guidance, as it is asked at each row.
 
     both: compute the unconditional half too; without it all scales must be 1.
