@@ -17,9 +17,7 @@ CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$")
 OPERATION = re.compile(r"= (?:\(.*?\)|\S+) ([a-z][a-z0-9-]*)\(")
 CALLED = re.compile(r"\b(?:calls|to_apply)=%([^,\s}]+)")
-OPERANDS = re.compile(r'custom_call_target="tpu_custom_call".*?operand_layout_constraints={(.*?})}')
-SHAPE = re.compile(r"\[([\d,]+)\]")
-LANES = 128  # of a TPU: heads that are narrower take as long as heads of as many channels
+FLOPS = re.compile(r'custom_call_target="tpu_custom_call".*?"cost_estimate":{"flops":"(\d+)"')  # as a kernel says
 
 # What a compiled program spends its time on, by the operations that are fused to one: the first that has any of these.
 KINDS = {"matrix": {"convolution", "dot"}, "reductions": {"reduce", "reduce-window"}}
@@ -105,20 +103,14 @@ def spent_on(text: str) -> Mapping[str, int]:
     for line in itertools.chain(*bodies.values()):
         if cycles := CYCLES.search(line):
             spent[_kind(operations(line))] += int(cycles[1])
-        elif operands := OPERANDS.search(line):
-            spent["kernels"] += _attention_flops(operands[1])
+        elif flops := FLOPS.search(line):
+            spent["kernels"] += int(flops[1])
     return spent
 
 
 def _kind(operations: set[str]) -> str:
     first = next((kind for kind, own in KINDS.items() if own & operations), None)
     return first or ("copies" if operations <= COPIES else "elementwise")
-
-
-def _attention_flops(operands: str) -> int:
-    """Of a kernel whose operands are those of `attention.flash`: q and k, [batch, heads, tokens, head_dim]."""
-    q, k = ([int(size) for size in shape.split(",")] for shape in SHAPE.findall(operands)[:2])
-    return 4 * q[0] * q[1] * q[2] * k[2] * -(-q[3] // LANES) * LANES
 
 
 # The component that each program reads the parameters of, and that it is called by in tables.

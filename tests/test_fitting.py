@@ -62,10 +62,9 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %fusion.2 = (f32[], f32[8]{0}) fusion(%p), calls=%norm, backend_config={"estimated_cycles":"200"}
   %fusion.4 = f32[8]{0} fusion(%p), calls=%move, backend_config={"estimated_cycles":"30"}
   %add.1 = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"4"}
-  %flash.1 = bf16[2,8,1024,40]{3,2} custom-call(%q, %k), custom_call_target="tpu_custom_call", """
-    program += "operand_layout_constraints={bf16[2,8,1024,40]{3,2}, bf16[2,8,77,40]{3,2}, bf16[2,8,77,40]{3,2}}\n}\n"
-    kernels = 4 * 2 * 8 * 1024 * 77 * 128
-    assert spent_on(program) == {"matrix": 1000, "reductions": 200, "copies": 30, "elementwise": 4, "kernels": kernels}
+  %flash.1 = bf16[2,8,40,1024]{3,2} custom-call(%q, %k), custom_call_target="tpu_custom_call", """
+    program += 'backend_config={"custom_call_config":{"cost_estimate":{"flops":"5000","transcendentals":"7"}}}\n}\n'
+    assert spent_on(program) == {"matrix": 1000, "reductions": 200, "copies": 30, "elementwise": 4, "kernels": 5000}
 
 
 @pytest.mark.long

@@ -27,10 +27,12 @@ from sdjax.models import (
     convolution,
 )
 from sdjax.models.activations import gelu
-from sdjax.models.attention import by_heads, chunked, flash
+from sdjax.models.attention import by_heads, chunked
 from sdjax.models.convolution import Conv3x3, by_taps, winograd
 from sdjax.models.layers import GroupNorm, LayerNorm
 from sdjax.models.platform import target_platform
+from sdjax.models.precision import quantised
+from sdjax.models.transformer import GEGLU
 
 PUBLISHED = [
     "runwayml/stable-diffusion-v1-5",
@@ -244,25 +246,6 @@ def test_derivatives_of_attention(tokens, keys, causal):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(jnp.abs(other).max()))
 
 
-def test_flash_attention_interpreted():
-    """The TPU's kernel gives what the definition gives, up to bfloat16's rounding of the weights (2^-8)."""
-    from jax.experimental.pallas import tpu
-
-    q, k, v = (x.astype(jnp.bfloat16) for x in random_qkv(0, 1, 2, 384, 512, 40))
-    with tpu.force_tpu_interpret_mode():
-        out = np.asarray(flash(q, k, v), np.float32)
-    expected = exact_attention(q, k, v, False)
-    assert np.linalg.norm(out - expected) < 2**-8 * np.linalg.norm(expected)
-
-
-@pytest.mark.parametrize(("tokens", "keys", "head_dim", "used"), [(4096, 4096, 40, True), (4096, 77, 40, False)])
-def test_flash_attention_is_used_where_it_serves(tokens, keys, head_dim, used):
-    shapes = [jax.ShapeDtypeStruct((2, length, 8, head_dim), jnp.bfloat16) for length in (tokens, keys, keys)]
-    with target_platform("tpu"):
-        exported = jax.export.export(jax.jit(lambda q, k, v: attention(q, k, v)), platforms=["tpu"])(*shapes)
-    assert ("tpu_custom_call" in exported.mlir_module()) == used
-
-
 # Layers
 
 
@@ -316,6 +299,23 @@ def test_a_tpu_multiplies_tap_by_tap_where_it_serves(pictures, size, is_by_taps)
     with target_platform("tpu"):
         traced = jax.make_jaxpr(lambda key, x: layer.init_with_output(key, x)[0])(jax.random.key(0), x)
     assert ("conv_general_dilated" in str(traced)) != is_by_taps
+
+
+@pytest.mark.parametrize("channels", [40, 128])
+@pytest.mark.parametrize("bits", [32, 8])
+def test_a_tpu_gates_in_two_products_where_it_serves(channels, bits):
+    """And they are the columns of the one product that others take; also with a scale for each column."""
+    layer, random = GEGLU(4 * channels), np.random.default_rng(0)
+    kernel = random.standard_normal((channels, 8 * channels), np.float32) / channels**0.5
+    own = {"kernel": kernel, "bias": random.standard_normal(8 * channels).astype(np.float32)}
+    if bits == 8:
+        own["kernel"], own["kernel_scale"] = quantised(kernel, is_stacked=False)
+    x = jnp.asarray(random.standard_normal((2, 9, channels), np.float32))
+    with target_platform("tpu"):
+        traced = str(jax.make_jaxpr(layer.apply)({"params": {"proj": own}}, x))
+        apart = layer.apply({"params": {"proj": own}}, x)
+    assert traced.count("dot_general") == (2 if channels % 128 else 1)
+    np.testing.assert_allclose(apart, layer.apply({"params": {"proj": own}}, x), rtol=0, atol=2e-6)
 
 
 @given(offset=st.sampled_from([0, 1, 10, 100]), seed=st.integers(0, 99))

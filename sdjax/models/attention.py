@@ -1,7 +1,8 @@
 """Exact softmax attention: one function, and for each platform the implementation that is fastest there.
 
-Every implementation takes q [batch, heads, tokens, head_dim] and k, v [batch, heads, other tokens, head_dim] and
-computes logits and softmax in float32 whatever the dtype, which is what `upcast_attention` of a checkpoint asks for.
+Every implementation computes logits and softmax in float32 whatever the dtype, which is what `upcast_attention` of a
+checkpoint asks for. Those of this file take q [batch, heads, tokens, head_dim] and k, v [batch, heads, other tokens,
+head_dim]; that for TPUs is in `models.flash`.
 """
 
 from collections.abc import Callable
@@ -33,10 +34,13 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False)
     target = platform()
     if target == "gpu" and _cudnn_can(q):
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+    if target == "tpu" and not causal:
+        from sdjax.models.flash import can_flash, flash  # slow to import, and no use elsewhere
+
+        if can_flash(q, k):
+            return flash(q, k, v)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    if target == "tpu" and not causal and _flash_can(q, k):
-        out = flash(q, k, v)
-    elif target == "cpu":
+    if target == "cpu":
         out = by_heads(q, k, v, causal=causal)
     else:
         out = chunked(q, k, v, causal=causal, queries=max(1, MAX_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2])))
@@ -124,20 +128,6 @@ def _softmax_attention(q: jax.Array, k: jax.Array, v: jax.Array, start: jax.Arra
     weights = jnp.exp((logits - largest) * q.shape[-1] ** -0.5)
     out = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return (out / weights.sum(-1, keepdims=True)).astype(q.dtype)
-
-
-def flash(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """The Pallas kernel for TPU, for shapes of which `_flash_can` holds."""
-    from jax.experimental.pallas.ops.tpu import flash_attention as tpu_flash  # slow to import, and no use elsewhere
-
-    rows, columns = (next(size for size in (512, 256, 128) if x.shape[2] % size == 0) for x in (q, k))
-    blocks = tpu_flash.BlockSizes(block_q=rows, block_k_major=columns, block_k=columns, block_b=1)
-    return tpu_flash.flash_attention(q, k, v, sm_scale=q.shape[-1] ** -0.5, block_sizes=blocks)
-
-
-def _flash_can(q: jax.Array, k: jax.Array) -> bool:
-    # In float32 the kernel's products would not be exact. With few keys its blocks have nothing to save.
-    return q.dtype == jnp.bfloat16 and q.shape[2] % 128 == 0 and k.shape[2] % 512 == 0 and q.shape[3] <= 128
 
 
 def _cudnn_can(q: jax.Array) -> bool:

@@ -27,11 +27,11 @@ LAYOUT = "NHWC", "HWIO", "NHWC"
 Grid = Sequence[Sequence[jax.Array]]
 
 
-def scaled(layer: nn.Module, product: jax.Array) -> jax.Array:
-    """The product with a layer's kernel, times the scale that the kernel has if it is of 8 bits."""
+def scaled(layer: nn.Module, product: jax.Array, some: slice = slice(None)) -> jax.Array:
+    """The product with a layer's kernel, or some of its features, times the scale that one of 8 bits has."""
     if not layer.has_variable("params", "kernel_scale"):
         return product
-    return product * layer.get_variable("params", "kernel_scale").astype(product.dtype)
+    return product * layer.get_variable("params", "kernel_scale")[..., some].astype(product.dtype)
 
 
 class Conv3x3(nn.Module):

@@ -24,12 +24,13 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, some: slice = slice(None)) -> jax.Array:
+        """some: which features are computed, all by default."""
         kernel = self.param("kernel", ZEROS, (x.shape[-1], self.features))
         bias = self.param("bias", ZEROS, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
-        x = scaled(self, jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))))
-        return x if bias is None else x + bias
+        x = scaled(self, jax.lax.dot_general(x, kernel[:, some], (((x.ndim - 1,), (0,)), ((), ()))), some)
+        return x if bias is None else x + bias[some]
 
 
 class LayerNorm(nn.Module):

@@ -12,10 +12,12 @@ import numpy as np
 from sdjax.models.activations import gelu
 from sdjax.models.attention import attention, biased
 from sdjax.models.layers import Dense, GroupNorm, LayerNorm
+from sdjax.models.platform import platform
 from sdjax.models.reuse import COLLECTION, Reuse, taken
 from sdjax.shards import anywhere
 
 ATTENDED = "attended"  # what the middle's self-attention looks at, where that is asked for (`mutable`)
+LANES, FAST_MEMORY = 128, 2**27  # of a TPU
 MEAN = 9999.0  # a deviation from which on a blur is the mean of all tokens
 
 
@@ -157,8 +159,21 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, gate = jnp.split(Dense(2 * self.dim, name="proj")(x), 2, axis=-1)
+        project = Dense(2 * self.dim, name="proj")
+        if platform() == "tpu" and _is_better_apart(x, 2 * self.dim):
+            gate = jax.lax.optimization_barrier(gelu(project(x, slice(self.dim, None))))
+            return project(x, slice(self.dim)) * gate
+        x, gate = jnp.split(project(x), 2, axis=-1)
         return x * gelu(gate)
+
+
+def _is_better_apart(x: jax.Array, features: int) -> bool:
+    """Whether a TPU should compute the gate before what it multiplies, and not both by one product.
+
+    Where both do not fit into its fast memory, or its compiler has the tokens along the lanes: by its estimates for
+    v5e, a transformer block then takes 0.87 times the cycles at 8 x 64 x 64 x 320, and 0.93 at 2 x 64 x 64 x 320.
+    """
+    return x.shape[-1] % LANES > 0 or x.size // x.shape[-1] * features * x.dtype.itemsize > FAST_MEMORY
 
 
 class FeedForward(nn.Module):
