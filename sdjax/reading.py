@@ -1,9 +1,9 @@
 """What the compiler says of a program that it has made: bytes, kernels, collectives, and how long it estimates."""
 
-import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 COMPUTATION = re.compile(r"^(?:ENTRY )?%(\S+) \(.*\{$")
 OPERATION = re.compile(r"= (?:\(.*?\)|\S+) ([a-z][a-z0-9-]*)\(")
 CALLED = re.compile(r"\b(?:calls|to_apply)=%([^,\s}]+)")
+LOOP = re.compile(r" while\(.*condition=%([^,\s]+), body=%([^,\s]+)")
+NAME = re.compile(r"%([^,\s{}()]+)")
+LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")  # of a loop's condition
 FLOPS = re.compile(r'custom_call_target="tpu_custom_call".*?"cost_estimate":{"flops":"(\d+)"')  # as a kernel says
 
 # What a compiled program spends its time on, by the operations that are fused to one: the first that has any of these.
@@ -33,9 +36,10 @@ class Reading:
     """A compiled program, as it is for one device. Sizes are in bytes.
 
     parameters: of the first argument. arguments: all of them. aliased: arguments that are given back as outputs.
-    kernels, collectives: how many the program calls. spent: on a TPU, with each loop run once: the cycles that its
-        compiler estimates for "matrix" work (convolutions and products, with what is fused to them), "reductions",
-        "copies" (no arithmetic) and "elementwise"; and the operations of attention's "kernels", which it gives none.
+    kernels, collectives: how many the program calls. spent: on a TPU, in one turn of its outermost loop, the cycles
+        that its compiler estimates for "matrix" work (convolutions and products, with what is fused to them),
+        "reductions", "copies" (no arithmetic) and "elementwise"; and the operations of attention's "kernels", which
+        it gives none.
     """
 
     name: str
@@ -100,12 +104,35 @@ def spent_on(text: str) -> Mapping[str, int]:
         return set().union({own[1]} if own else set(), *inside)
 
     spent: Counter[str] = Counter()
-    for line in itertools.chain(*bodies.values()):
-        if cycles := CYCLES.search(line):
-            spent[_kind(operations(line))] += int(cycles[1])
-        elif flops := FLOPS.search(line):
-            spent["kernels"] += int(flops[1])
+    times = _times(bodies)
+    for name, body in bodies.items():
+        for line in body:
+            if cycles := CYCLES.search(line):
+                spent[_kind(operations(line))] += times[name] * int(cycles[1])
+            elif flops := FLOPS.search(line):
+                spent["kernels"] += times[name] * int(flops[1])
     return spent
+
+
+def _times(bodies: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """How often each computation runs in one turn of the outermost loop around it."""
+    callers: dict[str, str] = {}
+    turns: dict[str, int] = {}
+    for caller, line in ((caller, line) for caller, body in bodies.items() for line in body):
+        if loop := LOOP.search(line):
+            condition, body = loop.groups()
+            callers[body] = caller
+            turns[body] = max((int(limit) for limit in LIMIT.findall("\n".join(bodies[condition]))), default=1)
+        elif " conditional(" in line:
+            callers |= dict.fromkeys(bodies.keys() & set(NAME.findall(line)), caller)
+
+    def around(name: str | None) -> Iterator[int]:
+        while name is not None:
+            if name in turns:
+                yield turns[name]
+            name = callers.get(name)
+
+    return {name: math.prod(list(around(name))[:-1]) for name in bodies}
 
 
 def _kind(operations: set[str]) -> str:

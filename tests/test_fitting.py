@@ -67,6 +67,35 @@ ENTRY %main (p: f32[8]) -> f32[8] {
     assert spent_on(program) == {"matrix": 1000, "reductions": 200, "copies": 30, "elementwise": 4, "kernels": 5000}
 
 
+def test_what_a_loop_within_a_loop_spends_counts_as_often_as_it_turns():
+    """The outer loop, whose turns are steps, counts once; what a branch of it calls is inside it."""
+    program = """
+%limit.3 (i: (s32[], f32[8])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(3)
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i, %constant.1), direction=LT
+}
+%blocks (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %add.1 = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"10"}
+}
+%guided (p: f32[8]) -> f32[8] {
+  %while.2 = (s32[], f32[8]) while(%tuple.2), condition=%limit.3, body=%blocks
+}
+%limit.5 (i: (s32[], f32[8])) -> pred[] {
+  %constant.2 = s32[] constant(5)
+  ROOT %lt.2 = pred[] compare(%i, %constant.2), direction=LT
+}
+%steps (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %conditional = f32[8] conditional(%k, %p, %p), branch_computations={%guided, %plain}
+  %add.2 = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"4"}
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %while.1 = (s32[], f32[8]) while(%tuple.1), condition=%limit.5, body=%steps
+  %add.3 = f32[8]{0} add(%p, %p), backend_config={"estimated_cycles":"1"}
+}
+"""
+    assert spent_on(program) == {"elementwise": 3 * 10 + 4 + 1}
+
+
 @pytest.mark.long
 def test_most_is_held_with_the_parameters_of_all_components(small, planned):
     text, unet, vae = (each.parameters for each in planned)
