@@ -79,7 +79,8 @@ def measure(name: str, count: int, model: Path, pixels: int) -> list[dict[str, A
     def row(program: str, seconds: float, peak: int, kernels: Any, collectives: Any, spent: dict[str, float]) -> dict:
         times = {"attention" if kind == "kernels" else kind: 1000 * time for kind, time in spent.items()}
         found = {"target": name, "pictures": count, "program": program, "compiled s": seconds, "peak GB": peak / 1e9}
-        return found | {"kernels": kernels, "collectives": collectives} | times | {"est. ms": sum(times.values())}
+        counted = {"kernels": kernels, "collectives": collectives}
+        return found | counted | times | ({"est. ms": sum(times.values())} if times else {})
 
     spent = [each.seconds_on(target) if target.clock else {} for each in readings]
     rows = [

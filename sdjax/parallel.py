@@ -24,6 +24,7 @@ from sdjax.errors import InputError
 from sdjax.files.cache import ForeignCode, cached, exact_key
 from sdjax.files.eviction import keep_to_limit
 from sdjax.files.experience import Experience
+from sdjax.files.tensors import let_go
 from sdjax.models.platform import devices, is_described, platform
 from sdjax.models.precision import Precision, prepared
 from sdjax.shards import AXIS, InParts, axis_to_cut, is_in_parts
@@ -233,6 +234,8 @@ def placed_leaf(component: str, path: str, leaf: np.ndarray, precision: Precisio
     """One parameter of a component, as `placed` has it, by path; an 8-bit kernel comes with its scale."""
     prepare = partial(prepared, path, dtype=precision.dtype(component), weights=precision.kept_in(component))
     made = jax.eval_shape(prepare, leaf) if is_described() else prepare(leaf)
+    if made.get(path) is not leaf:
+        let_go(leaf)
     if precision.waits(component):
         return made
     cut = precision.cuts(component)

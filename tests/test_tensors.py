@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from sdjax.errors import CheckpointError
-from sdjax.files.tensors import ALIGNMENT, DTYPES, open_tensors, write_tensors
+from sdjax.files.tensors import ALIGNMENT, DTYPES, let_go, open_tensors, write_tensors
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda name: name != "__metadata__")
 
@@ -196,3 +196,24 @@ def test_an_unknown_dtype_is_named(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(CheckpointError, match="'w' is stored as F8_E4M3"):
         open_tensors(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux says what of a file is in memory")
+def test_what_is_let_go_leaves_memory_and_can_be_read_again(tmp_path):
+    large = np.arange(2**20, dtype=np.float32)
+    tensors = {"before": large[:3], "large": large, "after": large[:5]}
+    (tmp_path / "a.safetensors").write_bytes(save(tensors))
+    opened = open_tensors(tmp_path / "a.safetensors").arrays()
+
+    def kilobytes() -> int:
+        """Of the file, what this process has in memory."""
+        maps = Path("/proc/self/smaps").read_text().split("a.safetensors")[1:]
+        return sum(int(each.split("Rss:")[1].split()[0]) for each in maps)
+
+    np.testing.assert_array_equal(opened["large"], large)
+    read = kilobytes()
+    let_go(opened["large"])
+    assert read >= 4096 > 1024 > kilobytes()
+    let_go(np.zeros(3))  # of no file
+    np.testing.assert_array_equal(opened["large"], large)
+    np.testing.assert_array_equal(opened["after"], large[:5])

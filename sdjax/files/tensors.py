@@ -7,6 +7,7 @@ in place (`jax.device_put`; `jnp.asarray` always copies) only where it begins on
 
 import json
 import math
+import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,17 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def let_go(array: np.ndarray) -> None:
+    """Lets the pages of a mapped file, of which `array` is a part, leave this process; reading it brings them back."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(owner, "madvise") and array.nbytes:  # which Windows lacks
+        start = array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        owner.madvise(mmap.MADV_DONTNEED, page, start + array.nbytes - page)
 
 
 def open_tensors(path: str | os.PathLike) -> TensorFile:

@@ -1,9 +1,9 @@
 """Attention on a TPU: a Pallas kernel that never keeps tokens x tokens, and reads tokens where XLA has put them.
 
-XLA lays [batch, tokens, channels] with the tokens along the lanes wherever channels are no multiple of 128. The heads
-of a token then lie one below the other, and [batch, heads, head_dim, tokens] is the same memory: nothing is moved for
-the kernel, and heads of 40 channels take no more than 40. JAX's own kernel wants tokens before channels: by the
-compiler's estimates for v5e, what is copied for it is 5.3 of the 66 ms that 8 halves of Stable Diffusion 1.5 take.
+XLA lays q, k and v with the tokens along the lanes, which the 40 or 80 channels of a head would not fill. The heads of
+a token then lie one below the other, and [batch, heads, head_dim, tokens] is the same memory: nothing is moved for the
+kernel. JAX's own wants tokens before channels: by the compiler's estimates for v5e, what is copied for it is 5.3 of the
+66 ms that 8 halves of Stable Diffusion 1.5 take.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu import flash_attention as published
 
+from sdjax.models.platform import LANES
+
 QUERIES = (512, 256, 128)  # at a time: the first of these that tokens are a multiple of
 KEYS = (4096, 2048, 1024, 512)  # in the chip's memory at a time, and of them so many in one product:
 KEYS_OF_A_PRODUCT = 512
-LANES = 128
 
 
 def can_flash(q: jax.Array, k: jax.Array) -> bool:

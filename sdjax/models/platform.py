@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 
+LANES = 128  # of a TPU: the last axis of an array lies in so many, or is padded to them
+
 # Part of the keys of JAX's own caches, so that nothing traced for one target is used for another.
 _target = jax.make_user_context(default_value=None)
 
