@@ -122,7 +122,7 @@ def _times(bodies: Mapping[str, Sequence[str]]) -> dict[str, int]:
         if loop := LOOP.search(line):
             condition, body = loop.groups()
             callers[body] = caller
-            turns[body] = max((int(limit) for limit in LIMIT.findall("\n".join(bodies[condition]))), default=1)
+            turns[body] = max((int(limit) for limit in LIMIT.findall("\n".join(bodies.get(condition, ())))), default=1)
         elif " conditional(" in line:
             callers |= dict.fromkeys(bodies.keys() & set(NAME.findall(line)), caller)
 
