@@ -57,7 +57,7 @@ devices:  ## what a picture takes, compiled for a TPU that is not there
 	@$(MAKE) $(VENV_DEVICES)/installed || echo "libtpu, XLA's compiler for TPUs, can't be had here: nothing is compiled for them."
 	@! test -e $(VENV_DEVICES)/installed || $(VENV_DEVICES)/bin/python -m pytest --durations=5 tests/devices
 
-# About an hour of processor time.
+# An hour and a half of processor time.
 devices-full: $(VENV_DEVICES)/installed $(VENV_DEVICES_GPU)/installed  ## the table of docs/devices.md, of TPUs and GPUs
 	mkdir -p runs/devices
 	$(VENV_DEVICES)/bin/python -m benchmarks devices --target v5e-1 --target v5e-4 --target v6e-1 --batch 1 --batch 4 \
