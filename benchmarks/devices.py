@@ -36,7 +36,11 @@ def devices(
     Minutes of processor time for each, at XLA's own level of optimisation (JAX_OPTIMIZATION_LEVEL=O0: a fifth).
     `make devices-full` installs the compilers and runs all.
     """
+    from sdjax.targets import check_target  # slow to import
+
     rows: list[dict[str, Any]] = []
+    for name in target:
+        check_target(name)
     for name in target:
         for count in batch or [1]:
             rows += run_python("-m", "benchmarks.devices", name, str(count), model, str(pixels))["rows"]
