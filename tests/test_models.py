@@ -234,7 +234,7 @@ def test_attention_for_every_platform(platform, tokens, keys, causal):
     np.testing.assert_allclose(out.swapaxes(1, 2), exact_attention(q, k, v, causal), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(("tokens", "keys", "causal"), [(1030, 77, False), (77, 77, True)])
+@pytest.mark.parametrize(("tokens", "keys", "causal"), [(1030, 77, False), (1030, 300, False), (77, 77, True)])
 def test_derivatives_of_attention(tokens, keys, causal):
     """The CPU's form has a derivative of its own; the textbook's is what XLA derives from one product of all heads."""
     *arrays, toward = (

@@ -11,7 +11,7 @@ import pytest
 from tiny_training import XL, write_tiny_model
 
 from sdjax.files.checkpoint import read_model
-from sdjax.parallel import pmap
+from sdjax.parallel import _is_known, compiler_options, pmap
 from sdjax.shards import WHOLE, axis_to_cut
 from sdjax.training.lora import begin_factors, write_lora
 
@@ -111,7 +111,7 @@ SHARES = """
 import sys, jax, numpy as np
 from functools import partial
 from sdjax.models.layers import Dense
-from sdjax.parallel import pmap, shard, sharding, unshard
+from sdjax.parallel import _is_known, compiler_options, pmap, shard, sharding, unshard
 from sdjax.shards import InParts
 devices = jax.local_device_count()
 batch = {"x": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
@@ -139,3 +139,9 @@ def test_a_batch_is_shared_out_and_comes_back_without_its_padding(devices, tmp_p
 def test_other_axes_are_refused(axis):
     with pytest.raises(ValueError, match=r"in_axes can be 0 .* or None .*, not"):
         pmap(partial(np.negative), in_axes=(axis,))
+
+
+def test_options_that_xla_does_not_know_are_left_out():
+    """Those that programs for a CPU are fast with are there, in every version that is tested."""
+    assert not _is_known("xla_cpu_was_never_there", "1")
+    assert "xla_cpu_experimental_ynn_fusion_type" in compiler_options()

@@ -16,10 +16,10 @@ from sdjax.models.platform import platform
 
 HALF = (jnp.bfloat16, jnp.float16)
 
-# On the CPU 1024 queries of one head at a time, whose logits at 4096 tokens are 16 MB and stay in the cache; and more
-# heads where that makes no more logits than these.
-CPU_QUERIES = 1024
+# On the CPU as many heads at a time as make no more logits than these; or as many queries of one head, but enough for
+# the keys and values, which are read once for all of them, to be no more than the logits are.
 CPU_LOGITS = 2**18
+CPU_QUERIES = 128
 # Elsewhere all heads at once, and as many queries as keep the logits below half a gigabyte.
 MAX_LOGITS = 2**27
 
@@ -67,7 +67,14 @@ def by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.A
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
     """Attention of each entry of q [groups, heads of a group, tokens, head_dim] after the other."""
-    return _replace_each(partial(chunked, causal=causal, queries=CPU_QUERIES), q, k, v)
+    return _replace_each(_of_heads(k, causal), q, k, v)
+
+
+def _of_heads(k: jax.Array, causal: bool) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """Attention of a group of heads to keys like these."""
+    keys, head_dim = k.shape[-2:]
+    enough = -(-2 * head_dim // CPU_QUERIES) * CPU_QUERIES
+    return partial(chunked, causal=causal, queries=max(enough, CPU_LOGITS // keys))
 
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -77,7 +84,7 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> tuple[ja
 def _backward(causal: bool, qkv: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
     # A group's weights are computed anew: what derivatives of the loop would keep of all takes three times longer.
     def group(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return jax.vjp(partial(chunked, causal=causal, queries=CPU_QUERIES), *arrays[:3])[1](arrays[3])
+        return jax.vjp(_of_heads(qkv[1], causal), *arrays[:3])[1](arrays[3])
 
     return jax.lax.map(group, (*qkv, gradient))
 
