@@ -111,7 +111,7 @@ SHARES = """
 import sys, jax, numpy as np
 from functools import partial
 from sdjax.models.layers import Dense
-from sdjax.parallel import _is_known, compiler_options, pmap, shard, sharding, unshard
+from sdjax.parallel import pmap, shard, sharding, unshard
 from sdjax.shards import InParts
 devices = jax.local_device_count()
 batch = {"x": np.arange(6.0).reshape(3, 2), "key": jax.random.split(jax.random.key(0), 3)}
