@@ -152,8 +152,8 @@ def compiler_options() -> dict[str, str]:
     Left alone on a CPU it begins whatever it can: the transformed kernels of all convolutions, before any is used. The
     UNet of Stable Diffusion 1.5 at 512 pixels would hold 2 GB beside its weights instead of 160 MB, and be no faster.
 
-    Of the two libraries that it can multiply matrices with, YNNPACK and Eigen, it takes the first wherever that can,
-    though it is the slower one for all but small matrices. YNNPACK is kept to sums and maxima, in which it is faster.
+    Of the two libraries that it can multiply matrices with, YNNPACK and Eigen, it takes the first wherever that can. On
+    an Intel Xeon that is the slower one for large matrices (docs/speed.md), and the faster for sums and maxima only.
     """
     if platform() != "cpu":
         return {}

@@ -71,7 +71,7 @@ def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Arr
 
 
 def _of_heads(k: jax.Array, causal: bool) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """Attention of a group of heads to keys like these."""
+    """Attention of a group of heads to keys of k's shape, so many queries at a time that all stays in the cache."""
     keys, head_dim = k.shape[-2:]
     enough = -(-2 * head_dim // CPU_QUERIES) * CPU_QUERIES
     return partial(chunked, causal=causal, queries=max(enough, CPU_LOGITS // keys))
